@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Causal attention over one request's keys, with a sliding window: the plain PyTorch reference."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+
+def attend_ref(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    scale: float,
+    window: int | None = None,
+) -> torch.Tensor:
+    """Softmax(scale * q k^T) v, where the queries are the last T of the L positions.
+
+    q: [T, Hq, D]
+    k: [L, Hkv, D], L >= T, Hq a multiple of Hkv
+    v: [L, Hkv, Dv]
+    window: how many keys a query sees at most, its own included; None sees all before it.
+    Returns [T, Hq, Dv] in q's dtype; keys and values are converted to it.
+    Raises ValueError if L < T or the heads do not divide.
+    """
+    queries, keys = q.shape[0], k.shape[0]
+    if keys < queries:
+        raise ValueError(f"{queries=} are more than {keys=}")
+    if q.shape[1] % k.shape[1]:
+        raise ValueError(f"query heads {q.shape[1]} are no multiple of KV heads {k.shape[1]}")
+    out = scaled_dot_product_attention(
+        q.movedim(0, 1)[None],
+        k.to(q.dtype).movedim(0, 1)[None],
+        v.to(q.dtype).movedim(0, 1)[None],
+        attn_mask=_mask(queries, keys, window, q.device),
+        scale=scale,
+        enable_gqa=q.shape[1] != k.shape[1],
+    )
+    return out[0].movedim(1, 0)
+
+
+def _mask(queries: int, keys: int, window: int | None, device: torch.device) -> torch.Tensor | None:
+    """bool [T, L], True where the query may look; None where it may look everywhere."""
+    if queries == 1 and (window is None or keys <= window):
+        return None
+    query = torch.arange(keys - queries, keys, device=device)[:, None]
+    key = torch.arange(keys, device=device)[None]
+    visible = key <= query
+    if window is not None:
+        visible &= key > query - window
+    return visible

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""NVFP4, the format: E2M1 codes, one E4M3 scale per 16 of them along K, one fp32 scale per tensor.
+
+    weight = e2m1(code) * block_scale * tensor_scale
+
+A code is sign (bit 3), exponent (bits 2-1, bias 1), mantissa (bit 0): 0, 0.5, 1, 1.5, 2, 3, 4, 6
+and their negatives, -0 included. `tensor_scale` multiplies: it is ModelOpt's `weight_scale_2`, and
+the reciprocal of compressed-tensors' `weight_global_scale`.
+"""
+
+from __future__ import annotations
+
+import torch
+
+BLOCK = 16
+E2M1_MAX = 6.0
+E4M3_MAX = 448.0
+E4M3_MIN_SUBNORMAL = 2.0**-9
+
+
+def pack_e2m1(codes: torch.Tensor) -> torch.Tensor:
+    """Two codes a byte, the one of even k in the low nibble.
+
+    codes: uint8 [..., K], each 0 to 15; K even
+    Returns uint8 [..., K/2].
+    Raises ValueError on another dtype, an odd K or a code above 15.
+    """
+    _require(codes.dtype == torch.uint8, f"codes must be uint8, got {codes.dtype}")
+    _require(codes.dim() > 0 and codes.shape[-1] % 2 == 0, f"K must be even, got {codes.shape=}")
+    _require(not bool((codes > 15).any()), "codes must be 0 to 15")
+    return codes[..., 0::2] | (codes[..., 1::2] << 4)
+
+
+def unpack_e2m1(packed: torch.Tensor) -> torch.Tensor:
+    """The inverse of `pack_e2m1`.
+
+    packed: uint8 [..., K/2]
+    Returns uint8 [..., K], each 0 to 15.
+    Raises ValueError on another dtype.
+    """
+    _require(packed.dtype == torch.uint8, f"packed must be uint8, got {packed.dtype}")
+    return torch.stack((packed & 0xF, packed >> 4), dim=-1).flatten(-2)
+
+
+def e2m1_values(packed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """The numbers that the codes stand for, without any scale.
+
+    packed: uint8 [..., K/2]
+    Returns `dtype` [..., K], exact in fp16, bf16, fp32 and fp64. Integer arithmetic, no table: the
+    same on every device, and nothing to copy to it.
+    """
+    code = unpack_e2m1(packed).to(torch.int32)
+    exponent, mantissa = (code >> 1) & 3, code & 1
+    normal = (2 + mantissa) << (exponent - 1).clamp(min=0)
+    value = torch.where(exponent == 0, mantissa, normal).to(dtype) / 2
+    return torch.where(code < 8, value, -value)
+
+
+def tensor_scale_for(amax: torch.Tensor) -> torch.Tensor:
+    """fp32 scale that lets the largest weight be 6 in a block whose scale is 448.
+
+    amax: the largest magnitude of the tensor, or of the tensors that share the scale; any shape
+    """
+    return amax.float() / (E2M1_MAX * E4M3_MAX)
+
+
+def quantize(w: torch.Tensor, tensor_scale: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Round weights to NVFP4, bit for bit as ModelOpt's NVFP4QTensor does.
+
+    w: floating [..., N, K], K a multiple of 16
+    tensor_scale: floating, positive, scalar or [..., N, 1]; multiplies
+    Returns (packed uint8 [..., N, K/2], block_scale float8_e4m3fn [..., N, K/16]).
+    Arithmetic in fp32. A code is the nearest, ties to the even code; magnitudes beyond 6 saturate.
+    A block's scale is amax / 6, kept within E4M3's positive range; a block of zeros gets 1.
+    Raises ValueError on a K, dtype, shape or sign that does not fit.
+    """
+    _require(w.is_floating_point(), f"w must be floating, got {w.dtype}")
+    _require(w.dim() >= 2 and w.shape[-1] % BLOCK == 0, f"K must be a multiple of 16: {w.shape=}")
+    scale = _row_scale(tensor_scale, w.shape[:-1])
+    _require(bool((scale > 0).all()), "tensor_scale must be positive")
+    blocks = w.float().unflatten(-1, (-1, BLOCK))
+    block_scale = blocks.abs().amax(-1) / (E2M1_MAX * scale)
+    block_scale = torch.where(block_scale == 0, 1.0, block_scale)
+    block_scale = block_scale.clamp(E4M3_MIN_SUBNORMAL, E4M3_MAX).to(torch.float8_e4m3fn)
+    scaled = (blocks / (block_scale.float() * scale).unsqueeze(-1)).flatten(-2)
+    # A midpoint goes up exactly where the code above it is even: below 1, 2 and 4.
+    magnitude = scaled.abs()
+    code = sum((magnitude > m).to(torch.uint8) for m in (0.25, 1.25, 2.5, 5.0))
+    code = code + sum((magnitude >= m).to(torch.uint8) for m in (0.75, 1.75, 3.5))
+    return pack_e2m1(code | ((scaled < 0).to(torch.uint8) << 3)), block_scale
+
+
+def dequantize(
+    packed: torch.Tensor,
+    block_scale: torch.Tensor,
+    tensor_scale: torch.Tensor,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """The weights that the three tensors stand for.
+
+    packed: uint8 [..., N, K/2], two codes per byte along K, low nibble first
+    block_scale: float8_e4m3fn or float32 [..., N, K/16]
+    tensor_scale: floating, scalar or [..., N, 1]; multiplies
+    Returns `dtype` [..., N, K]: computed in fp32, where code times E4M3 scale is exact and the
+    tensor scale costs the one rounding, then converted.
+    Raises ValueError on a dtype or shape that does not fit.
+    """
+    _require(packed.dtype == torch.uint8, f"packed must be uint8, got {packed.dtype}")
+    _require(
+        packed.dim() >= 2 and packed.shape[-1] % (BLOCK // 2) == 0,
+        f"K must be a multiple of 16: {packed.shape=}",
+    )
+    _require(
+        block_scale.dtype in (torch.float8_e4m3fn, torch.float32),
+        f"block_scale must be float8_e4m3fn or float32, got {block_scale.dtype}",
+    )
+    expected = (*packed.shape[:-1], packed.shape[-1] // (BLOCK // 2))
+    _require(
+        tuple(block_scale.shape) == expected,
+        f"block_scale must be {expected}, got {tuple(block_scale.shape)}",
+    )
+    scale = _row_scale(tensor_scale, packed.shape[:-1]).unsqueeze(-1)
+    values = e2m1_values(packed, torch.float32).unflatten(-1, (-1, BLOCK))
+    return (values * block_scale.float().unsqueeze(-1) * scale).flatten(-2).to(dtype)
+
+
+def _row_scale(tensor_scale: torch.Tensor, rows: torch.Size) -> torch.Tensor:
+    """fp32, scalar as [1, 1] or [..., N, 1] as given; `rows` is [..., N]."""
+    _require(
+        tensor_scale.is_floating_point(), f"tensor_scale must be floating, got {tensor_scale.dtype}"
+    )
+    if tensor_scale.numel() == 1:
+        return tensor_scale.float().reshape(1, 1)
+    _require(
+        tuple(tensor_scale.shape) == (*rows, 1),
+        f"tensor_scale must be a scalar or {(*rows, 1)}, got {tuple(tensor_scale.shape)}",
+    )
+    return tensor_scale.float()
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The CPU reference as an SGLang platform, selected by SGLANG_PLATFORM=gemma4_cpu."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sglang.srt.platforms.cpu import CpuDeviceMixin
+from sglang.srt.platforms.device_mixin import PlatformEnum
+from sglang.srt.platforms.interface import PlatformCapabilities, SRTPlatform
+
+from sglang_gemma4_ext.settings import CPU_PLATFORM, Settings
+
+# A pool sized from free RAM would be gigabytes that a reference never fills.
+DEFAULT_MAX_TOTAL_TOKENS = 65_536
+
+
+class CpuReferencePlatform(CpuDeviceMixin, SRTPlatform):
+    """PyTorch-native execution on the host. No graphs, no Triton outside its interpreter."""
+
+    _enum = PlatformEnum.OOT
+    device_name = CPU_PLATFORM
+    capabilities = PlatformCapabilities(supports_triton=False)
+
+    def apply_server_args_defaults(self, server_args: Any) -> None:
+        """Fill in what the user left open; an explicit flag is never overridden."""
+        if server_args.max_total_tokens is None:
+            server_args.max_total_tokens = DEFAULT_MAX_TOTAL_TOKENS
+
+    def get_default_attention_backend(self) -> str:
+        return Settings.from_env().cpu_attention
+
+    def is_pin_memory_available(self, device: Any = None) -> bool:
+        return False

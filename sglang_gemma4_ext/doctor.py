@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is patched here, why, and whether it holds: `python -m sglang_gemma4_ext.doctor [--json]`.
+
+The patches are applied to the doctor's own process and verified there, as a server would; nothing
+is written anywhere. The exit status is 1 when a server would refuse to start.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import platform
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from sglang_gemma4_ext import VERIFIED_SGLANG, __version__
+from sglang_gemma4_ext.context import Context, detect_gpu, sglang_version
+from sglang_gemma4_ext.model_family import ModelInfo, read_model_info
+from sglang_gemma4_ext.registry import Outcome, Patch, State, apply, decide
+from sglang_gemma4_ext.settings import Settings, SettingsError, plugin_allowed
+
+PACKAGES = ("sglang", "sglang-kernel", "torch", "triton", "transformers", "compressed-tensors")
+PLUGIN_GROUP, PLUGIN_NAME = "sglang.srt.plugins", "gemma4_ext"
+
+
+def examine(patches: Sequence[Patch], ctx: Context) -> list[Outcome]:
+    """Apply what can be applied to this process; each patch's true outcome, none raised."""
+    decided = decide(patches, ctx)
+    sound = [o.patch for o in decided if o.state is State.APPLIED]
+    verified = {o.patch.name: o for o in apply(sound, ctx, strict=False)} if sound else {}
+    return [verified.get(o.patch.name, o) for o in decided]
+
+
+def report(outcomes: Sequence[Outcome], ctx: Context) -> dict[str, Any]:
+    """Everything the doctor knows, as JSON-ready data."""
+    return {
+        "sglang_gemma4_ext": __version__,
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "verified_on_sglang": VERIFIED_SGLANG,
+        "plugin_installed": _plugin_installed(),
+        "plugin_allowed": plugin_allowed(PLUGIN_NAME),
+        "gpu": str(ctx.gpu),
+        "target_gpu": ctx.gpu.is_target,
+        "model": ctx.model.path if ctx.model else None,
+        "patches": [_patch_report(outcome) for outcome in outcomes],
+        "starts": _plugin_installed() and not any(o.stops_server for o in outcomes),
+    }
+
+
+def _patch_report(outcome: Outcome) -> dict[str, Any]:
+    patch = outcome.patch
+    return {
+        "name": patch.name,
+        "state": outcome.state.value,
+        "reasons": list(outcome.reasons),
+        "required": patch.required,
+        "summary": patch.summary,
+        "why": patch.why,
+        "upstream": patch.upstream,
+        "retire_when": patch.retire_when,
+        "hooks": [hook.target for hook in patch.hooks],
+        "relies_on": [source.target for source in patch.relies_on],
+    }
+
+
+def render(data: dict[str, Any]) -> str:
+    """The report for a terminal."""
+    packages = ", ".join(f"{name} {version}" for name, version in data["packages"].items())
+    lines = [
+        f"sglang-gemma4-ext {data['sglang_gemma4_ext']}, Python {data['python']}",
+        f"packages  {packages}",
+        f"GPU       {data['gpu']}{'' if data['target_gpu'] else ' (not a target GPU)'}",
+        f"plugin    {_plugin_words(data)}",
+        f"model     {data['model'] or 'none given (--model-path): for this machine alone'}",
+        "",
+    ]
+    if data["packages"]["sglang"] != data["verified_on_sglang"]:
+        lines.insert(2, f"          made for SGLang {data['verified_on_sglang']}: see below")
+    for patch in data["patches"]:
+        lines.append(f"{patch['state']:<12} {patch['name']}: {patch['summary']}")
+        lines += [f"{'':<13}{reason}" for reason in patch["reasons"]]
+        lines.append(f"{'':<13}why: {patch['why']}")
+        lines.append(f"{'':<13}upstream: {patch['upstream']}; until {patch['retire_when']}")
+    lines += ["", "A server starts here." if data["starts"] else "A server refuses to start here."]
+    return "\n".join(lines)
+
+
+def _plugin_words(data: dict[str, Any]) -> str:
+    if not data["plugin_installed"]:
+        return "not installed: SGLang will not see it (pip install sglang-gemma4-ext)"
+    return "installed" if data["plugin_allowed"] else "installed, but SGLANG_PLUGINS leaves it out"
+
+
+def _plugin_installed() -> bool:
+    points = importlib.metadata.entry_points(group=PLUGIN_GROUP)
+    return any(point.name == PLUGIN_NAME for point in points)
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "absent"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m sglang_gemma4_ext.doctor", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--model-path", help="a checkpoint: which patches it gets")
+    args = parser.parse_args(argv)
+    if not sglang_version():
+        print("sglang-gemma4-ext: SGLang is not installed here", file=sys.stderr)
+        return 1
+    try:
+        settings = Settings.from_env()
+    except SettingsError as error:
+        print(f"sglang-gemma4-ext: {error}", file=sys.stderr)
+        return 1
+    model = _read_model(parser, args.model_path)
+    warnings.simplefilter("ignore")
+    from sglang_gemma4_ext.patches.series import PATCHES
+
+    gpu = detect_gpu()
+    if gpu.vendor == "none":
+        # What the launcher would choose on this machine.
+        settings = Settings(settings.disable, settings.cpu_attention, settings.nvfp4, cpu=True)
+    ctx = Context(settings, model, gpu, sglang_version())
+    data = report(examine(PATCHES, ctx), ctx)
+    print(json.dumps(data, indent=2) if args.json else render(data))
+    return 0 if data["starts"] else 1
+
+
+def _read_model(parser: argparse.ArgumentParser, path: str | None) -> ModelInfo | None:
+    if path is None:
+        return None
+    model = read_model_info(path)
+    if model is None:
+        parser.error(f"{path} has no readable config.json")
+    return model
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The entry points that SGLang calls in every process it starts.
+
+`activate` watches two places through which every process learns of its model: the step of argument
+resolution that settles the model's path (main process), and the constructor of ModelConfig
+(schedulers). The patches themselves are looked at only when that model turns out to be a Gemma 4:
+any other runs on an SGLang that differs by one pass-through call.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from sglang_gemma4_ext import VERIFIED_SGLANG
+from sglang_gemma4_ext.failure import SCHEDULER_INIT, around_scheduler_init
+from sglang_gemma4_ext.settings import Settings, SettingsError, failure_file
+
+logger = logging.getLogger(__name__)
+
+BOOTSTRAP = "sglang.srt.configs.model_config.ModelConfig.from_server_args"
+
+_outcomes: list[Any] | None = None
+
+
+def activate() -> None:
+    """Entry point `sglang.srt.plugins`: runs in each process, before SGLang does anything.
+
+    SGLang logs and swallows an Exception raised here, so a refusal is a SystemExit.
+    """
+    from sglang.srt.arg_groups.resolution_hooks import register_resolution_hook
+    from sglang.srt.plugins.hook_registry import HookRegistry, HookType
+
+    try:
+        settings = Settings.from_env()
+        _check_names(settings)
+    except SettingsError as error:
+        raise SystemExit(f"sglang-gemma4-ext: {error}") from None
+    register_resolution_hook("handle_model_source_paths")(_on_model_path)
+    HookRegistry.register(BOOTSTRAP, _on_model_config, HookType.BEFORE)
+    if failure_file() is not None:
+        HookRegistry.register(SCHEDULER_INIT, around_scheduler_init, HookType.AROUND)
+
+
+def cpu_platform() -> str | None:
+    """Entry point `sglang.srt.platforms`: the CPU reference, where the launcher asked for it."""
+    if not Settings.from_env().cpu:
+        return None
+    return "sglang_gemma4_ext.cpu_reference.platform.CpuReferencePlatform"
+
+
+def require_bootstrap() -> None:
+    """Exit unless this process's SGLang calls us; HookRegistry would have gone on without."""
+    from sglang_gemma4_ext.registry import is_wrapped, resolve
+
+    try:
+        held = is_wrapped(resolve(BOOTSTRAP), _on_model_config)
+    except (ImportError, AttributeError):
+        held = False
+    if not held:
+        raise SystemExit(
+            "sglang-gemma4-ext: this SGLang did not load the plugin: install the package (pip "
+            f"install .) beside SGLang {VERIFIED_SGLANG}; {BOOTSTRAP} must exist"
+        )
+
+
+def outcomes() -> list[Any]:
+    """What became of each patch in this process; empty until a Gemma 4 model is seen."""
+    return list(_outcomes or ())
+
+
+def _on_model_path(server_args: Any, previous: Any) -> None:
+    """Resolution hook: the model's path is final, and no configuration has been read yet."""
+    from sglang.srt.arg_groups.overrides import resolving_view
+
+    previous(server_args)
+    cfg = resolving_view(server_args)
+    apply_for(cfg.model_path, cfg.revision)
+
+
+def _on_model_config(*args: Any, **kwargs: Any) -> None:
+    """BEFORE hook of ModelConfig.from_server_args(server_args, model_path=None, ...)."""
+    from sglang.srt.arg_groups.overrides import resolving_view
+
+    server_args = args[0] if args else kwargs["server_args"]
+    cfg = resolving_view(server_args)
+    path = kwargs.get("model_path") or (args[1] if len(args) > 1 else None) or cfg.model_path
+    revision = kwargs.get("model_revision") or cfg.revision
+    apply_for(path, revision)
+
+
+def apply_for(path: str, revision: str | None = None) -> None:
+    """Apply the patches to this process if `path` is a Gemma 4 checkpoint and it is the first.
+
+    Exits the process with one message when a required patch does not hold.
+    """
+    global _outcomes
+    if _outcomes is not None:
+        return
+    from sglang_gemma4_ext.model_family import read_model_info
+
+    model = read_model_info(path, revision)
+    if model is None or not model.is_gemma4:
+        return
+    from sglang_gemma4_ext.context import Context
+    from sglang_gemma4_ext.patches.series import PATCHES
+    from sglang_gemma4_ext.registry import HeldBackError, State, apply
+
+    try:
+        _outcomes = apply(PATCHES, Context.here(Settings.from_env(), model))
+    except HeldBackError as error:
+        raise SystemExit(f"sglang-gemma4-ext: {error}") from None
+    for outcome in _outcomes:
+        if outcome.state is State.BROKEN:
+            logger.warning("%s is skipped: %s", outcome.patch.name, "; ".join(outcome.reasons))
+
+
+def _check_names(settings: Settings) -> None:
+    if not settings.disable:
+        return
+    from sglang_gemma4_ext.patches.series import PATCHES
+
+    known = {patch.name for patch in PATCHES}
+    unknown = sorted(settings.disable - known)
+    if unknown:
+        raise SettingsError(
+            f"--gemma4-ext-disable names no patch: {', '.join(unknown)} "
+            f"(patches: {', '.join(sorted(known))})"
+        )

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Patches as records, and the machinery that applies them and proves that they hold.
+
+A patch is data: which functions of SGLang it hooks, the fingerprint of the source it was verified
+against, why it exists and when it may go. SGLang's HookRegistry does the hooking, but it logs and
+swallows a hook that does not apply, so `apply` looks at every target afterwards. A required patch
+that does not hold is a reason not to start: `HeldBack` carries all such reasons at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Literal
+
+from sglang_gemma4_ext.context import Context
+
+HookKind = Literal["before", "after", "around", "replace"]
+
+
+class State(Enum):
+    """What became of a patch in this process."""
+
+    APPLIED = "applied"
+    STANDS_DOWN = "stands down"
+    DISABLED = "disabled"
+    BROKEN = "broken"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A function or class of SGLang, and the fingerprint of the source we have read.
+
+    digest: first 12 hexadecimal digits of the SHA-256 of its source text.
+    """
+
+    target: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class Hook(Source):
+    """One function hooked through SGLang's HookRegistry, with that registry's calling rules."""
+
+    kind: HookKind
+    fn: Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Patch:
+    """One behaviour that differs from SGLang's.
+
+    relies_on: upstream code that is not hooked, but whose change would make the patch wrong.
+    stands_down: a reason why this process does not need the patch, or None. With no model in the
+        context (the doctor's case) it speaks of the machine alone.
+    retired: True once upstream behaves by itself; a test then asks for the file to be deleted.
+    required: whether a patch that cannot be applied stops the server, or is reported and skipped.
+    """
+
+    name: str
+    summary: str
+    why: str
+    upstream: str
+    retire_when: str
+    retired: Callable[[], bool]
+    hooks: tuple[Hook, ...] = ()
+    relies_on: tuple[Source, ...] = ()
+    stands_down: Callable[[Context], str | None] = lambda ctx: None
+    required: bool = True
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        return (*self.hooks, *self.relies_on)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The state of one patch in this process, and why, in words."""
+
+    patch: Patch
+    state: State
+    reasons: tuple[str, ...] = field(default=())
+
+    @property
+    def stops_server(self) -> bool:
+        return self.state is State.BROKEN and self.patch.required
+
+
+class HeldBackError(RuntimeError):
+    """Required patches do not hold; the message names each of them and what to do."""
+
+    def __init__(self, outcomes: Iterable[Outcome], sglang: str):
+        broken = [outcome for outcome in outcomes if outcome.stops_server]
+        names = ",".join(outcome.patch.name for outcome in broken)
+        lines = [f"  {o.patch.name}: {reason}" for o in broken for reason in o.reasons]
+        super().__init__(
+            f"sglang-gemma4-ext does not start half-patched. On SGLang {sglang} these patches do "
+            "not hold:\n" + "\n".join(lines) + "\nInstall the SGLang that this release is made "
+            f"for, or leave them out with --gemma4-ext-disable {names}"
+        )
+
+
+def resolve(target: str) -> Any:
+    """The object that a dotted name stands for, a class attribute before descriptor binding.
+
+    Raises ImportError or AttributeError where there is none.
+    """
+    path, _, attribute = target.rpartition(".")
+    owner = pkgutil.resolve_name(path)
+    if isinstance(owner, type):
+        for base in owner.__mro__:
+            if attribute in base.__dict__:
+                raw = base.__dict__[attribute]
+                return raw.__func__ if isinstance(raw, classmethod | staticmethod) else raw
+    return getattr(owner, attribute)
+
+
+def digest_of(target: str) -> str:
+    """Fingerprint of a target's own source, whatever hooks wrap it. Raises as `resolve` does."""
+    found = inspect.unwrap(resolve(target))
+    return hashlib.sha256(inspect.getsource(found).encode()).hexdigest()[:12]
+
+
+def changed_sources(patch: Patch) -> list[str]:
+    """One sentence for each source of a patch that is gone or not as it was read."""
+    reasons = []
+    for source in patch.sources:
+        try:
+            now = digest_of(source.target)
+        except (ImportError, AttributeError):
+            reasons.append(f"{source.target} is gone")
+            continue
+        except (OSError, TypeError):
+            reasons.append(f"{source.target} has no source to compare")
+            continue
+        if now != source.digest:
+            reasons.append(f"{source.target} changed upstream ({source.digest} -> {now})")
+    return reasons
+
+
+def decide(patches: Iterable[Patch], ctx: Context) -> list[Outcome]:
+    """Which patches this process needs; APPLIED here means 'to be applied'."""
+    outcomes = []
+    for patch in patches:
+        if patch.name in ctx.settings.disable:
+            outcomes.append(Outcome(patch, State.DISABLED, ("by --gemma4-ext-disable",)))
+        elif reason := patch.stands_down(ctx):
+            outcomes.append(Outcome(patch, State.STANDS_DOWN, (reason,)))
+        elif reasons := changed_sources(patch):
+            outcomes.append(Outcome(patch, State.BROKEN, tuple(reasons)))
+        else:
+            outcomes.append(Outcome(patch, State.APPLIED))
+    return outcomes
+
+
+def apply(patches: Iterable[Patch], ctx: Context, *, strict: bool = True) -> list[Outcome]:
+    """Apply the patches that this process needs, then verify each.
+
+    Nothing is touched unless every required patch can be applied, so a refusal leaves SGLang as
+    it was. Raises HeldBackError when a required patch does not hold, unless not `strict`.
+    """
+    from sglang.srt.plugins.hook_registry import HookRegistry, HookSource, HookType
+
+    source = HookSource("gemma4_ext", "sglang-gemma4-ext")
+    outcomes = decide(patches, ctx)
+    if strict and any(outcome.stops_server for outcome in outcomes):
+        raise HeldBackError(outcomes, ctx.sglang)
+    chosen = [outcome.patch for outcome in outcomes if outcome.state is State.APPLIED]
+    for patch in chosen:
+        for hook in patch.hooks:
+            HookRegistry.register(hook.target, hook.fn, HookType(hook.kind), source=source)
+    HookRegistry.apply_hooks()
+    outcomes = [_verified(o) if o.state is State.APPLIED else o for o in outcomes]
+    if strict and any(outcome.stops_server for outcome in outcomes):
+        raise HeldBackError(outcomes, ctx.sglang)
+    return outcomes
+
+
+def _verified(outcome: Outcome) -> Outcome:
+    missing = tuple(
+        f"{hook.target} could not be hooked (did another plugin hook it first?)"
+        for hook in outcome.patch.hooks
+        if not is_wrapped(resolve(hook.target), hook.fn)
+    )
+    return Outcome(outcome.patch, State.BROKEN, missing) if missing else outcome
+
+
+def is_wrapped(found: Any, fn: Callable[..., Any]) -> bool:
+    """Whether `fn` is one of the hooks that HookRegistry wrapped around `found`."""
+    while found is not None:
+        cells = getattr(found, "__closure__", None) or ()
+        if any(cell.cell_contents is fn for cell in cells):
+            return True
+        found = getattr(found, "__wrapped__", None)
+    return False

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The extension's settings, and the only module that reads or writes the environment.
+
+SGLang starts its scheduler and detokenizer as new processes that share nothing with the launcher
+but the environment, so settings travel there. Under `sglang serve`, where our flags do not exist,
+the same variables are the user's way in.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+CPU_PLATFORM = "gemma4_cpu"
+
+CpuAttention = Literal["torch_native", "triton"]
+Nvfp4Backend = Literal["auto", "marlin", "dequant"]
+
+_PREFIX = "SGLANG_GEMMA4_EXT_"
+
+
+class SettingsError(ValueError):
+    """A setting that cannot be honoured; the message is one sentence for the user."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the user asked of the extension.
+
+    disable: names of patches left out.
+    cpu_attention: attention of the CPU reference: SGLang's torch_native, or its Triton kernels in
+        Triton's interpreter (slow; for testing kernels).
+    nvfp4: who multiplies NVFP4 weights. `marlin` is SGLang's kernel, `dequant` is the exact
+        dequantize-then-matmul reference, `auto` takes Marlin on a GPU and the reference without.
+    cpu: the CPU reference is active (set by the launcher when there is no GPU).
+    """
+
+    disable: frozenset[str] = frozenset()
+    cpu_attention: CpuAttention = "torch_native"
+    nvfp4: Nvfp4Backend = "auto"
+    cpu: bool = False
+
+    def __post_init__(self) -> None:
+        _require("--gemma4-cpu-attention", self.cpu_attention, get_args(CpuAttention))
+        _require("--gemma4-nvfp4", self.nvfp4, get_args(Nvfp4Backend))
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str] = os.environ) -> Settings:
+        """Read the settings of this process. Raises SettingsError on a value out of range."""
+        return cls(
+            disable=parse_names(env.get(_PREFIX + "DISABLE", "")),
+            cpu_attention=env.get(_PREFIX + "CPU_ATTENTION", cls.cpu_attention),
+            nvfp4=env.get(_PREFIX + "NVFP4", cls.nvfp4),
+            cpu=env.get("SGLANG_PLATFORM") == CPU_PLATFORM,
+        )
+
+    def export(self, env: MutableMapping[str, str] = os.environ) -> None:
+        """Write the settings where this process's children and SGLang will read them.
+
+        Must run before Triton is imported: its interpreter is chosen at import.
+        """
+        env[_PREFIX + "DISABLE"] = ",".join(sorted(self.disable))
+        env[_PREFIX + "CPU_ATTENTION"] = self.cpu_attention
+        env[_PREFIX + "NVFP4"] = self.nvfp4
+        if self.cpu:
+            env["SGLANG_PLATFORM"] = CPU_PLATFORM
+            if self.cpu_attention == "triton":
+                env["TRITON_INTERPRET"] = "1"
+
+
+def parse_names(text: str) -> frozenset[str]:
+    """Split a comma-separated list of patch names, blanks ignored."""
+    return frozenset(name.strip() for name in text.split(",") if name.strip())
+
+
+def plugin_allowed(name: str, env: Mapping[str, str] = os.environ) -> bool:
+    """Whether SGLANG_PLUGINS, SGLang's allow-list of plugins, lets plugin `name` load."""
+    allowed = parse_names(env.get("SGLANG_PLUGINS", ""))
+    return not allowed or name in allowed
+
+
+def failure_file() -> str | None:
+    """Where a child process of our launcher leaves its reason for not starting."""
+    return os.environ.get(_PREFIX + "FAILURE_FILE") or None
+
+
+def set_failure_file(path: str) -> None:
+    os.environ[_PREFIX + "FAILURE_FILE"] = path
+
+
+def _require(flag: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise SettingsError(f"{flag} must be one of {', '.join(allowed)}, not {value!r}")

@@ -1,0 +1,278 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tiny random Gemma 4 checkpoints that transformers builds: `python -m tests.checkpoints.tiny`.
+
+Random as initialized they would test little: every norm and scale is one, all experts are alike
+and all logits nearly equal. So every tensor is drawn anew, seeded: norms and scales away from one,
+projections at 1/sqrt(fan-in), logits spread over about +-10 (the soft-cap of 30 matters).
+
+The vocabulary is 512: 24 special tokens, then one printable character a token, so that text and
+tokens match one to one. Special tokens have embeddings a hundredth as large: as logits they never
+win, so greedy output always runs to its length limit and never holds an image placeholder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from tokenizers import Tokenizer, decoders, models, processors
+
+VOCAB = 512
+WINDOW = 32
+SPECIAL_TOKENS = (
+    "<pad>", "<eos>", "<bos>", "<unk>", "<mask>",
+    "<|turn>", "<turn|>", "<|channel>", "<channel|>", "<|think|>",
+    "<|tool>", "<tool|>", "<|tool_call>", "<tool_call|>",
+    "<|tool_response>", "<tool_response|>", '<|"|>',
+    "<|image>", "<|image|>", "<image|>", "<|audio>", "<|audio|>", "<audio|>", "<|video|>",
+)  # fmt: skip
+TOKEN_ID = {token: i for i, token in enumerate(SPECIAL_TOKENS)}
+CHAT_TEMPLATE = """\
+{{ bos_token }}{% for message in messages -%}
+<|turn>{{ 'model' if message.role == 'assistant' else message.role }}
+{% if message.content is string %}{{ message.content }}{% else -%}
+{% for part in message.content -%}
+{% if part.type == 'text' %}{{ part.text }}\
+{% elif part.type == 'image' %}<|image|>\
+{% elif part.type == 'audio' %}<|audio|>\
+{% elif part.type == 'video' %}<|video|>\
+{% endif %}{% endfor %}{% endif %}<turn|>
+{% endfor %}{% if add_generation_prompt %}<|turn>model
+{% endif %}"""
+
+_DENSE: dict[str, Any] = {
+    "vocab_size": VOCAB,
+    "vocab_size_per_layer_input": VOCAB,
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_hidden_layers": 6,
+    "layer_types": ["sliding_attention", "sliding_attention", "full_attention"] * 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "num_global_key_value_heads": 1,
+    "head_dim": 32,
+    "global_head_dim": 64,
+    "attention_k_eq_v": True,
+    "sliding_window": WINDOW,
+    "hidden_size_per_layer_input": 0,
+    "max_position_embeddings": 2048,
+    "final_logit_softcapping": 30.0,
+    "use_bidirectional_attention": "vision",
+    "pad_token_id": TOKEN_ID["<pad>"],
+    "eos_token_id": TOKEN_ID["<eos>"],
+    "bos_token_id": TOKEN_ID["<bos>"],
+}
+_MOE = {
+    "enable_moe_block": True,
+    "num_experts": 8,
+    "top_k_experts": 2,
+    "moe_intermediate_size": 64,
+}
+_E2B = {
+    "num_hidden_layers": 8,
+    "layer_types": (["sliding_attention"] * 3 + ["full_attention"]) * 2,
+    "num_kv_shared_layers": 4,
+    "use_double_wide_mlp": True,
+    "hidden_size_per_layer_input": 32,
+    "num_key_value_heads": 1,
+    "num_global_key_value_heads": None,
+    "attention_k_eq_v": False,
+    "use_bidirectional_attention": None,
+}
+_TEXT: dict[str, dict[str, Any]] = {
+    "dense": {},
+    "moe": _MOE,
+    "unified": {},
+    "e2b": _E2B,
+    "causal": {},
+    "dense_with_towers": {},
+    "no_softcap": {"final_logit_softcapping": None},
+}
+KINDS = tuple(_TEXT)
+_PLACEHOLDERS = {
+    "boi_token_id": TOKEN_ID["<|image>"],
+    "image_token_id": TOKEN_ID["<|image|>"],
+    "eoi_token_id": TOKEN_ID["<image|>"],
+    "boa_token_id": TOKEN_ID["<|audio>"],
+    "audio_token_id": TOKEN_ID["<|audio|>"],
+    "eoa_token_index": TOKEN_ID["<audio|>"],
+    "video_token_id": TOKEN_ID["<|video|>"],
+}
+
+
+def build(kind: str, out: Path, *, seed: int = 0, dtype: torch.dtype = torch.bfloat16) -> Path:
+    """Write the checkpoint, its tokenizer and chat template into `out`, and return `out`.
+
+    kind: one of KINDS. `dense`, `moe`, `unified` (as the 12B), `no_softcap` and `e2b` (per-layer
+        embeddings, KV-shared layers, double-wide MLP) have null towers; `causal` is saved as
+        Gemma4ForCausalLM, its config in the form of transformers 5.19 (`per_layer_config`); `dense_with_towers` has small towers and a processor.
+    Raises ValueError on another kind.
+    """
+    if kind not in _TEXT:
+        raise ValueError(f"{kind!r} is not one of {', '.join(KINDS)}")
+    out = Path(out)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = _model(kind).to(dtype)
+    draw = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, tensor in sorted(model.state_dict().items()):
+            values = _values(name, tensor, draw)
+            if values is not None:
+                tensor.copy_(values)
+    model.generation_config.bos_token_id = TOKEN_ID["<bos>"]
+    model.generation_config.pad_token_id = TOKEN_ID["<pad>"]
+    model.generation_config.eos_token_id = [TOKEN_ID["<eos>"], TOKEN_ID["<turn|>"]]
+    model.save_pretrained(out)
+    if kind != "causal":
+        _use_hub_config_form(out / "config.json")
+    if kind == "dense_with_towers":
+        _processor().save_pretrained(out)
+    else:
+        tokenizer().save_pretrained(out)
+    return out
+
+
+def _use_hub_config_form(path: Path) -> None:
+    """State the full layers' shape as Google's own checkpoints do, not as 5.19 saves it."""
+    config = json.loads(path.read_text())
+    text = config["text_config"]
+    del text["per_layer_config"]
+    text["global_head_dim"] = _DENSE["global_head_dim"]
+    k_eq_v = text["attention_k_eq_v"]
+    text["num_global_key_value_heads"] = _DENSE["num_global_key_value_heads"] if k_eq_v else None
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def tokenizer() -> transformers.PreTrainedTokenizerFast:
+    """The special tokens, then 488 characters; encoding adds <bos>, decoding gives the text."""
+    vocab = {token: i for i, token in enumerate((*SPECIAL_TOKENS, *_characters()))}
+    fast = Tokenizer(models.BPE(vocab=vocab, merges=[], unk_token="<unk>", fuse_unk=False))
+    fast.decoder = decoders.Fuse()
+    fast.post_processor = processors.TemplateProcessing(
+        single="<bos> $A",
+        pair="<bos> $A <bos>:1 $B:1",
+        special_tokens=[("<bos>", TOKEN_ID["<bos>"])],
+    )
+    named = {
+        "image_token": "<|image|>", "boi_token": "<|image>", "eoi_token": "<image|>",
+        "audio_token": "<|audio|>", "boa_token": "<|audio>", "eoa_token": "<audio|>",
+        "video_token": "<|video|>", "sot_token": "<|turn>", "eot_token": "<turn|>",
+        "soc_token": "<|channel>", "eoc_token": "<channel|>", "think_token": "<|think|>",
+        "std_token": "<|tool>", "etd_token": "<tool|>",
+        "stc_token": "<|tool_call>", "etc_token": "<tool_call|>",
+        "str_token": "<|tool_response>", "etr_token": "<tool_response|>", "escape_token": '<|"|>',
+    }  # fmt: skip
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=fast,
+        bos_token="<bos>",
+        eos_token="<eos>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        mask_token="<mask>",
+        extra_special_tokens=named,
+        chat_template=CHAT_TEMPLATE,
+        clean_up_tokenization_spaces=False,
+        model_max_length=_DENSE["max_position_embeddings"],
+        padding_side="left",
+    )
+
+
+def _characters() -> list[str]:
+    """Newline, ASCII, Latin-1, Greek, Cyrillic, kana and ideographs: one to three bytes in UTF-8."""
+    ranges = ((0x20, 0x7F), (0xA1, 0x100), (0x391, 0x3CA), (0x410, 0x450), (0x3041, 0x3097))
+    points = ["\n", *(chr(i) for low, high in (*ranges, (0x4E00, 0x4F00)) for i in range(low, high))]
+    printable = [c for c in points if c == "\n" or c.isprintable()]
+    return printable[: VOCAB - len(SPECIAL_TOKENS)]
+
+
+def _model(kind: str) -> transformers.PreTrainedModel:
+    text = {**_DENSE, **_TEXT[kind]}
+    if kind == "causal":
+        return transformers.Gemma4ForCausalLM(transformers.Gemma4TextConfig(**text))
+    if kind == "unified":
+        for absent in ("vocab_size_per_layer_input", "hidden_size_per_layer_input"):
+            del text[absent]
+        config = transformers.Gemma4UnifiedConfig(
+            text_config=text, vision_config=None, audio_config=None, **_PLACEHOLDERS
+        )
+        return transformers.Gemma4UnifiedForConditionalGeneration(config)
+    towers = {"vision_config": None, "audio_config": None}
+    if kind == "dense_with_towers":
+        towers = _towers()
+    config = transformers.Gemma4Config(text_config=text, **towers, **_PLACEHOLDERS)
+    return transformers.Gemma4ForConditionalGeneration(config)
+
+
+def _towers() -> dict[str, dict[str, Any]]:
+    return {
+        "vision_config": {
+            "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+            "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 32,
+            "patch_size": 4, "pooling_kernel_size": 3, "position_embedding_size": 256,
+        },
+        "audio_config": {
+            "hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2,
+            "subsampling_conv_channels": [8, 4], "output_proj_dims": 64,
+        },
+    }  # fmt: skip
+
+
+def _processor() -> transformers.Gemma4Processor:
+    vision = _towers()["vision_config"]
+    frames = {key: vision[key] for key in ("patch_size", "pooling_kernel_size")}
+    return transformers.Gemma4Processor(
+        feature_extractor=transformers.Gemma4AudioFeatureExtractor(),
+        image_processor=transformers.Gemma4ImageProcessor(max_soft_tokens=70, **frames),
+        video_processor=transformers.Gemma4VideoProcessor(max_soft_tokens=70, **frames),
+        tokenizer=tokenizer(),
+        chat_template=CHAT_TEMPLATE,
+        image_seq_length=70,
+    )
+
+
+def _values(name: str, tensor: torch.Tensor, draw: torch.Generator) -> torch.Tensor | None:
+    """What a tensor becomes; None leaves it as initialized (audio buffers, biases)."""
+
+    def uniform(low: float, high: float) -> torch.Tensor:
+        return low + (high - low) * torch.rand(tensor.shape, generator=draw)
+
+    def normal(std: float) -> torch.Tensor:
+        return std * torch.randn(tensor.shape, generator=draw)
+
+    if name.endswith("layer_scalar"):
+        return uniform(0.7, 1.0)
+    if name.endswith("router.scale"):
+        return uniform(0.5, 2.0)
+    if name.endswith("per_expert_scale"):
+        return uniform(0.5, 1.5)
+    if name.endswith(("model.norm.weight", "language_model.norm.weight")):
+        return uniform(4.0, 12.0)
+    if "norm" in name and name.endswith("weight"):
+        return uniform(0.5, 1.5)
+    if name.endswith(("embed_tokens.weight", "lm_head.weight")):
+        draw = torch.Generator().manual_seed(draw.initial_seed() + 1)
+        embedding = normal(0.04)
+        embedding[: len(SPECIAL_TOKENS)] *= 0.01
+        return embedding
+    if name.endswith("embed_tokens_per_layer.weight"):
+        return normal(0.3)
+    if name.endswith("router.proj.weight"):
+        return normal(2.0)
+    if name.endswith(("weight", "_proj", "position_embedding_table")) and tensor.dim() > 1:
+        fan_in = tensor[0].numel() if name.endswith("weight") else tensor.shape[-1]
+        return normal(fan_in**-0.5)
+    return None
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("kind", choices=KINDS)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    print(build(arguments.kind, arguments.out, seed=arguments.seed))
