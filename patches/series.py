@@ -3,19 +3,27 @@
 
 from sglang_gemma4_ext.patches import (
     causal_lm_config,
+    cpu_interpreter_bf16,
     cpu_softcap,
     cpu_torch_attention,
     exact_sliding_window,
+    nvfp4_compressed_tensors,
+    nvfp4_modelopt,
     router_scale,
     text_only,
+    unified_without_ple,
 )
 from sglang_gemma4_ext.registry import Patch
 
 PATCHES: tuple[Patch, ...] = (
     causal_lm_config.PATCH,
+    unified_without_ple.PATCH,
     text_only.PATCH,
     exact_sliding_window.PATCH,
     router_scale.PATCH,
+    nvfp4_modelopt.PATCH,
+    nvfp4_compressed_tensors.PATCH,
     cpu_torch_attention.PATCH,
     cpu_softcap.PATCH,
+    cpu_interpreter_bf16.PATCH,
 )

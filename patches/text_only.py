@@ -139,8 +139,7 @@ PATCH = Patch(
     summary="Text-only unless --enable-multimodal: no towers built or loaded, no processor needed",
     why="Gemma 4 is not among SGLang's mm_disabled_models, and with multimodality off its "
     "constructor builds the towers all the same",
-    upstream="sgl-project/sglang#32425 and "
-    "sgl-project/sglang#32221 (open)",
+    upstream="sgl-project/sglang#32425 and sgl-project/sglang#32221 (open)",
     retire_when="ModelConfig's mm_disabled_models names Gemma4ForConditionalGeneration",
     retired=_retired,
     hooks=(

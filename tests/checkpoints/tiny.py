@@ -3,47 +3,34 @@
 
 Random as initialized they would test little: every norm and scale is one, all experts are alike
 and all logits nearly equal. So every tensor is drawn anew, seeded: norms and scales away from one,
-projections at 1/sqrt(fan-in), logits spread over about +-10 (the soft-cap of 30 matters).
+projections at 1/sqrt(fan-in), logits spread over about +-15 (the soft-cap of 30 matters), query and
+key norms small enough that a relative error grows a few times through the layers, not thousandfold.
 
-The vocabulary is 512: 24 special tokens, then one printable character a token, so that text and
-tokens match one to one. Special tokens have embeddings a hundredth as large: as logits they never
-win, so greedy output always runs to its length limit and never holds an image placeholder.
+Special tokens have embeddings a hundredth as large: as logits they never win, so greedy output
+always runs to its length limit and never holds an image placeholder.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from tokenizers import Tokenizer, decoders, models, processors
 
-VOCAB = 512
+from tests.checkpoints.tokenizer import (
+    CHAT_TEMPLATE,
+    MAX_LENGTH,
+    SPECIAL_TOKENS,
+    TOKEN_ID,
+    VOCAB,
+    tokenizer,
+)
+
 WINDOW = 32
-SPECIAL_TOKENS = (
-    "<pad>", "<eos>", "<bos>", "<unk>", "<mask>",
-    "<|turn>", "<turn|>", "<|channel>", "<channel|>", "<|think|>",
-    "<|tool>", "<tool|>", "<|tool_call>", "<tool_call|>",
-    "<|tool_response>", "<tool_response|>", '<|"|>',
-    "<|image>", "<|image|>", "<image|>", "<|audio>", "<|audio|>", "<audio|>", "<|video|>",
-)  # fmt: skip
-TOKEN_ID = {token: i for i, token in enumerate(SPECIAL_TOKENS)}
-CHAT_TEMPLATE = """\
-{{ bos_token }}{% for message in messages -%}
-<|turn>{{ 'model' if message.role == 'assistant' else message.role }}
-{% if message.content is string %}{{ message.content }}{% else -%}
-{% for part in message.content -%}
-{% if part.type == 'text' %}{{ part.text }}\
-{% elif part.type == 'image' %}<|image|>\
-{% elif part.type == 'audio' %}<|audio|>\
-{% elif part.type == 'video' %}<|video|>\
-{% endif %}{% endfor %}{% endif %}<turn|>
-{% endfor %}{% if add_generation_prompt %}<|turn>model
-{% endif %}"""
-
 _DENSE: dict[str, Any] = {
     "vocab_size": VOCAB,
     "vocab_size_per_layer_input": VOCAB,
@@ -59,7 +46,7 @@ _DENSE: dict[str, Any] = {
     "attention_k_eq_v": True,
     "sliding_window": WINDOW,
     "hidden_size_per_layer_input": 0,
-    "max_position_embeddings": 2048,
+    "max_position_embeddings": MAX_LENGTH,
     "final_logit_softcapping": 30.0,
     "use_bidirectional_attention": "vision",
     "pad_token_id": TOKEN_ID["<pad>"],
@@ -104,12 +91,21 @@ _PLACEHOLDERS = {
 }
 
 
-def build(kind: str, out: Path, *, seed: int = 0, dtype: torch.dtype = torch.bfloat16) -> Path:
+def build(
+    kind: str,
+    out: Path,
+    *,
+    seed: int = 0,
+    dtype: torch.dtype = torch.bfloat16,
+    text: Mapping[str, Any] | None = None,
+) -> Path:
     """Write the checkpoint, its tokenizer and chat template into `out`, and return `out`.
 
     kind: one of KINDS. `dense`, `moe`, `unified` (as the 12B), `no_softcap` and `e2b` (per-layer
-        embeddings, KV-shared layers, double-wide MLP) have null towers; `causal` is saved as
-        Gemma4ForCausalLM, its config in the form of transformers 5.19 (`per_layer_config`); `dense_with_towers` has small towers and a processor.
+        embeddings, KV-shared layers, double-wide MLP) have null towers; `dense_with_towers` has
+        small ones and a processor; `causal` is saved as Gemma4ForCausalLM, its config in the form
+        of transformers 5.19 (`per_layer_config`), where the others have the hub's.
+    text: text-config fields that differ from the kind's own, such as sliding_window
     Raises ValueError on another kind.
     """
     if kind not in _TEXT:
@@ -117,7 +113,7 @@ def build(kind: str, out: Path, *, seed: int = 0, dtype: torch.dtype = torch.bfl
     out = Path(out)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = _model(kind).to(dtype)
+        model = _model(kind, {**_DENSE, **_TEXT[kind], **(text or {})}).to(dtype)
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, tensor in sorted(model.state_dict().items()):
@@ -141,57 +137,13 @@ def _use_hub_config_form(path: Path) -> None:
     """State the full layers' shape as Google's own checkpoints do, not as 5.19 saves it."""
     config = json.loads(path.read_text())
     text = config["text_config"]
-    del text["per_layer_config"]
-    text["global_head_dim"] = _DENSE["global_head_dim"]
-    k_eq_v = text["attention_k_eq_v"]
-    text["num_global_key_value_heads"] = _DENSE["num_global_key_value_heads"] if k_eq_v else None
+    full = next(iter(text.pop("per_layer_config").values()))
+    text["global_head_dim"] = full["head_dim"]
+    text["num_global_key_value_heads"] = full.get("num_key_value_heads")
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
-def tokenizer() -> transformers.PreTrainedTokenizerFast:
-    """The special tokens, then 488 characters; encoding adds <bos>, decoding gives the text."""
-    vocab = {token: i for i, token in enumerate((*SPECIAL_TOKENS, *_characters()))}
-    fast = Tokenizer(models.BPE(vocab=vocab, merges=[], unk_token="<unk>", fuse_unk=False))
-    fast.decoder = decoders.Fuse()
-    fast.post_processor = processors.TemplateProcessing(
-        single="<bos> $A",
-        pair="<bos> $A <bos>:1 $B:1",
-        special_tokens=[("<bos>", TOKEN_ID["<bos>"])],
-    )
-    named = {
-        "image_token": "<|image|>", "boi_token": "<|image>", "eoi_token": "<image|>",
-        "audio_token": "<|audio|>", "boa_token": "<|audio>", "eoa_token": "<audio|>",
-        "video_token": "<|video|>", "sot_token": "<|turn>", "eot_token": "<turn|>",
-        "soc_token": "<|channel>", "eoc_token": "<channel|>", "think_token": "<|think|>",
-        "std_token": "<|tool>", "etd_token": "<tool|>",
-        "stc_token": "<|tool_call>", "etc_token": "<tool_call|>",
-        "str_token": "<|tool_response>", "etr_token": "<tool_response|>", "escape_token": '<|"|>',
-    }  # fmt: skip
-    return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=fast,
-        bos_token="<bos>",
-        eos_token="<eos>",
-        pad_token="<pad>",
-        unk_token="<unk>",
-        mask_token="<mask>",
-        extra_special_tokens=named,
-        chat_template=CHAT_TEMPLATE,
-        clean_up_tokenization_spaces=False,
-        model_max_length=_DENSE["max_position_embeddings"],
-        padding_side="left",
-    )
-
-
-def _characters() -> list[str]:
-    """Newline, ASCII, Latin-1, Greek, Cyrillic, kana and ideographs: one to three bytes in UTF-8."""
-    ranges = ((0x20, 0x7F), (0xA1, 0x100), (0x391, 0x3CA), (0x410, 0x450), (0x3041, 0x3097))
-    points = ["\n", *(chr(i) for low, high in (*ranges, (0x4E00, 0x4F00)) for i in range(low, high))]
-    printable = [c for c in points if c == "\n" or c.isprintable()]
-    return printable[: VOCAB - len(SPECIAL_TOKENS)]
-
-
-def _model(kind: str) -> transformers.PreTrainedModel:
-    text = {**_DENSE, **_TEXT[kind]}
+def _model(kind: str, text: dict[str, Any]) -> transformers.PreTrainedModel:
     if kind == "causal":
         return transformers.Gemma4ForCausalLM(transformers.Gemma4TextConfig(**text))
     if kind == "unified":
@@ -217,7 +169,7 @@ def _towers() -> dict[str, dict[str, Any]]:
         },
         "audio_config": {
             "hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2,
-            "subsampling_conv_channels": [8, 4], "output_proj_dims": 64,
+            "subsampling_conv_channels": [128, 8], "output_proj_dims": 64,
         },
     }  # fmt: skip
 
@@ -251,12 +203,14 @@ def _values(name: str, tensor: torch.Tensor, draw: torch.Generator) -> torch.Ten
     if name.endswith("per_expert_scale"):
         return uniform(0.5, 1.5)
     if name.endswith(("model.norm.weight", "language_model.norm.weight")):
-        return uniform(4.0, 12.0)
+        return uniform(8.0, 24.0)
+    if name.endswith(("q_norm.weight", "k_norm.weight")):
+        return uniform(0.3, 0.7)
     if "norm" in name and name.endswith("weight"):
         return uniform(0.5, 1.5)
     if name.endswith(("embed_tokens.weight", "lm_head.weight")):
         draw = torch.Generator().manual_seed(draw.initial_seed() + 1)
-        embedding = normal(0.04)
+        embedding = normal(0.02)
         embedding[: len(SPECIAL_TOKENS)] *= 0.01
         return embedding
     if name.endswith("embed_tokens_per_layer.weight"):

@@ -34,15 +34,24 @@ class Server:
     def log(self) -> str:
         return self.log_file.read_text(errors="replace")
 
-    def generate(self, ids: Sequence[int], new_tokens: int, **sampling: Any) -> dict[str, Any]:
-        """Greedy by default, ignoring eos, with the log-probability of every token."""
+    def generate(
+        self, ids: Sequence[int], new_tokens: int, *, logprobs_from: int = 0, **sampling: Any
+    ) -> dict[str, Any]:
+        """Greedy by default, ignoring eos, with log-probabilities.
+
+        logprobs_from: the first prompt token to have one; -1 for the new tokens alone, without
+            which SGLang takes nothing from its radix cache.
+        """
         body = {
             "input_ids": list(ids),
             "sampling_params": {
-                "temperature": 0, "max_new_tokens": new_tokens, "ignore_eos": True, **sampling,
+                "temperature": 0,
+                "max_new_tokens": new_tokens,
+                "ignore_eos": True,
+                **sampling,
             },
             "return_logprob": True,
-            "logprob_start_len": 0,
+            "logprob_start_len": logprobs_from,
         }
         answer = requests.post(f"{self.url}/generate", json=body, timeout=600)
         answer.raise_for_status()

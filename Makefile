@@ -1,0 +1,38 @@
+# Everything is set up in .venv: python3 (3.11 or newer) and make are all that must be there.
+PYTHON ?= python3
+UV_VERSION := 0.13.8
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: serve test test-slow lint format setup clean
+
+serve: setup  ## serve the bundled demo model; FLAGS="--port 8000 ..." are passed on
+	$(BIN)/python -m sglang_gemma4_ext.launch_server --demo $(FLAGS)
+
+test: setup lint  ## everything that a commit must pass; ARGS="-k name" selects
+	$(BIN)/python -m pytest -m "not slow and not gpu" $(ARGS)
+
+test-slow: setup  ## the long ones too
+	$(BIN)/python -m pytest -m "not gpu" $(ARGS)
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+setup: $(READY)
+
+$(READY): requirements.lock pyproject.toml Makefile
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "sglang-gemma4-ext needs Python 3.11 or newer, and $(PYTHON) is %d.%d: set PYTHON=" % sys.version_info[:2])'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --requirements requirements.lock
+	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --no-deps --no-build-isolation --editable .
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Layers that an NVFP4 checkpoint left in BF16 are recognized under SGLang's names for them.
+
+A checkpoint lists what it did not quantize by the names of its own modules. SGLang asks for q, k
+and v of every attention layer, and calls a layer's experts `moe.experts`: a K = V layer, which has
+no v_proj to list, stops the server, and unquantized experts count as NVFP4.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from sglang_gemma4_ext.context import Context
+from sglang_gemma4_ext.patches._nvfp4_checkpoint import absent_projections, nvfp4_format
+from sglang_gemma4_ext.registry import Hook, Patch, Source
+
+QUANTIZATION = "sglang.srt.layers.quantization"
+WEIGHT_UTILS = "sglang.srt.model_loader.weight_utils"
+
+_ATTENTION = re.compile(r"(?P<attention>.*layers\.(?P<layer>\d+)\.self_attn)\.q_proj")
+_EXPERTS = re.compile(r"(?P<layer>.*layers\\?\.[^.]+)(?P<dot>\\?\.)experts(?P<rest>.*)")
+
+
+def _complete(result: Any, model_config: Any, *args: Any, **kwargs: Any) -> None:
+    """AFTER get_quant_config: add SGLang's names to the list, whichever format it is of."""
+    for listed in ("exclude_modules", "ignore"):
+        names = getattr(result, listed, None)
+        if names:
+            setattr(result, listed, completed(names, model_config.hf_text_config))
+
+
+def completed(names: Iterable[str], text: Any) -> list[str]:
+    """`names` and, after them, what they mean in SGLang's module tree.
+
+    text: the text part of the model's configuration
+    """
+    added = []
+    for name in names:
+        if match := _ATTENTION.fullmatch(name):
+            absent = absent_projections(text, int(match["layer"]))
+            added += [f"{match['attention']}.{leaf}_proj" for leaf in sorted(absent)]
+        elif match := _EXPERTS.fullmatch(name):
+            added.append(f"{match['layer']}{match['dot']}moe{match['dot']}experts{match['rest']}")
+    return [*names, *added]
+
+
+def _stands_down(ctx: Context) -> str | None:
+    if ctx.model is None or nvfp4_format(ctx.model):
+        return None
+    return "the checkpoint is not an NVFP4 one"
+
+
+def _retired() -> bool:
+    import inspect
+
+    from sglang.srt.models.gemma4_mm import Gemma4ForConditionalGeneration as Gemma4
+
+    # Upstream's own place for such names, which Gemma 4 has left empty.
+    return hasattr(Gemma4, "hf_to_sglang_mapper") and "moe" in inspect.getsource(Gemma4)
+
+
+PATCH = Patch(
+    name="nvfp4_ignored_layers",
+    summary="NVFP4 checkpoints with attention or experts of some layers in BF16 load",
+    why="ignore lists are matched against SGLang's module names, which for K = V and KV-shared "
+    "attention and for experts differ from the checkpoint's; the mapper that other models give "
+    "for this renames and cannot add",
+    upstream="unreported",
+    retire_when="the Gemma 4 classes map the names of ignored layers",
+    retired=_retired,
+    hooks=(Hook(f"{WEIGHT_UTILS}.get_quant_config", "", "after", _complete),),
+    relies_on=(
+        Source(f"{QUANTIZATION}.utils.is_layer_skipped", ""),
+        Source(f"{QUANTIZATION}.modelopt_quant.ModelOptQuantConfig.is_layer_excluded", ""),
+        Source(f"{QUANTIZATION}.compressed_tensors.utils.should_ignore_layer", ""),
+    ),
+    stands_down=_stands_down,
+)

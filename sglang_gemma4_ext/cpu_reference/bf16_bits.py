@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: Apache-2.0
+"""BF16 as NumPy can hold it: uint16 bit patterns, exact both ways."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def bf16_to_fp32(bits: np.ndarray) -> np.ndarray:
+    """uint16 bit patterns, any shape -> fp32 of the same values. Exact, NaN payloads included."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def fp32_to_bf16(values: np.ndarray) -> np.ndarray:
+    """fp32, any shape -> uint16 bit patterns, rounded to nearest, ties to even, as GPUs do.
+
+    A value beyond the largest finite BF16 becomes infinity; NaN stays NaN.
+    """
+    bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
+    rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    quiet_nan = ((bits >> 16) | 0x40).astype(np.uint16)
+    return np.where(np.isnan(values), quiet_nan, rounded)

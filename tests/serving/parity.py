@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a server answered, held against transformers on the same tokens."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+# Largest difference of a log-probability in fp32. transformers itself moves by up to 8e-5 on these
+# checkpoints when its arithmetic is reordered (sdpa for eager attention).
+FP32_TOLERANCE = 1e-4
+FIRST_CHARACTER_ID = 24
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Differences of one answer from the reference.
+
+    log_probs: |server - reference| of each prompt token but the first, then of each new token.
+    greedy: whether each new token is the reference's own argmax, which by induction makes the
+        whole continuation the reference's greedy one.
+    """
+
+    log_probs: torch.Tensor
+    greedy: bool
+
+    @property
+    def worst(self) -> float:
+        """The largest difference; a value that is not a number counts as infinite."""
+        return self.log_probs.nan_to_num(nan=float("inf")).max().item()
+
+
+class Reference:
+    """A transformers model; log-probabilities of given tokens under teacher forcing."""
+
+    def __init__(self, checkpoint: Path, dtype: torch.dtype = torch.float32):
+        (architecture,) = json.loads((checkpoint / "config.json").read_text())["architectures"]
+        self.model = getattr(transformers, architecture).from_pretrained(
+            checkpoint, dtype=dtype, attn_implementation="eager"
+        )
+        self.model.eval()
+
+    @torch.inference_mode()
+    def log_probs(self, ids: Sequence[int]) -> torch.Tensor:
+        """fp32 [len(ids), vocabulary]: the distribution after each token."""
+        return self.model(torch.tensor([ids])).logits[0].float().log_softmax(-1)
+
+    def compare(self, prompt: Sequence[int], answer: dict[str, Any]) -> Comparison:
+        """Hold an answer of /generate against the model, as far back as it has log-probabilities."""
+        new = answer["output_ids"]
+        tokens = [*prompt, *new]
+        table = self.log_probs(tokens)
+        expected = table[:-1].gather(1, torch.tensor(tokens[1:])[:, None])[:, 0]
+        served = served_log_probs(answer)
+        choices = table[len(prompt) - 1 : -1].argmax(-1).tolist()
+        return Comparison((expected[-len(served) :] - served).abs(), choices == new)
+
+
+def served_log_probs(answer: dict[str, Any]) -> torch.Tensor:
+    """fp32: of the prompt tokens that have one, then of each new token; NaN where JSON has null."""
+    meta = answer["meta_info"]
+    entries = meta["input_token_logprobs"][1:] + meta["output_token_logprobs"]
+    return torch.tensor([float("nan") if value is None else value for value, *_ in entries])
+
+
+def prompt_ids(length: int, seed: int = 1) -> list[int]:
+    """A seeded prompt of ordinary characters, no special token among them."""
+    draw = torch.Generator().manual_seed(1000 * seed + length)
+    return torch.randint(FIRST_CHARACTER_ID, 512, (length,), generator=draw).tolist()

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The real server equals transformers in fp32, for every kind of Gemma 4 and every NVFP4 format.
+
+Prompts end below, at and beyond the sliding window of 32, and new tokens cross it. Each answer is
+compared token by token with transformers fed the same tokens.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.checkpoints import nvfp4, real_tools
+from tests.serving.harness import Server, serve
+from tests.serving.parity import FP32_TOLERANCE, Reference, prompt_ids
+
+pytestmark = pytest.mark.server
+
+PROMPTS = (5, 31, 32, 33, 70, 300)
+NEW_TOKENS = 64
+# Prompt length -> new tokens, for the interpreter, at a few tokens a second.
+INTERPRETED = {20: 64, 5: 4, 31: 4, 32: 4, 33: 4, 300: 2}
+TRITON = ("--gemma4-cpu-attention", "triton", "--triton-attention-num-kv-splits", "2")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A checkpoint kind, how it is quantized (None: not), and the server's flags."""
+
+    name: str
+    kind: str
+    quantize: Callable[[Path, Path], Path] | None = None
+    flags: tuple[str, ...] = ()
+    load: dict[int, int] = field(default_factory=lambda: dict.fromkeys(PROMPTS, NEW_TOKENS))
+
+
+def ours(fmt: str, **options: Any) -> Callable[[Path, Path], Path]:
+    return lambda src, out: nvfp4.quantize_checkpoint(src, out, fmt=fmt, **options)
+
+
+def modelopt(**options: Any) -> Callable[[Path, Path], Path]:
+    return lambda src, out: real_tools.modelopt(src, out, **options)
+
+
+CASES = (
+    Case("dense", "dense"),
+    Case("moe", "moe"),
+    Case("unified", "unified"),
+    Case("e2b", "e2b", flags=("--chunked-prefill-size", "64")),
+    Case("causal", "causal"),
+    Case("dense-triton", "dense", flags=TRITON, load=INTERPRETED),
+    Case("moe-triton", "moe", flags=TRITON, load=INTERPRETED),
+    Case("e2b-triton", "e2b", flags=TRITON, load=INTERPRETED),
+    Case("modelopt-dense-unequal", "dense", ours("modelopt", shared_scales=False)),
+    Case(
+        "modelopt-config-moe-unequal",
+        "moe",
+        ours("modelopt_config", shared_scales=False, quantize_attention="sliding_only"),
+    ),
+    Case("modelopt-w4a16-unified", "unified", ours("modelopt_w4a16", kv_scales=True)),
+    Case("ct-w4a16-dense-unequal", "dense", ours("ct_w4a16", shared_scales=False)),
+    Case("ct-w4a4-moe-unequal", "moe", ours("ct_w4a4", shared_scales=False)),
+    Case("ct-w4a4-causal-mlp-only", "causal", ours("ct_w4a4", quantize_attention=False)),
+    Case("real-modelopt-moe", "moe", modelopt()),
+    Case("real-modelopt-e2b", "e2b", modelopt()),
+    Case("real-compressed-tensors-dense", "dense", real_tools.compressed_tensors),
+    Case("real-llmcompressor-moe", "moe", lambda src, out: real_tools.llmcompressor_moe(out)),
+)
+
+
+@dataclass(frozen=True)
+class Running:
+    case: Case
+    server: Server
+    reference: Reference
+
+
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: case.name)
+def running(request, checkpoint, tmp_path_factory) -> Iterator[Running]:
+    case = request.param
+    path = checkpoint(case.kind)
+    reference = path
+    folder = tmp_path_factory.mktemp(case.name)
+    if case.quantize is not None:
+        path = case.quantize(path, folder / "nvfp4")
+        reference = path.with_name(path.name + "_dq")
+    flags = ("--model-path", str(path), "--dtype", "float32", *case.flags)
+    with serve(*flags, log_dir=folder) as server:
+        yield Running(case, server, Reference(reference))
+
+
+def test_log_probabilities_and_greedy_tokens(running: Running):
+    for length, new in running.case.load.items():
+        prompt = prompt_ids(length)
+        compared = running.reference.compare(prompt, running.server.generate(prompt, new))
+        assert compared.worst <= FP32_TOLERANCE, length
+        assert compared.greedy, length
+
+
+def test_a_radix_hit_changes_nothing(running: Running):
+    """A prompt whose first 70 tokens, more than two windows, come from the cache."""
+    new = 2 if "triton" in running.case.name else 32
+    start = prompt_ids(70)
+    running.server.generate(start, 1, logprobs_from=-1)
+    prompt = [*start, *prompt_ids(9, seed=2)]
+    answer = running.server.generate(prompt, new, logprobs_from=-1)
+    assert answer["meta_info"]["cached_tokens"] >= 64
+    compared = running.reference.compare(prompt, answer)
+    assert compared.worst <= FP32_TOLERANCE
+    assert compared.greedy
+
+
+def test_concurrent_requests_do_not_meet(running: Running):
+    """Requests below, across and beyond the window in one batch."""
+    if "triton" in running.case.name:
+        lengths, new = (6, 40), 2
+    else:
+        lengths, new = (6, 30, 33, 64, 65, 190), 24
+    prompts = [prompt_ids(length, seed=3) for length in lengths]
+    with concurrent.futures.ThreadPoolExecutor(len(prompts)) as pool:
+        answers = list(pool.map(lambda prompt: running.server.generate(prompt, new), prompts))
+    for prompt, answer in zip(prompts, answers, strict=True):
+        compared = running.reference.compare(prompt, answer)
+        assert compared.worst <= FP32_TOLERANCE, len(prompt)
+        assert compared.greedy, len(prompt)
+
+
+def test_chunked_prefill_happened(running: Running):
+    """The one case with small chunks did cut its long prompt."""
+    if "--chunked-prefill-size" not in running.case.flags:
+        pytest.skip(reason="the case has no --chunked-prefill-size")
+    running.server.flush()
+    running.server.generate(prompt_ids(300, seed=4), 1)
+    assert "#new-token: 64" in running.server.log

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The patch machinery against a stand-in module that is hooked through SGLang's real registry.
+
+Each test of `apply` runs in a fresh interpreter: SGLang's HookRegistry cannot take a hook back.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+TARGET = """
+def double(x):
+    return 2 * x
+
+
+class Holder:
+    @classmethod
+    def make(cls, x):
+        return x + 1
+
+    def method(self, x):
+        return x
+
+
+class Child(Holder):
+    pass
+"""
+
+PRELUDE = """
+import target
+from sglang_gemma4_ext.context import Context
+from sglang_gemma4_ext.registry import *
+from sglang_gemma4_ext.settings import Settings
+
+
+def around(original, *args, **kwargs):
+    return 10 * original(*args, **kwargs)
+
+
+def patch(name="p", *, target="target.double", digest=None, fn=around, kind="around", **kw):
+    digest = digest_of(target) if digest is None else digest
+    return Patch(name=name, summary="", why="", upstream="", retire_when="",
+                 retired=lambda: False, hooks=(Hook(target, digest, kind, fn),), **kw)
+
+
+ctx = Context(Settings(), sglang="0.5.23")
+"""
+
+
+@pytest.fixture
+def run(tmp_path: Path):
+    """run(code): execute it beside the stand-in module; its printed lines."""
+    (tmp_path / "target.py").write_text(TARGET)
+
+    def run_code(code: str) -> list[str]:
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", PRELUDE + textwrap.dedent(code)],
+            cwd=tmp_path,
+            env={"PYTHONPATH": str(tmp_path), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        return done.stdout.split("\n")[:-1]
+
+    return run_code
+
+
+def test_a_patch_is_applied_and_verified(run):
+    lines = run("""
+        (outcome,) = apply([patch()], ctx)
+        print(outcome.state.name, target.double(1))
+        print(is_wrapped(resolve("target.double"), around), digest_of("target.double") ==
+              patch(digest="x" * 12).hooks[0].digest)
+    """)
+    assert lines == ["APPLIED 20", "True False"]
+
+
+def test_classmethods_and_inherited_methods_resolve_to_their_functions(run):
+    lines = run("""
+        outcomes = apply([patch("a", target="target.Holder.make"),
+                          patch("b", target="target.Holder.method")], ctx)
+        print([o.state.name for o in outcomes], target.Holder.make(1), target.Child().method(2))
+    """)
+    assert lines == ["['APPLIED', 'APPLIED'] 20 20"]
+
+
+def test_a_refusal_names_every_reason_and_leaves_everything_unpatched(run):
+    lines = run("""
+        patches = [patch("sound"), patch("moved", target="target.gone", digest="0" * 12),
+                   patch("changed", target="target.Holder.method", digest="0" * 12)]
+        try:
+            apply(patches, ctx)
+        except HeldBackError as error:
+            print(str(error).replace("\\n", "|"))
+        print(target.double(1))
+    """)
+    message, value = lines
+    assert "moved: target.gone is gone" in message
+    assert "changed: target.Holder.method changed upstream (000000000000 -> " in message
+    assert "--gemma4-ext-disable moved,changed" in message
+    assert "sound" not in message
+    assert value == "2"
+
+
+def test_an_optional_patch_that_does_not_hold_is_skipped(run):
+    lines = run("""
+        outcomes = apply([patch("optional", digest="0" * 12, required=False),
+                          patch("sound", target="target.Holder.method")], ctx)
+        print([o.state.name for o in outcomes], target.double(1), target.Holder().method(1))
+    """)
+    assert lines == ["['BROKEN', 'APPLIED'] 2 10"]
+
+
+def test_a_hook_that_hookregistry_ignored_is_found_out(run):
+    """Another plugin hooked the target first: HookRegistry then drops ours without a word."""
+    lines = run("""
+        from sglang.srt.plugins.hook_registry import HookRegistry, HookType
+        ours = patch()
+        HookRegistry.register("target.double", lambda original, x: original(x), HookType.AROUND)
+        HookRegistry.apply_hooks()
+        try:
+            apply([ours], ctx)
+        except HeldBackError as error:
+            print("could not be hooked" in str(error))
+    """)
+    assert lines == ["True"]
+
+
+def test_disabled_and_standing_down_patches_touch_nothing(run):
+    lines = run("""
+        ctx = Context(Settings(disable=frozenset({"a"})), sglang="0.5.23")
+        outcomes = apply([patch("a"), patch("b", stands_down=lambda ctx: "not here")], ctx)
+        print([(o.state.name, o.reasons) for o in outcomes], target.double(1))
+    """)
+    assert lines == [
+        "[('DISABLED', ('by --gemma4-ext-disable',)), ('STANDS_DOWN', ('not here',))] 2"
+    ]
+
+
+def test_a_changed_source_that_is_only_relied_on_breaks_the_patch(run):
+    lines = run("""
+        relied = patch(relies_on=(Source("target.Holder.method", "0" * 12),))
+        (outcome,) = decide([relied], ctx)
+        print(outcome.state.name, outcome.reasons[0].startswith("target.Holder.method changed"))
+    """)
+    assert lines == ["BROKEN True"]
