@@ -42,7 +42,11 @@ def completed(names: Iterable[str], text: Any) -> list[str]:
             absent = absent_projections(text, int(match["layer"]))
             added += [f"{match['attention']}.{leaf}_proj" for leaf in sorted(absent)]
         elif match := _EXPERTS.fullmatch(name):
-            added.append(f"{match['layer']}{match['dot']}moe{match['dot']}experts{match['rest']}")
+            dot, rest = match["dot"], match["rest"]
+            added.append(f"{match['layer']}{dot}moe{dot}experts{rest}")
+            if not rest:  # compressed-tensors is asked for the first expert's linears
+                experts = added[-1]
+                added += [f"{experts}.0.{leaf}_proj" for leaf in ("gate", "up", "down")]
     return [*names, *added]
 
 
@@ -70,11 +74,11 @@ PATCH = Patch(
     upstream="unreported",
     retire_when="the Gemma 4 classes map the names of ignored layers",
     retired=_retired,
-    hooks=(Hook(f"{WEIGHT_UTILS}.get_quant_config", "", "after", _complete),),
+    hooks=(Hook(f"{WEIGHT_UTILS}.get_quant_config", "6ac93e175067", "after", _complete),),
     relies_on=(
-        Source(f"{QUANTIZATION}.utils.is_layer_skipped", ""),
-        Source(f"{QUANTIZATION}.modelopt_quant.ModelOptQuantConfig.is_layer_excluded", ""),
-        Source(f"{QUANTIZATION}.compressed_tensors.utils.should_ignore_layer", ""),
+        Source(f"{QUANTIZATION}.utils.is_layer_skipped", "5e9f9154fff6"),
+        Source(f"{QUANTIZATION}.modelopt_quant.ModelOptQuantConfig.is_layer_excluded", "ec4e48ed07e0"),
+        Source(f"{QUANTIZATION}.compressed_tensors.utils.should_ignore_layer", "447c78f094d5"),
     ),
     stands_down=_stands_down,
 )

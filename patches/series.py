@@ -3,14 +3,17 @@
 
 from sglang_gemma4_ext.patches import (
     causal_lm_config,
+    cpu_exact_kv_cache,
     cpu_interpreter_bf16,
     cpu_softcap,
     cpu_torch_attention,
     exact_sliding_window,
     nvfp4_compressed_tensors,
+    nvfp4_ignored_layers,
     nvfp4_modelopt,
     router_scale,
     text_only,
+    unified_kv_scales,
     unified_without_ple,
 )
 from sglang_gemma4_ext.registry import Patch
@@ -21,9 +24,12 @@ PATCHES: tuple[Patch, ...] = (
     text_only.PATCH,
     exact_sliding_window.PATCH,
     router_scale.PATCH,
+    unified_kv_scales.PATCH,
+    nvfp4_ignored_layers.PATCH,
     nvfp4_modelopt.PATCH,
     nvfp4_compressed_tensors.PATCH,
     cpu_torch_attention.PATCH,
     cpu_softcap.PATCH,
+    cpu_exact_kv_cache.PATCH,
     cpu_interpreter_bf16.PATCH,
 )

@@ -4,15 +4,20 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
-from sglang_gemma4_ext import __version__
+from sglang_gemma4_ext import __version__, failure
 from sglang_gemma4_ext.context import detect_gpu, sglang_version
 from sglang_gemma4_ext.model_family import MULTIMODAL_ARCHITECTURES, ModelInfo, read_model_info
+from sglang_gemma4_ext.preflight import declares_nvfp4
 from sglang_gemma4_ext.registry import Outcome, State
 from sglang_gemma4_ext.settings import Settings
+
+NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 
 
 def summarize(server_args: Any) -> None:
@@ -48,8 +53,10 @@ def describe_model(path: str, revision: str | None, multimodal: bool | None) -> 
 
 def describe_quantization(model: ModelInfo) -> str:
     config = model.config.get("quantization_config") or {}
-    name = config.get("quant_algo") or config.get("format") or config.get("quant_method") or ""
-    return str(name)
+    name = config.get("quant_algo") or config.get("format") or config.get("quant_method")
+    if name is None and Path(model.path).is_dir() and declares_nvfp4(Path(model.path), model):
+        name = "NVFP4"
+    return str(name or "")
 
 
 def describe_device(settings: Settings, cfg: Any) -> str:
@@ -57,8 +64,18 @@ def describe_device(settings: Settings, cfg: Any) -> str:
         how = (
             "PyTorch" if settings.cpu_attention == "torch_native" else "Triton's interpreter (slow)"
         )
-        return f"CPU, for no CUDA device was found; attention in {how}"
+        return f"CPU, for no CUDA device was found{_hidden_gpu()}; attention in {how}"
     return f"{detect_gpu()}; attention {cfg.attention_backend}"
+
+
+def _hidden_gpu() -> str:
+    """What to look at where an NVIDIA driver is loaded and PyTorch sees nothing all the same."""
+    if not NVIDIA_DRIVER.exists():
+        return ""
+    return (
+        " (an NVIDIA driver is: see CUDA_VISIBLE_DEVICES, and "
+        "python -c 'import torch; torch.cuda.init()' for the reason)"
+    )
 
 
 def describe_patches(outcomes: Iterable[Outcome]) -> list[str]:
@@ -82,6 +99,7 @@ def announce_when_ready(server_args: Any, *args: Any, **kwargs: Any):
     theirs = kwargs.get("launch_callback")
 
     def ready() -> None:
+        failure.started()
         print(invitation(server_args), file=sys.stderr, flush=True)
         if theirs is not None:
             theirs()
@@ -106,7 +124,7 @@ def invitation(server_args: Any) -> str:
     return (
         f"\nReady: {url}  (OpenAI API at {url}/v1). Try:\n"
         f"  curl {url}{route}{key} -H 'Content-Type: application/json' \\\n"
-        f"    -d '{json.dumps(body)}'\n"
+        f"    -d {shlex.quote(json.dumps(body))}\n"
     )
 
 

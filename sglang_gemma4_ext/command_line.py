@@ -3,8 +3,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 from sglang_gemma4_ext import demo
 from sglang_gemma4_ext.settings import CpuAttention, SettingsError
+
+MODEL = ("--model-path", "--model")
+DRAFT_MODEL = ("--speculative-draft-model-path", "--speculative-draft-model")
+TENSOR_PARALLEL = ("--tp-size", "--tensor-parallel-size", "--tp")
+ATTENTION = "--attention-backend"
+ATTENTION_BACKENDS = (ATTENTION, "--prefill-attention-backend", "--decode-attention-backend")
 
 
 class CommandLine:
@@ -15,19 +24,18 @@ class CommandLine:
         if self.argv and not self.argv[0].startswith("-"):
             # `sglang serve MODEL` takes the model first; so do we.
             self.argv[:1] = ["--model-path", self.argv[0]]
+        self._config = _read_config(self._given("--config"))
 
-    def value(self, flag: str) -> str | None:
-        """The value given to `--flag VALUE` or `--flag=VALUE`, the last one counting."""
-        found = None
-        for position, argument in enumerate(self.argv):
-            if argument == flag and position + 1 < len(self.argv):
-                found = self.argv[position + 1]
-            elif argument.startswith(flag + "="):
-                found = argument.partition("=")[2]
-        return found
+    def value(self, *spellings: str) -> str | None:
+        """What was given as `--flag VALUE` or `--flag=VALUE`, the last one counting.
 
-    def model_path(self) -> str | None:
-        return self.value("--model-path") or self.value("--model")
+        Else what the YAML file of `--config` says.
+        """
+        given = self._given(*spellings)
+        if given is None:
+            keys = [spelling.removeprefix("--").replace("-", "_") for spelling in spellings]
+            given = next((self._config[key] for key in keys if key in self._config), None)
+        return given
 
     def default(self, flag: str, value: str) -> None:
         if self.value(flag) is None:
@@ -35,7 +43,7 @@ class CommandLine:
 
     def use_demo(self) -> None:
         """Serve the bundled model. Raises SettingsError if another was named too."""
-        if self.model_path() is not None:
+        if self.value(*MODEL) is not None:
             raise SettingsError("--demo serves the bundled model: leave out --model-path")
         self.default("--model-path", str(demo.model_path()))
         self.default("--served-model-name", demo.NAME)
@@ -43,24 +51,59 @@ class CommandLine:
     def use_cpu(self, attention: CpuAttention) -> None:
         """Run on the CPU reference. Raises SettingsError on an attention backend for GPUs."""
         self.default("--device", "cpu")
-        backend = self.value("--attention-backend")
-        if backend not in (None, attention):
-            raise SettingsError(
-                f"--attention-backend {backend} needs a GPU and none was found; without one, "
-                "choose with --gemma4-cpu-attention torch_native or triton"
-            )
+        for flag in ATTENTION_BACKENDS:
+            backend = self.value(flag)
+            if backend not in (None, attention):
+                raise SettingsError(
+                    f"{flag} {backend} needs a GPU and none was found; without one, "
+                    "choose with --gemma4-cpu-attention torch_native or triton"
+                )
         if attention == "triton":
-            self.default("--attention-backend", "triton")
+            self.default(ATTENTION, "triton")
             self.default("--cuda-graph-backend-decode", "disabled")
             self.default("--cuda-graph-backend-prefill", "disabled")
-        elif backend is not None:
+        else:
             # SGLang's start-up check refuses the name for Gemma 4 and arrives at it by itself.
-            position = (
-                self.argv.index("--attention-backend")
-                if ("--attention-backend" in self.argv)
-                else None
-            )
-            if position is None:
-                self.argv.remove(f"--attention-backend={backend}")
-            else:
-                del self.argv[position : position + 2]
+            for flag in ATTENTION_BACKENDS:
+                self._remove(flag)
+
+    def _given(self, *spellings: str) -> str | None:
+        found = None
+        for position, argument in enumerate(self.argv):
+            flag, equals, value = argument.partition("=")
+            if flag not in spellings:
+                continue
+            if equals:
+                found = value
+            elif position + 1 < len(self.argv):
+                found = self.argv[position + 1]
+        return found
+
+    def _remove(self, flag: str) -> None:
+        kept: list[str] = []
+        rest = iter(self.argv)
+        for argument in rest:
+            if argument == flag:
+                next(rest, None)
+            elif not argument.startswith(flag + "="):
+                kept.append(argument)
+        self.argv = kept
+
+
+def _read_config(path: str | None) -> dict[str, str]:
+    """The scalars of a `--config` file by name, dashes as underscores; SGLang judges the file."""
+    if path is None or not Path(path).is_file():
+        return {}
+    import yaml
+
+    try:
+        content: Any = yaml.safe_load(Path(path).read_text())
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    if not isinstance(content, dict):
+        return {}
+    return {
+        str(key).replace("-", "_"): str(value)
+        for key, value in content.items()
+        if value is not None and not isinstance(value, list | dict)
+    }

@@ -11,9 +11,13 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+from dataclasses import replace
 from typing import get_args
 
-from sglang_gemma4_ext import __version__, failure
+from sglang_gemma4_ext import __version__, failure, plugin
+from sglang_gemma4_ext.command_line import DRAFT_MODEL, MODEL, TENSOR_PARALLEL, CommandLine
+from sglang_gemma4_ext.context import detect_gpu
+from sglang_gemma4_ext.preflight import check_address, check_checkpoint
 from sglang_gemma4_ext.settings import (
     CpuAttention,
     Nvfp4Backend,
@@ -24,6 +28,8 @@ from sglang_gemma4_ext.settings import (
 )
 
 PLUGIN = "gemma4_ext"
+DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", "30000"  # SGLang's own
+BAD_INPUT = 2  # as argparse has it
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -73,87 +79,129 @@ def main(argv: list[str] | None = None) -> int:
     if ours.help:
         return _print_help(parser)
     try:
-        argv = _prepare(ours, theirs)
-    except (SettingsError, ValueError) as error:
-        return _complain(str(error))
-    return _serve(argv)
+        line = _prepare(ours, theirs)
+    except ValueError as error:
+        _complain(str(error))
+        return BAD_INPUT
+    return _serve(line.argv)
 
 
-def _prepare(ours: argparse.Namespace, theirs: list[str]) -> list[str]:
-    """Settle the settings and SGLang's command line. Raises ValueError with one sentence."""
-    from sglang_gemma4_ext.command_line import CommandLine
-    from sglang_gemma4_ext.context import detect_gpu
-    from sglang_gemma4_ext.preflight import check_checkpoint
+def _prepare(ours: argparse.Namespace, theirs: list[str]) -> CommandLine:
+    """Settle the settings and SGLang's command line. Raises ValueError with one sentence.
 
+    What costs no import comes first: torch takes a second, SGLang ten.
+    """
     if not plugin_allowed(PLUGIN):
         raise SettingsError(f"SGLANG_PLUGINS is set and leaves out {PLUGIN}; unset it or add it")
     line = CommandLine(theirs)
     if ours.demo:
         line.use_demo()
-    path = line.model_path()
-    if path is None:
-        raise SettingsError("--model-path (or --demo) is needed")
-    check_checkpoint(path, weights=line.value("--load-format") != "dummy")
-    gpu = detect_gpu()
-    on_cpu = gpu.vendor == "none" and line.value("--device") in (None, "cpu")
+    _check_inputs(line)
     settings = Settings(
         disable=ours.gemma4_ext_disable,
         cpu_attention=ours.gemma4_cpu_attention,
         nvfp4=ours.gemma4_nvfp4,
-        cpu=on_cpu,
     )
-    if on_cpu:
+    plugin._check_names(settings)
+    if _runs_on_cpu(line):
+        settings = replace(settings, cpu=True)
         line.use_cpu(settings.cpu_attention)
     settings.export()
-    failure.prepare()
-    return line.argv
+    return line
+
+
+def _check_inputs(line: CommandLine) -> None:
+    """Look at the checkpoints and the address. Raises ValueError with one sentence."""
+    path, draft = line.value(*MODEL), line.value(*DRAFT_MODEL)
+    if path is None:
+        raise SettingsError("--model-path (or --demo) is needed")
+    weights = line.value("--load-format") in (None, "auto", "safetensors")
+    elsewhere = line.value("--tokenizer-path") or "--skip-tokenizer-init" in line.argv
+    check_checkpoint(path, weights=weights, tokenizer=not elsewhere)
+    if draft is not None:
+        check_checkpoint(draft, flag=DRAFT_MODEL[0], weights=weights, tokenizer=False)
+    if line.value("--node-rank") in (None, "0"):
+        port = line.value("--port") or DEFAULT_PORT
+        if port.isdecimal():
+            check_address(line.value("--host") or DEFAULT_HOST, int(port))
+
+
+def _runs_on_cpu(line: CommandLine) -> bool:
+    """Whether this is for the CPU reference. Raises SettingsError on a device that is not here."""
+    gpu, device = detect_gpu(), line.value("--device")
+    if gpu.vendor == "none":
+        if device not in (None, "cpu"):
+            raise SettingsError(
+                f"--device {device}: PyTorch finds no such device; without the flag it is the CPU"
+            )
+        return True
+    if device == "cpu":
+        raise SettingsError(
+            f"--device cpu: SGLang would use the {gpu.name} all the same; "
+            "hide it with CUDA_VISIBLE_DEVICES= to serve from the CPU"
+        )
+    import torch
+
+    ranks, here = line.value(*TENSOR_PARALLEL) or "1", torch.cuda.device_count()
+    alone = gpu.vendor == "nvidia" and line.value("--nnodes") in (None, "1")
+    if alone and ranks.isdecimal() and int(ranks) > here:
+        raise SettingsError(f"--tp-size {ranks} needs {ranks} GPUs; this machine has {here}")
+    return False
 
 
 def _serve(argv: list[str]) -> int:
+    """Run SGLang until it ends, and see to it that nothing of it is left. The exit status."""
+    status, sentence = 0, "stopped"
+    failure.watch_children()
+    print(f"sglang-gemma4-ext {__version__}: starting SGLang", file=sys.stderr, flush=True)
+    try:
+        _run(argv)
+    except KeyboardInterrupt:
+        pass
+    except SystemExit as error:
+        status, sentence = _verdict(error)
+    except Exception as error:
+        logging.getLogger(__name__).exception("the server failed")
+        status, sentence = 1, failure.verdict(failure.take() or failure.summarize(error))
+    failure.take()
+    failure.end_children()
+    if sentence:
+        _complain(sentence)
+    return status
+
+
+def _verdict(error: SystemExit) -> tuple[int, str]:
+    """Exit status and last sentence for an exit from within SGLang."""
+    if error.code in (None, 0):
+        return 0, "stopped"
+    if error.code == BAD_INPUT:
+        return BAD_INPUT, ""  # SGLang's parser has said it
+    if isinstance(error.code, int):
+        return error.code, failure.verdict(failure.take() or "its log lines above say why")
+    return 1, failure.summarize(error)
+
+
+def _run(argv: list[str]) -> None:
     from sglang.launch_server import run_server
     from sglang.srt.plugins import load_plugins
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
     from sglang.srt.server_args import prepare_server_args
-    from sglang.srt.utils import kill_process_tree
 
-    from sglang_gemma4_ext import banner, plugin
+    from sglang_gemma4_ext import banner
 
     HookRegistry.register(
         "sglang.srt.entrypoints.http_server.launch_server",
         banner.announce_when_ready,
         HookType.BEFORE,
     )
-    status = 0
-    try:
-        load_plugins()
-        plugin.require_bootstrap()
-        server_args = prepare_server_args(argv)
-        server_args.custom_sigquit_handler = failure.SigquitReport()
-        server_args.resolve_once()
-        banner.summarize(server_args)
-        run_server(server_args)
-    except KeyboardInterrupt:
-        pass
-    except SystemExit as error:
-        if error.code is None or isinstance(error.code, int):
-            status = error.code or 0
-        else:
-            status = _complain(failure.summarize(error))
-    except Exception as error:
-        logging.getLogger(__name__).exception("the server failed")
-        status = _complain(
-            f"the server did not start: {failure.take() or failure.summarize(error)}"
-        )
-    finally:
-        failure.take()
-        kill_process_tree(_own_pid(), include_parent=False)
-    return status
-
-
-def _own_pid() -> int:
-    import os
-
-    return os.getpid()
+    HookRegistry.register(failure.RUNNING_SIGQUIT, failure.around_running_sigquit, HookType.AROUND)
+    load_plugins()
+    plugin.require_bootstrap()
+    server_args = prepare_server_args(argv)
+    server_args.custom_sigquit_handler = failure.SigquitReport()
+    server_args.resolve_once()
+    banner.summarize(server_args)
+    run_server(server_args)
 
 
 def _print_help(parser: argparse.ArgumentParser) -> int:
@@ -165,11 +213,10 @@ def _print_help(parser: argparse.ArgumentParser) -> int:
     return 0
 
 
-def _complain(sentence: str) -> int:
+def _complain(sentence: str) -> None:
     print(f"{failure.PREFIX}{sentence}", file=sys.stderr, flush=True)
-    return 2
 
 
 if __name__ == "__main__":
-    print(f"sglang-gemma4-ext {__version__}", file=sys.stderr)
+    failure.watch_signals()
     raise SystemExit(main())

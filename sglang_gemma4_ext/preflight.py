@@ -1,112 +1,120 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Look at a checkpoint before SGLang does, and say in one sentence what is wrong with it.
+"""Look at a server's checkpoint and address first, and say in one sentence what is wrong.
 
-Only headers are read: the cost is milliseconds for any size. Hub names are left to SGLang.
+Only headers are read, and neither torch nor sglang is imported: milliseconds for a checkpoint of
+any size. Hub names are left to SGLang.
 """
 
 from __future__ import annotations
 
-import json
+import collections
 import re
-from dataclasses import dataclass
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sglang_gemma4_ext.model_family import ModelInfo, read_model_info
+from sglang_gemma4_ext.checkpoint_files import (
+    CheckpointError,
+    Tensor,
+    check_not_lfs,
+    load_json,
+    read_headers,
+)
+from sglang_gemma4_ext.model_family import DRAFT_ARCHITECTURES, ModelInfo, read_model_info
 
 GROUP_SIZE = 16
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_LAYER = re.compile(r"(?:model\.)?(?:language_model\.)?(?:model\.)?layers\.(\d+)\.(.+)\.[^.]+")
 _REMOTE = re.compile(r"\w+://")
 # packed tensor -> the scales without which it means nothing, by format
 _MODELOPT = (".weight", (".weight_scale", ".weight_scale_2"))
 _COMPRESSED_TENSORS = (".weight_packed", (".weight_scale", ".weight_global_scale"))
 
 
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be served; the message is one sentence for the user."""
+def check_address(host: str, port: int) -> None:
+    """Raise ValueError unless a server could listen there now: it will, minutes later."""
+    if port > 65535:  # getaddrinfo would take it modulo 65536
+        raise ValueError(f"--port {port} is not between 0 and 65535")
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+            probe.listen()
+    except socket.gaierror:
+        raise ValueError(f"--host {host} is not an address of this machine") from None
+    except OSError as error:
+        raise ValueError(
+            f"cannot listen on {host} port {port} ({error.strerror}): is another server running "
+            "there? Choose with --port and --host"
+        ) from None
 
 
-@dataclass(frozen=True)
-class Tensor:
-    """A tensor as a safetensors header describes it."""
+def check_checkpoint(
+    path: str, *, flag: str = "--model-path", weights: bool = True, tokenizer: bool = True
+) -> ModelInfo | None:
+    """Check a local checkpoint; None for a hub name, a URL or a GGUF file, which SGLang resolves.
 
-    dtype: str
-    shape: tuple[int, ...]
-
-
-def check_checkpoint(path: str, *, weights: bool = True) -> ModelInfo | None:
-    """Check a local checkpoint; None for a hub name, a URL or a file, which SGLang resolves.
-
+    flag: the flag that named it.
     weights: whether the weights are read at all (not with --load-format dummy).
+    tokenizer: whether the tokenizer is read from this folder.
     Raises CheckpointError.
     """
     folder = Path(path)
-    if folder.is_file() or _REMOTE.match(path):
+    if _REMOTE.match(path) or folder.suffix == ".gguf":
         return None
+    if folder.is_file():
+        raise CheckpointError(f"{flag} {path} is a file: give the folder that holds it")
     if not folder.is_dir():
         if _HUB_NAME.fullmatch(path):
             return None
-        raise CheckpointError(f"--model-path {path} does not exist")
+        raise CheckpointError(f"{flag} {path} does not exist")
     config = folder / "config.json"
     if not config.is_file():
         raise CheckpointError(
             f"{path} is not a checkpoint: it has no config.json (expected the folder that holds "
             "config.json and *.safetensors)"
         )
+    load_json(config)
     info = read_model_info(path)
-    if info is None:
-        raise CheckpointError(f"{config} is not valid JSON; download it again")
-    if not info.is_gemma4:
+    if info is None or not info.is_gemma4:
         return info
+    if info.architecture in DRAFT_ARCHITECTURES and flag == "--model-path":
+        raise CheckpointError(
+            f"{path} holds a draft model ({info.architecture}), which cannot serve alone: "
+            "name it with --speculative-draft-model-path"
+        )
+    if tokenizer:
+        check_tokenizer(folder)
     _check_group_size(folder, info)
     if weights:
-        _check_scales(read_headers(folder))
+        tensors = read_headers(folder)
+        _check_scales(tensors, declares_nvfp4(folder, info), folder)
+        _check_layers(tensors, info.text)
     return info
 
 
-def read_headers(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a folder's safetensors files. Raises CheckpointError on a damaged file."""
-    index = folder / "model.safetensors.index.json"
-    files = sorted(folder.glob("*.safetensors"))
-    if index.is_file():
-        names = set(_load_json(index).get("weight_map", {}).values())
-        missing = sorted(names - {file.name for file in files})
-        if missing:
-            raise CheckpointError(
-                f"{folder} lacks {len(missing)} of {len(names)} weight files, {missing[0]} first; "
-                "download them again"
-            )
-        files = [file for file in files if file.name in names]
-    if not files and not list(folder.glob("*.bin")):
-        raise CheckpointError(f"{folder} has no *.safetensors weights")
-    tensors: dict[str, Tensor] = {}
-    for file in files:
-        tensors.update(read_header(file))
-    return tensors
-
-
-def read_header(file: Path) -> dict[str, Tensor]:
-    """The tensors of one safetensors file, whose size must be what its header promises.
-
-    Layout: u64 little-endian header length, header as JSON, tensor bytes at header offsets.
-    """
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        if size < 8 or length > size - 8:
-            raise CheckpointError(f"{file} is truncated within its header; download it again")
-        try:
-            header = json.loads(stream.read(length))
-        except ValueError:
-            raise CheckpointError(f"{file} is not a safetensors file") from None
-    header.pop("__metadata__", None)
-    end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
-    if size < 8 + length + end:
+def check_tokenizer(folder: Path) -> None:
+    """Raise CheckpointError on a tokenizer.json that is missing or visibly no JSON object."""
+    file = folder / "tokenizer.json"
+    if not file.is_file():
         raise CheckpointError(
-            f"{file} is truncated: its header promises {8 + length + end} bytes and it has "
-            f"{size}; download it again"
+            f"{folder} has no tokenizer.json: copy it from the original model, or name that with "
+            "--tokenizer-path"
         )
-    return {name: Tensor(entry["dtype"], tuple(entry["shape"])) for name, entry in header.items()}
+    with file.open("rb") as stream:
+        head = stream.read(64)
+        stream.seek(max(0, file.stat().st_size - 64))
+        tail = stream.read()
+    check_not_lfs(file, head)
+    if not head.lstrip().startswith(b"{") or not tail.rstrip().endswith(b"}"):
+        raise CheckpointError(f"{file} is truncated or not JSON; download it again")
+
+
+def declares_nvfp4(folder: Path, info: ModelInfo) -> bool:
+    """Whether config.json or hf_quant_config.json says that there are NVFP4 weights."""
+    return any(True for _ in _group_sizes(folder, info))
 
 
 def _check_group_size(folder: Path, info: ModelInfo) -> None:
@@ -118,54 +126,105 @@ def _check_group_size(folder: Path, info: ModelInfo) -> None:
             )
 
 
-def _group_sizes(folder: Path, info: ModelInfo):
+def _group_sizes(folder: Path, info: ModelInfo) -> Iterator[tuple[Path, int]]:
     """(where, group size) of each NVFP4 declaration, of ModelOpt or compressed-tensors."""
     legacy = folder / "hf_quant_config.json"
     if legacy.is_file():
-        quantization = _load_json(legacy).get("quantization", {})
-        if "NVFP4" in str(quantization.get("quant_algo", "")):
-            yield legacy, quantization.get("group_size", GROUP_SIZE)
+        yield from ((legacy, size) for size in _modelopt_sizes(load_json(legacy)))
     config = info.config.get("quantization_config") or {}
-    algorithm = str(config.get("quant_algo", ""))
+    if config.get("quant_method") == "compressed-tensors":
+        sizes = _compressed_tensors_sizes(config)
+    else:
+        sizes = _modelopt_sizes(config)
+    yield from ((folder / "config.json", size) for size in sizes)
+
+
+def _modelopt_sizes(config: dict[str, Any]) -> Iterator[int]:
+    """ModelOpt: one algorithm for all layers, or `quantized_layers` with one for each."""
+    config = config.get("quantization") or config
+    for part in (config, *(config.get("quantized_layers") or {}).values()):
+        if "NVFP4" not in str(part.get("quant_algo")):
+            continue
+        groups = (part.get("config_groups") or {}).values()
+        for weights in [group.get("weights") or {} for group in groups] or [part]:
+            if weights.get("num_bits", 4) == 4:
+                yield weights.get("group_size") or GROUP_SIZE
+
+
+def _compressed_tensors_sizes(config: dict[str, Any]) -> Iterator[int]:
     for group in (config.get("config_groups") or {}).values():
         weights = group.get("weights") or {}
-        is_nvfp4 = "NVFP4" in algorithm or "nvfp4" in str(
-            group.get("format") or config.get("format")
-        )
-        if is_nvfp4 and weights.get("num_bits") == 4:
-            yield folder / "config.json", weights.get("group_size", GROUP_SIZE)
+        if str(group.get("format") or config.get("format")).startswith("nvfp4"):
+            yield weights.get("group_size") or GROUP_SIZE
 
 
-def _check_scales(tensors: dict[str, Tensor]) -> None:
+def _check_scales(tensors: dict[str, Tensor], declared: bool, folder: Path) -> None:
+    if not declared:
+        names = ("weight_scale_2", "weight_global_scale")
+        if any(name.rpartition(".")[2] in names for name in tensors):
+            raise CheckpointError(
+                f"{folder} holds NVFP4 tensors that neither config.json nor hf_quant_config.json "
+                "declares: copy both from where the weights came from"
+            )
+        return
     for name, tensor in tensors.items():
         if tensor.dtype != "U8":
             continue
         for suffix, scales in (_MODELOPT, _COMPRESSED_TENSORS):
-            if not name.endswith(suffix):
-                continue
-            layer = name.removesuffix(suffix)
-            missing = [layer + scale for scale in scales if layer + scale not in tensors]
-            if missing:
-                raise CheckpointError(
-                    f"NVFP4 weight {name} has no {missing[0].rpartition('.')[2]}: the checkpoint "
-                    "is incomplete, export or download it again"
-                )
-            _check_scale_shape(name, tensor, tensors[layer + scales[0]])
+            if name.endswith(suffix):
+                _check_packed(name, tensors, [name.removesuffix(suffix) + s for s in scales])
 
 
-def _check_scale_shape(name: str, packed: Tensor, scale: Tensor) -> None:
-    *outer, half = packed.shape
-    expected = (*outer, half * 2 // GROUP_SIZE)
-    if scale.shape != expected:
+def _check_packed(name: str, tensors: dict[str, Tensor], scales: list[str]) -> None:
+    missing = [scale for scale in scales if scale not in tensors]
+    if missing:
         raise CheckpointError(
-            f"NVFP4 weight {name} has block scales of shape {list(scale.shape)} where "
+            f"NVFP4 weight {name} has no {missing[0].rpartition('.')[2]}: the checkpoint "
+            "is incomplete, export or download it again"
+        )
+    *outer, half = tensors[name].shape
+    expected, found = (*outer, half * 2 // GROUP_SIZE), tensors[scales[0]].shape
+    if found != expected:
+        raise CheckpointError(
+            f"NVFP4 weight {name} has block scales of shape {list(found)} where "
             f"{list(expected)} is expected: group size {GROUP_SIZE}, plain row-major scales; "
             "pre-interleaved (swizzled) scales must be exported again without swizzling"
         )
 
 
-def _load_json(file: Path) -> dict[str, Any]:
-    try:
-        return json.loads(file.read_text())
-    except ValueError:
-        raise CheckpointError(f"{file} is not valid JSON; download it again") from None
+def _check_layers(tensors: dict[str, Tensor], text: dict[str, Any]) -> None:
+    """Layers of one kind have the same modules of the same shapes, quantized or not.
+
+    SGLang starts without a tensor, or with one too small, and answers from what memory held.
+    """
+    layer_types = text.get("layer_types") or []
+    own_kv = len(layer_types) - (text.get("num_kv_shared_layers") or 0)
+    kinds = [(kind, index < own_kv) for index, kind in enumerate(layer_types)]
+    shapes: dict[tuple[Any, str], dict[int, tuple[int, ...]]] = {}  # of a module by layer
+    for name, tensor in tensors.items():
+        match = _LAYER.fullmatch(name)
+        if match is None or ".experts." in name or int(match[1]) >= len(layer_types):
+            continue
+        if name.endswith((".weight", ".weight_packed")) and tensor.shape:
+            index, module = int(match[1]), match[2]
+            *outer, last = tensor.shape
+            shape = (*outer, last * 2 if tensor.dtype == "U8" else last)
+            shapes.setdefault((kinds[index], module), {})[index] = shape
+    for (kind, module), by_layer in shapes.items():
+        _check_module(module, by_layer, [i for i, other in enumerate(kinds) if other == kind])
+
+
+def _check_module(module: str, shapes: dict[int, tuple[int, ...]], members: list[int]) -> None:
+    missing = [index for index in members if index not in shapes]
+    if missing:
+        raise CheckpointError(
+            f"layer {missing[0]} has no {module}.weight, which other layers of its kind have: the "
+            "checkpoint is incomplete, export or download it again"
+        )
+    found = collections.Counter(shapes.values()).most_common()
+    if len(found) > 1:
+        odd = next(index for index, shape in shapes.items() if shape == found[-1][0])
+        raise CheckpointError(
+            f"layer {odd} has {module}.weight of shape {list(found[-1][0])} where other layers of "
+            f"its kind have {list(found[0][0])}: export or download the checkpoint again"
+        )

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 
@@ -22,3 +24,37 @@ def checkpoint(tmp_path_factory) -> Callable[[str], Path]:
         return built[kind]
 
     return get
+
+
+class Home:
+    """A folder in which a command is started, and by which all its descendants are known.
+
+    Not by parent, which orphans lose, nor by environment, which SGLang's process titles overwrite.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def residents(self) -> list[psutil.Process]:
+        """The living processes whose working directory it is."""
+        return [process for process in psutil.process_iter() if self._houses(process)]
+
+    def is_deserted(self, within_s: float = 5) -> bool:
+        """Whether nobody lives here, or nobody does after a while."""
+        deadline = time.monotonic() + within_s
+        while self.residents() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        return not self.residents()
+
+    def _houses(self, process: psutil.Process) -> bool:
+        try:
+            return Path(process.cwd()) == self.folder
+        except (psutil.Error, OSError):
+            return False
+
+
+@pytest.fixture
+def home(tmp_path) -> Home:
+    folder = tmp_path / "home"
+    folder.mkdir()
+    return Home(folder.resolve())

@@ -26,6 +26,8 @@ class CpuReferencePlatform(CpuDeviceMixin, SRTPlatform):
         """Fill in what the user left open; an explicit flag is never overridden."""
         if server_args.max_total_tokens is None:
             server_args.max_total_tokens = DEFAULT_MAX_TOTAL_TOKENS
+        # An idle scheduler would otherwise spin on one of the cores that do the arithmetic.
+        server_args.sleep_on_idle = True
 
     def get_default_attention_backend(self) -> str:
         return Settings.from_env().cpu_attention

@@ -78,7 +78,7 @@ def environment(**extra: str) -> dict[str, str]:
 def serve(
     *flags: str,
     log_dir: Path,
-    module: Sequence[str] = OURS,
+    executable: Sequence[str] = (sys.executable, *OURS),
     env: Mapping[str, str] | None = None,
     ready: str = "The server is fired up",
 ) -> Iterator[Server]:
@@ -88,7 +88,7 @@ def serve(
     log_file = log_dir / f"server-{port}.log"
     with log_file.open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, *module, *flags, "--port", str(port)],
+            [*executable, *flags, "--port", str(port)],
             stdout=log,
             stderr=subprocess.STDOUT,
             env=environment(**(env or {})),

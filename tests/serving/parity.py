@@ -51,15 +51,23 @@ class Reference:
         """fp32 [len(ids), vocabulary]: the distribution after each token."""
         return self.model(torch.tensor([ids])).logits[0].float().log_softmax(-1)
 
+    def expected(self, prompt: Sequence[int], new: Sequence[int]) -> torch.Tensor:
+        """fp32: the log-probability of each token of prompt and continuation but the first."""
+        tokens = [*prompt, *new]
+        return _of_next(self.log_probs(tokens), tokens)
+
     def compare(self, prompt: Sequence[int], answer: dict[str, Any]) -> Comparison:
-        """Hold an answer of /generate against the model, as far back as it has log-probabilities."""
+        """Hold an answer of /generate against the model, back to its first log-probability."""
         new = answer["output_ids"]
         tokens = [*prompt, *new]
         table = self.log_probs(tokens)
-        expected = table[:-1].gather(1, torch.tensor(tokens[1:])[:, None])[:, 0]
         served = served_log_probs(answer)
         choices = table[len(prompt) - 1 : -1].argmax(-1).tolist()
-        return Comparison((expected[-len(served) :] - served).abs(), choices == new)
+        return Comparison((_of_next(table, tokens)[-len(served) :] - served).abs(), choices == new)
+
+
+def _of_next(table: torch.Tensor, tokens: Sequence[int]) -> torch.Tensor:
+    return table[:-1].gather(1, torch.tensor(tokens[1:])[:, None])[:, 0]
 
 
 def served_log_probs(answer: dict[str, Any]) -> torch.Tensor:

@@ -11,7 +11,7 @@ NAME = "gemma4-demo"
 
 def model_path() -> Path:
     """The bundled checkpoint's folder. Raises ValueError if the installation lacks it."""
-    folder = Path(str(files("sglang_gemma4_ext") / "demo_model"))
+    folder = Path(str(files("sglang_gemma4_ext.demo") / "model"))
     if not (folder / "config.json").is_file():
         raise ValueError(f"the bundled model is missing from {folder}; reinstall the package")
     return folder

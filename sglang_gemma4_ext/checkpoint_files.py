@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The files of a checkpoint: are they all there and whole, and which tensors do they hold?"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_SHARD = re.compile(r"(.*)-\d{5}-of-(\d{5})\.safetensors")
+_LFS = b"version https://git-lfs"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be served; the message is one sentence for the user."""
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor as a safetensors header describes it."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def read_headers(folder: Path) -> dict[str, Tensor]:
+    """All tensors of a folder's safetensors files. Raises CheckpointError on a damaged file."""
+    files = {file.name: file for file in sorted(folder.glob("*.safetensors"))}
+    wanted = _wanted_files(folder, files)
+    missing = sorted(wanted - files.keys())
+    if missing:
+        raise CheckpointError(
+            f"{folder} lacks {len(missing)} of {len(wanted)} weight files, {missing[0]} first; "
+            "download them again"
+        )
+    if not files and not list(folder.glob("*.bin")):
+        raise CheckpointError(f"{folder} has no *.safetensors weights")
+    tensors: dict[str, Tensor] = {}
+    for name in sorted(wanted):
+        tensors.update(read_header(files[name]))
+    return tensors
+
+
+def _wanted_files(folder: Path, files: dict[str, Path]) -> set[str]:
+    """The names of the weight files that the index lists, or else the files' own numbering."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        weight_map = load_json(index).get("weight_map")
+        if not isinstance(weight_map, dict):
+            raise CheckpointError(f"{index} has no weight_map; download it again")
+        return set(weight_map.values())
+    wanted = set(files)
+    for shard in filter(None, map(_SHARD.fullmatch, files)):
+        stem, count = shard.groups()
+        wanted |= {f"{stem}-{i:05d}-of-{count}.safetensors" for i in range(1, int(count) + 1)}
+    return wanted
+
+
+def read_header(file: Path) -> dict[str, Tensor]:
+    """The tensors of one safetensors file, whose size must be what its header promises.
+
+    Layout: u64 little-endian header length, header as JSON, tensor bytes at header offsets.
+    """
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        start = stream.read(len(_LFS))
+        check_not_lfs(file, start)
+        length = int.from_bytes(start[:8], "little")
+        if size < 8 or length > size - 8:
+            raise CheckpointError(f"{file} is truncated within its header; download it again")
+        stream.seek(8)
+        text = stream.read(length)
+    try:
+        header = json.loads(text)
+        header.pop("__metadata__", None)
+        end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+        tensors = {n: Tensor(entry["dtype"], tuple(entry["shape"])) for n, entry in header.items()}
+    except (ValueError, AttributeError, KeyError, TypeError, IndexError):
+        raise CheckpointError(f"{file} is not a safetensors file; download it again") from None
+    if size < 8 + length + end:
+        raise CheckpointError(
+            f"{file} is truncated: its header promises {8 + length + end} bytes and it has "
+            f"{size}; download it again"
+        )
+    return tensors
+
+
+def check_not_lfs(file: Path, head: bytes) -> None:
+    if head.startswith(_LFS):
+        raise CheckpointError(
+            f"{file} is a git-lfs pointer, not the file itself: run `git lfs pull` in its folder"
+        )
+
+
+def load_json(file: Path) -> dict[str, Any]:
+    """A JSON object from a file. Raises CheckpointError."""
+    try:
+        content = json.loads(file.read_text())
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{file} is not valid JSON; download it again")
+    return content

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""BF16 on the CPU reference: as far from fp32 as transformers' own BF16 is, and no further."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.serving.harness import serve
+from tests.serving.parity import Reference, prompt_ids, served_log_probs
+from tests.serving.test_parity import TRITON
+
+pytestmark = pytest.mark.server
+
+PROMPTS = (5, 31, 33, 70)
+# Both errors are sums of the same roundings in another order; over some hundred tokens their RMS
+# agrees to a few tens of percent.
+SPREAD = 1.5
+
+
+def _rms(errors: list[torch.Tensor]) -> float:
+    return torch.cat(errors).square().mean().sqrt().item()
+
+
+@pytest.mark.parametrize(("flags", "new"), [((), 32), (TRITON, 4)], ids=["torch_native", "triton"])
+def test_bf16_is_within_the_spread_of_transformers(flags, new, checkpoint, tmp_path: Path):
+    path = checkpoint("dense")
+    exact, rounded = Reference(path), Reference(path, torch.bfloat16)
+    served, theirs = [], []
+    flags = ("--model-path", str(path), "--dtype", "bfloat16", *flags)
+    with serve(*flags, log_dir=tmp_path) as server:
+        for prompt in map(prompt_ids, PROMPTS):
+            answer = server.generate(prompt, new)
+            expected = exact.expected(prompt, answer["output_ids"])
+            served.append(served_log_probs(answer) - expected)
+            theirs.append(rounded.expected(prompt, answer["output_ids"]) - expected)
+    assert _rms(served) <= SPREAD * _rms(theirs)

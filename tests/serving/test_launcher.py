@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The launcher as its user meets it: help, summary, invitation, and how a server ends."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+import requests
+
+from tests.conftest import Home
+from tests.serving.harness import STOCK, Server, environment, free_port, run_to_end, serve
+
+READY = "Ready: "
+STOPPED = "sglang-gemma4-ext: stopped"
+
+
+def test_help_shows_our_flags_and_sglangs():
+    done = run_to_end("--help")
+    assert done.returncode == 0
+    flags = ("--gemma4-ext-disable", "--gemma4-nvfp4", "--gemma4-cpu-attention", "--demo")
+    for flag in (*flags, "--model-path", "--mem-fraction-static", "--tp-size"):
+        assert flag in done.stdout
+    assert done.stdout.index("--gemma4-nvfp4") < done.stdout.index("Flags of SGLang")
+
+
+@pytest.fixture(scope="module")
+def server(checkpoint, tmp_path_factory) -> Iterator[Server]:
+    """Started with the model's path alone and a patch left out; Ctrl-C ends it."""
+    flags = ("--model-path", str(checkpoint("dense")))
+    disable = ("--gemma4-ext-disable", "exact_sliding_window")
+    log_dir = tmp_path_factory.mktemp("launcher")
+    env = {"CUDA_VISIBLE_DEVICES": "", "TMPDIR": str(log_dir)}
+    with serve(*flags, *disable, log_dir=log_dir, env=env, ready=READY) as running:
+        yield running
+
+
+@pytest.mark.server
+def test_the_summary_says_what_runs_where_and_how(server, checkpoint):
+    path = re.escape(str(checkpoint("dense")))
+    for line in (
+        r"sglang-gemma4-ext [\d.]+ on SGLang [\d.]+",
+        rf"  model      {path}: Gemma4ForConditionalGeneration, dense, text-only \(--en.*",
+        r"  device     CPU, for no CUDA device was found.*; attention in PyTorch",
+        r"  patches    text_only, .*cpu_torch_attention.*",
+        r"  not needed .*causal_lm_config.*",
+        r"  left out   exact_sliding_window: .*--gemma4-ext-disable.*",
+    ):
+        assert re.search(rf"^{line}$", server.log, re.MULTILINE), line
+    applied = re.search(r"^  patches    (.*)$", server.log, re.MULTILINE)[1].split(", ")
+    assert "exact_sliding_window" not in applied
+
+
+@pytest.mark.server
+def test_the_printed_request_works_as_it_stands(server):
+    said = server.log[server.log.index(READY) :]
+    assert said.startswith(f"{READY}{server.url}  (OpenAI API at {server.url}/v1)")
+    command = re.search(r"^  curl (?:.*\\\n)*.*$", said, re.MULTILINE)[0]
+    done = subprocess.run(
+        ["sh", "-c", command], capture_output=True, text=True, check=True, timeout=60
+    )
+    answer = json.loads(done.stdout)
+    assert answer["usage"]["completion_tokens"] == 64
+    assert len(answer["choices"][0]["message"]["content"]) == 64
+
+
+@pytest.mark.server
+def test_no_file_is_left_in_the_temporary_folder(server):
+    assert not list(server.log_file.parent.glob("gemma4-ext-*"))
+
+
+@pytest.mark.server
+def test_ctrl_c_ends_all_of_it(server):
+    processes = Home(server.log_file.parent)
+    assert len(processes.residents()) >= 3
+    os.killpg(server.process.pid, signal.SIGINT)  # as a terminal does
+    assert server.process.wait(timeout=30) == 0
+    assert server.log.rstrip().splitlines()[-1] == STOPPED
+    assert processes.is_deserted()
+
+
+@pytest.mark.server
+def test_sigterm_ends_all_of_it(checkpoint, home):
+    flags = ("--model-path", str(checkpoint("dense")))
+    with serve(*flags, log_dir=home.folder, ready=READY) as server:
+        assert len(home.residents()) >= 3
+        server.process.terminate()
+        assert server.process.wait(timeout=60) == 0
+        assert server.log.rstrip().splitlines()[-1] == STOPPED
+        assert home.is_deserted()
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_start_can_be_called_off(checkpoint, home, number):
+    """SIGINT while SGLang is imported, SIGTERM when its processes are there already."""
+    flags = ("--model-path", str(checkpoint("dense")), "--port", str(free_port()))
+    log_file = home.folder / "log"
+    with log_file.open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "sglang_gemma4_ext.launch_server", *flags],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment(TMPDIR=str(home.folder)),
+            start_new_session=True,
+            cwd=home.folder,
+        )
+    processes = 1 if number == signal.SIGINT else 3
+    deadline = time.monotonic() + 120
+    while "starting SGLang" not in log_file.read_text() or len(home.residents()) < processes:
+        assert process.poll() is None and time.monotonic() < deadline, log_file.read_text()
+        time.sleep(0.1)
+    time.sleep(1)
+    os.killpg(process.pid, number)
+    assert process.wait(timeout=30) == 128 + number
+    last = log_file.read_text().rstrip().splitlines()[-1]
+    assert last == "sglang-gemma4-ext: stopped before the server was ready"
+    assert home.is_deserted()
+    assert not list(home.folder.glob("gemma4-ext-*"))
+
+
+@pytest.mark.server
+def test_a_scheduler_killed_while_it_serves_ends_the_server(checkpoint, home):
+    """After the start SGLang's own handler answers, not the launcher's."""
+    flags = ("--model-path", str(checkpoint("dense")))
+    with serve(*flags, log_dir=home.folder, ready=READY) as server:
+        asked = threading.Thread(target=ask_until_it_breaks, args=(server,), daemon=True)
+        asked.start()
+        time.sleep(2)
+        scheduler = next(p for p in home.residents() if "sglang::scheduler" in p.cmdline()[0])
+        scheduler.kill()
+        assert server.process.wait(timeout=60) != 0
+        assert "Subprocess scheduler_0" in server.log
+        assert "crashed with exit code -9" in server.log
+        assert "did not start" not in server.log
+        assert "Traceback" not in "".join(server.log.splitlines()[-3:])
+        assert home.is_deserted(within_s=15)
+        asked.join(timeout=10)
+        assert not asked.is_alive()
+
+
+def ask_until_it_breaks(server: Server) -> None:
+    with contextlib.suppress(requests.RequestException):
+        while True:
+            server.generate(range(40, 60), 500)
+
+
+@pytest.mark.server
+def test_sglangs_own_command_carries_the_patches(checkpoint, tmp_path):
+    flags = ("--model-path", str(checkpoint("dense")), "--device", "cpu")
+    stock = (sys.executable, *STOCK)
+    env = {"SGLANG_PLATFORM": "gemma4_cpu"}
+    with serve(*flags, log_dir=tmp_path, executable=stock, env=env) as server:
+        hooked = "Applied 1 hook(s) to sglang.srt.layers.attention.torch_native_backend."
+        # Once in the main process, once in the scheduler.
+        assert server.log.count(f"{hooked}TorchNativeAttnBackend.forward_decode") == 2
+        body = {"text": "x", "image_data": "AAAA"}
+        answer = requests.post(f"{server.url}/generate", json=body, timeout=30)
+        assert answer.status_code == 400 and "--enable-multimodal" in answer.text

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the launcher reads from SGLang's part of the command line, and what it adds."""
+
+from __future__ import annotations
+
+import pytest
+
+from sglang_gemma4_ext import launch_server
+from sglang_gemma4_ext.command_line import MODEL, CommandLine
+from sglang_gemma4_ext.context import Gpu
+from sglang_gemma4_ext.settings import SettingsError
+
+
+def test_values_in_either_spelling_the_last_one_counting():
+    line = CommandLine(["--model-path", "a", "--port=1", "--model=b", "--port", "2"])
+    assert line.value(*MODEL) == "b"
+    assert line.value("--port") == "2"
+    assert line.value("--host") is None
+    assert CommandLine(["--model-path"]).value(*MODEL) is None
+
+
+def test_the_model_may_come_first_as_with_sglang_serve():
+    assert CommandLine(["a/b", "--port", "1"]).argv == ["--model-path", "a/b", "--port", "1"]
+
+
+def test_a_config_file_counts_where_the_command_line_is_silent(tmp_path):
+    file = tmp_path / "serve.yaml"
+    file.write_text("model-path: a\nport: 1\nlora_paths: [x]\ntrust_remote_code: null\n")
+    line = CommandLine(["--config", str(file), "--port", "2"])
+    assert line.value(*MODEL) == "a" and line.value("--port") == "2"
+    assert line.value("--lora-paths") is None and line.value("--trust-remote-code") is None
+    line.default("--model-path", "b")
+    assert "b" not in line.argv
+    for content in ("[1]", "a: [", ""):
+        file.write_text(content)
+        assert CommandLine(["--config", str(file)]).value(*MODEL) is None
+    assert CommandLine(["--config", "nope.yaml"]).value(*MODEL) is None
+
+
+def test_a_default_never_overrides():
+    line = CommandLine(["--device=cuda"])
+    line.default("--device", "cpu")
+    line.default("--port", "1")
+    assert line.argv == ["--device=cuda", "--port", "1"]
+
+
+@pytest.mark.parametrize("flag", MODEL)
+def test_the_demo_and_another_model_exclude_each_other(flag):
+    with pytest.raises(SettingsError, match="--demo serves the bundled model"):
+        CommandLine([flag, "x"]).use_demo()
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [["--attention-backend", "torch_native"], ["--attention-backend=torch_native"], []],
+)
+def test_torch_attention_is_left_for_sglang_to_arrive_at(argv):
+    line = CommandLine(["--model-path", "m", *argv, "--port", "1"])
+    line.use_cpu("torch_native")
+    assert line.argv == ["--model-path", "m", "--port", "1", "--device", "cpu"]
+
+
+def test_the_interpreter_needs_eager_mode():
+    line = CommandLine(["--device", "cpu"])
+    line.use_cpu("triton")
+    assert line.value("--attention-backend") == "triton"
+    assert line.value("--cuda-graph-backend-decode") == "disabled"
+    assert line.value("--cuda-graph-backend-prefill") == "disabled"
+    assert line.argv.count("--device") == 1
+
+
+@pytest.mark.parametrize(
+    "flag",
+    ["--attention-backend", "--prefill-attention-backend", "--decode-attention-backend"],
+)
+@pytest.mark.parametrize("backend", ["fa4", "flashinfer", "triton"])
+def test_a_backend_for_gpus_is_refused_on_the_cpu(flag, backend):
+    with pytest.raises(SettingsError, match=f"{flag} {backend} needs a GPU and none was found"):
+        CommandLine([flag, backend]).use_cpu("torch_native")
+
+
+@pytest.mark.parametrize(
+    ("vendor", "argv", "expected"),
+    [
+        ("none", [], True),
+        ("none", ["--device", "cpu"], True),
+        ("none", ["--device=cuda"], "--device cuda: PyTorch finds no such device"),
+        ("nvidia", [], False),
+        ("nvidia", ["--device", "cuda"], False),
+        ("nvidia", ["--device", "cpu"], "hide it with CUDA_VISIBLE_DEVICES="),
+        ("nvidia", ["--tp", "1"], False),
+        ("nvidia", ["--tp", "2"], "--tp-size 2 needs 2 GPUs; this machine has 1"),
+        ("nvidia", ["--tensor-parallel-size=8", "--nnodes", "8"], False),
+    ],
+)
+def test_which_machine_runs_on_the_cpu(monkeypatch, vendor, argv, expected):
+    monkeypatch.setattr(launch_server, "detect_gpu", lambda: Gpu(vendor, "a card", (8, 6)))
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    line = CommandLine(argv)
+    if isinstance(expected, bool):
+        assert launch_server._runs_on_cpu(line) is expected
+    else:
+        with pytest.raises(SettingsError, match=expected):
+            launch_server._runs_on_cpu(line)

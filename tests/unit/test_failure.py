@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A reason travels from a child to the launcher's last line, and nothing is left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from sglang_gemma4_ext import failure, settings
+
+
+@pytest.fixture
+def reason_file(monkeypatch, tmp_path) -> Path:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    monkeypatch.setattr(failure, "_started", False)
+    failure.watch_children()
+    return Path(settings.failure_file())
+
+
+def test_the_first_reason_is_taken_once(reason_file):
+    failure.record(ValueError("first"))
+    failure.record(ValueError("second"))
+    assert failure.take() == "first"
+    assert failure.take() == "" and not reason_file.exists()
+    failure.record(ValueError("too late"))
+    assert not reason_file.exists()
+
+
+def test_once_started_there_is_no_file_and_another_word(reason_file):
+    assert failure.verdict("x") == "the server did not start: x"
+    failure.started()
+    assert failure.verdict("x") == "the server ended: x"
+    assert not reason_file.exists()
+
+
+def test_without_a_launcher_nothing_is_kept(monkeypatch):
+    monkeypatch.setattr(os, "environ", {})
+    failure.record(ValueError("x"))
+    assert failure.take() == ""
+
+
+@pytest.mark.parametrize("error", [ValueError("bad"), SystemExit("sglang-gemma4-ext: bad")])
+def test_a_failed_scheduler_records_why_and_fails_as_before(reason_file, error):
+    def fail(scheduler):
+        raise error
+
+    with pytest.raises(type(error)) as raised:
+        failure.around_scheduler_init(fail, object())
+    assert raised.value is error
+    assert failure.take() == "bad"
+
+
+class Scheduler:
+    """Its __init__ is called by hand; its event loop fails at the first request."""
+
+    def run_event_loop(self):
+        raise RuntimeError("out of shared memory")
+
+
+def test_a_failure_at_the_first_request_is_recorded_too(reason_file):
+    calls, scheduler = [], Scheduler()
+    failure.around_scheduler_init(lambda *a, **k: calls.append((a, k)), scheduler, 1, two=2)
+    assert calls == [((scheduler, 1), {"two": 2})] and not reason_file.read_text()
+    with pytest.raises(RuntimeError, match="out of shared memory"):
+        scheduler.run_event_loop()
+    assert failure.take() == "RuntimeError: out of shared memory"
+
+
+def test_sglangs_handler_answers_once_the_server_is_ready(monkeypatch):
+    calls = []
+    monkeypatch.setattr(failure, "SigquitReport", lambda: lambda *args: calls.append("ours"))
+    for started in (False, True):
+        monkeypatch.setattr(failure, "_started", started)
+        failure.around_running_sigquit(lambda *args: calls.append("theirs"), object())
+    assert calls == ["ours", "theirs"]
+
+
+def test_one_sentence_of_any_exception():
+    assert failure.summarize(ValueError("a\nb")) == "a"
+    assert failure.summarize(RuntimeError("\n a\nb")) == "RuntimeError: a"
+    assert failure.summarize(SystemExit("sglang-gemma4-ext: a\n b")) == "a\n b"
+    assert failure.summarize(OSError("invalid:\n  a\nb")) == "OSError: invalid: a"
+    assert failure.summarize(KeyError("k")) == "KeyError: 'k'"
+    try:
+        assert not failure.PREFIX, ""
+    except AssertionError as error:
+        error.args = ()
+        said = failure.summarize(error)
+        assert said.startswith("AssertionError in test_one_sentence_of_any_exception (")
+        assert "test_failure.py:" in said
+    assert failure.summarize(RuntimeError()) == "RuntimeError"
+
+
+SCRIPT = """
+import os, signal, subprocess, sys, time
+from sglang_gemma4_ext import failure
+failure.watch_signals()
+failure.watch_children()
+signal.signal(signal.SIGQUIT, failure.SigquitReport())
+if "started" in sys.argv: failure.started()
+if "reason" in sys.argv: failure.record(ValueError("the reason"))
+grandchild = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'input()'])"
+subprocess.Popen([sys.executable, "-c", grandchild], stdin=subprocess.PIPE)
+time.sleep(0.3)
+print("up", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "words", "status", "last"),
+    [
+        (signal.SIGQUIT, ["reason"], 1, "the server did not start: the reason"),
+        (signal.SIGQUIT, [], 1, "the server did not start: a child process failed; its log"),
+        (signal.SIGQUIT, ["started"], 1, "the server ended: a child process failed; its log"),
+        (signal.SIGTERM, [], 143, "stopped before the server was ready"),
+        (signal.SIGINT, [], 130, "stopped before the server was ready"),
+    ],
+)
+def test_a_signal_ends_the_tree_with_a_sentence(home, number, words, status, last):
+    env = {**os.environ, "TMPDIR": str(home.folder)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=env,
+        cwd=home.folder,
+    )
+    assert process.stdout.readline() == "up\n"
+    assert len(home.residents()) == 3
+    began = time.monotonic()
+    process.send_signal(number)
+    said, _ = process.communicate(timeout=20)
+    assert process.returncode == status
+    assert said.splitlines()[-1].startswith(failure.PREFIX + last)
+    assert time.monotonic() - began < 5
+    assert home.is_deserted() and not list(home.folder.iterdir())
+
+
+def test_a_signal_to_a_running_server_is_a_keyboard_interrupt(monkeypatch):
+    monkeypatch.setattr(failure, "_started", True)
+    with pytest.raises(KeyboardInterrupt):
+        failure._on_stop(signal.SIGTERM, None)

@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Each way in which a checkpoint or an address can be wrong, on headers made by hand."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from sglang_gemma4_ext.checkpoint_files import CheckpointError, read_header, read_headers
+from sglang_gemma4_ext.preflight import check_address, check_checkpoint, declares_nvfp4
+
+N, K = 32, 64
+LINEAR = "model.language_model.layers.0.mlp.up_proj"
+MODELOPT = {
+    f"{LINEAR}.weight": ("U8", (N, K // 2)),
+    f"{LINEAR}.weight_scale": ("F8_E4M3", (N, K // 16)),
+    f"{LINEAR}.weight_scale_2": ("F32", ()),
+}
+COMPRESSED_TENSORS = {
+    f"{LINEAR}.weight_packed": ("U8", (N, K // 2)),
+    f"{LINEAR}.weight_scale": ("F8_E4M3", (N, K // 16)),
+    f"{LINEAR}.weight_global_scale": ("F32", (1,)),
+}
+NVFP4_WEIGHTS = {"num_bits": 4, "group_size": 16}
+MODELOPT_CONFIG = {
+    "quant_method": "modelopt",
+    "quant_algo": "NVFP4",
+    "config_groups": {"group_0": {"weights": NVFP4_WEIGHTS}},
+}
+CT_CONFIG = {
+    "quant_method": "compressed-tensors",
+    "format": "nvfp4-pack-quantized",
+    "config_groups": {"group_0": {"weights": NVFP4_WEIGHTS}},
+}
+FORMATS = pytest.mark.parametrize(
+    ("config", "tensors"),
+    [(MODELOPT_CONFIG, MODELOPT), (CT_CONFIG, COMPRESSED_TENSORS)],
+    ids=["modelopt", "compressed-tensors"],
+)
+BYTES = {"U8": 1, "F8_E4M3": 1, "BF16": 2, "F32": 4}
+
+
+def write_weights(file: Path, tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> Path:
+    header, end = {}, 0
+    for name, (dtype, shape) in tensors.items():
+        size = BYTES[dtype]
+        for length in shape:
+            size *= length
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [end, end + size]}
+        end += size
+    text = json.dumps(header).encode()
+    file.write_bytes(len(text).to_bytes(8, "little") + text + bytes(end))
+    return file
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """A whole checkpoint in BF16."""
+    write_config(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{}\n")
+    write_weights(tmp_path / "model.safetensors", {f"{LINEAR}.weight": ("BF16", (N, K))})
+    return tmp_path
+
+
+def write_config(folder: Path, quantization: dict | None = None, **changes) -> None:
+    config = {"architectures": ["Gemma4ForConditionalGeneration"], **changes}
+    if quantization:
+        config["quantization_config"] = quantization
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def refusal(folder: Path | str, **options) -> str:
+    with pytest.raises(CheckpointError) as refused:
+        check_checkpoint(str(folder), **options)
+    message = str(refused.value)
+    assert "\n" not in message
+    return message
+
+
+def test_a_whole_checkpoint_passes(folder):
+    assert check_checkpoint(str(folder)).is_gemma4
+
+
+@FORMATS
+def test_a_whole_nvfp4_checkpoint_passes(folder, config, tensors):
+    write_config(folder, config)
+    write_weights(folder / "model.safetensors", tensors)
+    assert check_checkpoint(str(folder)).is_gemma4
+
+
+def test_what_is_not_a_local_folder_is_left_to_sglang():
+    for path in ("google/gemma-4-12b-it", "s3://bucket/model", "/models/gemma.gguf"):
+        assert check_checkpoint(path) is None
+
+
+def test_a_path_that_does_not_exist(tmp_path):
+    assert refusal(tmp_path / "nope") == f"--model-path {tmp_path}/nope does not exist"
+    assert refusal("~/gemma").startswith("--model-path ~/gemma")
+    flag = "--speculative-draft-model-path"
+    assert refusal(tmp_path / "nope", flag=flag).startswith(flag)
+
+
+def test_a_file_in_place_of_its_folder(folder):
+    assert "is a file: give the folder" in refusal(folder / "model.safetensors")
+
+
+def test_no_checkpoint_and_no_json(folder):
+    (folder / "config.json").write_text("{'architectures': ")
+    assert "config.json is not valid JSON" in refusal(folder)
+    (folder / "config.json").write_text("[]")
+    assert "config.json is not valid JSON" in refusal(folder)
+    (folder / "config.json").unlink()
+    assert "is not a checkpoint: it has no config.json" in refusal(folder)
+
+
+def test_another_model_family_is_not_judged(folder):
+    write_config(folder, architectures=["LlamaForCausalLM"])
+    (folder / "model.safetensors").write_bytes(b"?")
+    assert not check_checkpoint(str(folder)).is_gemma4
+
+
+def test_a_draft_model_alone(folder):
+    write_config(folder, architectures=["Gemma4AssistantForCausalLM"])
+    assert "--speculative-draft-model-path" in refusal(folder)
+    flag = "--speculative-draft-model-path"
+    assert check_checkpoint(str(folder), flag=flag, tokenizer=False).is_gemma4
+
+
+def test_weights_cut_off(folder):
+    file = folder / "model.safetensors"
+    whole = file.read_bytes()
+    for length, words in (
+        (0, "truncated within"),
+        (20, "truncated within"),
+        (-1, "its header pro"),
+    ):
+        file.write_bytes(whole[:length])
+        assert words in refusal(folder)
+    file.write_bytes(whole[:20])
+    assert check_checkpoint(str(folder), weights=False).is_gemma4
+
+
+@pytest.mark.parametrize("header", [b"{}}", b"[]", b'{"a": 1}', b'{"a": {"data_offsets": []}}'])
+def test_weights_that_are_something_else(tmp_path, header):
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(CheckpointError, match="is not a safetensors file"):
+        read_header(file)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
+def test_a_git_lfs_pointer(folder, name):
+    (folder / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    assert "git lfs pull" in refusal(folder)
+
+
+def test_missing_shards_by_index_and_by_number(folder):
+    (folder / "model.safetensors").unlink()
+    assert "has no *.safetensors weights" in refusal(folder)
+    write_weights(folder / "model-00002-of-00003.safetensors", {"a": ("BF16", (2,))})
+    assert "lacks 2 of 3 weight files, model-00001-of-00003.safetensors first" in refusal(folder)
+    index = folder / "model.safetensors.index.json"
+    index.write_text('{"weight_map": {"a": "model-00002-of-00003.safetensors", "b": "x"}}')
+    assert "lacks 1 of 2 weight files, x first" in refusal(folder)
+    index.write_text('{"weight_map": {"a": "model-00002-of-00003.safetensors"}}')
+    assert set(read_headers(folder)) == {"a"}
+    index.write_text("{}")
+    assert "has no weight_map" in refusal(folder)
+
+
+def test_tokenizer_missing_or_cut_off(folder):
+    (folder / "tokenizer.json").write_text('{"model": {"vocab": {')
+    assert "tokenizer.json is truncated or not JSON" in refusal(folder)
+    (folder / "tokenizer.json").unlink()
+    assert "has no tokenizer.json" in refusal(folder) and "--tokenizer-path" in refusal(folder)
+    assert check_checkpoint(str(folder), tokenizer=False).is_gemma4
+
+
+@FORMATS
+def test_a_missing_scale_is_named(folder, config, tensors):
+    write_config(folder, config)
+    for name in tensors:
+        if "scale" in name:
+            rest = {other: entry for other, entry in tensors.items() if other != name}
+            write_weights(folder / "model.safetensors", rest)
+            message = refusal(folder)
+            assert f"{LINEAR}.weight" in message and f"has no {name.rpartition('.')[2]}:" in message
+
+
+@FORMATS
+@pytest.mark.parametrize("shape", [(N, K // 32), (128, K // 16), (1, N, K // 16)])
+def test_scales_of_another_shape(folder, config, tensors, shape):
+    write_config(folder, config)
+    scale = {f"{LINEAR}.weight_scale": ("F8_E4M3", shape)}
+    write_weights(folder / "model.safetensors", {**tensors, **scale})
+    assert f"shape {list(shape)} where [{N}, {K // 16}] is expected" in refusal(folder)
+
+
+def test_group_size_32_in_every_place_that_states_it(folder):
+    weights = {"num_bits": 4, "group_size": 32}
+    groups = {"config_groups": {"group_0": {"weights": weights}}}
+    mixed = {"layers.0": {"quant_algo": "NVFP4", "group_size": 32}}
+    for config in (
+        {**MODELOPT_CONFIG, **groups},
+        {"quant_method": "modelopt", "quant_algo": "NVFP4", "group_size": 32},
+        {"quant_method": "modelopt", "quant_algo": "MIXED_PRECISION", "quantized_layers": mixed},
+        {**CT_CONFIG, **groups},
+    ):
+        write_config(folder, config)
+        assert "config.json declares NVFP4 with group size 32" in refusal(folder)
+    write_config(folder)
+    quantization = {"quantization": {"quant_algo": "W4A16_NVFP4", "group_size": 32}}
+    (folder / "hf_quant_config.json").write_text(json.dumps(quantization))
+    assert "hf_quant_config.json declares NVFP4 with group size 32" in refusal(folder)
+
+
+SLIDING, FULL = "sliding_attention", "full_attention"
+TEXT = {"layer_types": [SLIDING, SLIDING, SLIDING, FULL, SLIDING], "num_kv_shared_layers": 1}
+
+
+def layers(**changes) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Five layers; changes: tensors by name, with None to leave one out."""
+    tensors = {}
+    for index, kind in enumerate(TEXT["layer_types"]):
+        width = 2 * N if index == 4 else N
+        tensors[f"model.language_model.layers.{index}.mlp.up_proj.weight"] = ("BF16", (width, K))
+        if kind == SLIDING:
+            tensors[f"model.language_model.layers.{index}.self_attn.v_proj.weight"] = (
+                "BF16",
+                (N, K),
+            )
+    tensors.update({f"model.language_model.layers.{n}": entry for n, entry in changes.items()})
+    return {name: entry for name, entry in tensors.items() if entry}
+
+
+def test_a_layer_unlike_the_others_of_its_kind(folder):
+    write_config(folder, text_config=TEXT)
+    file = folder / "model.safetensors"
+    write_weights(file, layers())
+    assert check_checkpoint(str(folder)).is_gemma4
+    write_weights(file, layers(**{"1.mlp.up_proj.weight": None}))
+    assert "layer 1 has no mlp.up_proj.weight, which other layers of" in refusal(folder)
+    write_weights(file, layers(**{"1.mlp.up_proj.weight": ("BF16", (N - 1, K))}))
+    assert f"layer 1 has mlp.up_proj.weight of shape {[N - 1, K]} where" in refusal(folder)
+    write_config(folder, MODELOPT_CONFIG, text_config=TEXT)
+    up = {k.replace(f"{LINEAR}.", "1.mlp.up_proj."): entry for k, entry in MODELOPT.items()}
+    write_weights(file, layers(**up))
+    assert check_checkpoint(str(folder)).is_gemma4
+
+
+@pytest.mark.parametrize("tensors", [MODELOPT, COMPRESSED_TENSORS])
+def test_nvfp4_tensors_that_no_config_declares(folder, tensors):
+    write_weights(folder / "model.safetensors", tensors)
+    assert "that neither config.json nor hf_quant_config.json declares" in refusal(folder)
+
+
+def test_other_packed_formats_are_not_taken_for_nvfp4(folder):
+    write_config(folder, {"quant_method": "bitsandbytes", "load_in_4bit": True})
+    bnb = {f"{LINEAR}.weight": ("U8", (N * K // 2, 1)), f"{LINEAR}.weight.absmax": ("F32", (32,))}
+    write_weights(folder / "model.safetensors", bnb)
+    info = check_checkpoint(str(folder))
+    assert not declares_nvfp4(folder, info)
+
+
+def test_addresses():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        taken.listen()
+        with pytest.raises(ValueError, match=f"port {port} .*in use.*--port"):
+            check_address("127.0.0.1", port)
+    check_address("127.0.0.1", port)
+    check_address("0.0.0.0", port)
+    with pytest.raises(ValueError, match=r"--host no\.such\.host is not an address"):
+        check_address("no.such.host", port)
+    with pytest.raises(ValueError, match=r"cannot listen on 192\.0\.2\.1"):
+        check_address("192.0.2.1", port)
+    with pytest.raises(ValueError, match="--port 70000"):
+        check_address("127.0.0.1", 70000)
