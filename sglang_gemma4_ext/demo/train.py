@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rebuild the bundled demo model: `python -m sglang_gemma4_ext.demo.train OUT`.
 
-Trains a Gemma 4 mixture of experts of about a million parameters from scratch on `answers.py`
+Trains a Gemma 4 mixture of experts of two million parameters from scratch on `answers.py`
 (minutes on two CPU cores), quantizes it to NVFP4 with nvidia-modelopt (the `test` extra) and
 writes the checkpoint to OUT. Seeded; another version of PyTorch may give other bits.
 """
