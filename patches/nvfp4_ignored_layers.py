@@ -77,7 +77,9 @@ PATCH = Patch(
     hooks=(Hook(f"{WEIGHT_UTILS}.get_quant_config", "6ac93e175067", "after", _complete),),
     relies_on=(
         Source(f"{QUANTIZATION}.utils.is_layer_skipped", "5e9f9154fff6"),
-        Source(f"{QUANTIZATION}.modelopt_quant.ModelOptQuantConfig.is_layer_excluded", "ec4e48ed07e0"),
+        Source(
+            f"{QUANTIZATION}.modelopt_quant.ModelOptQuantConfig.is_layer_excluded", "ec4e48ed07e0"
+        ),
         Source(f"{QUANTIZATION}.compressed_tensors.utils.should_ignore_layer", "447c78f094d5"),
     ),
     stands_down=_stands_down,

@@ -102,7 +102,7 @@ def _prepare(ours: argparse.Namespace, theirs: list[str]) -> CommandLine:
         cpu_attention=ours.gemma4_cpu_attention,
         nvfp4=ours.gemma4_nvfp4,
     )
-    plugin._check_names(settings)
+    plugin.check_names(settings)
     if _runs_on_cpu(line):
         settings = replace(settings, cpu=True)
         line.use_cpu(settings.cpu_attention)

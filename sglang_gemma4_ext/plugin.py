@@ -10,6 +10,8 @@ any other runs on an SGLang that differs by one pass-through call.
 from __future__ import annotations
 
 import logging
+import multiprocessing
+import signal
 from typing import Any
 
 from sglang_gemma4_ext import VERIFIED_SGLANG
@@ -33,13 +35,20 @@ def activate() -> None:
 
     try:
         settings = Settings.from_env()
-        _check_names(settings)
+        check_names(settings)
     except SettingsError as error:
         raise SystemExit(f"sglang-gemma4-ext: {error}") from None
     register_resolution_hook("handle_model_source_paths")(_on_model_path)
     HookRegistry.register(BOOTSTRAP, _on_model_config, HookType.BEFORE)
     if failure_file() is not None:
         HookRegistry.register(SCHEDULER_INIT, around_scheduler_init, HookType.AROUND)
+        _leave_ctrl_c_to_the_launcher()
+
+
+def _leave_ctrl_c_to_the_launcher() -> None:
+    """A terminal sends SIGINT to every process of the group; only the launcher should answer."""
+    if multiprocessing.parent_process() is not None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def cpu_platform() -> str | None:
@@ -115,7 +124,8 @@ def apply_for(path: str, revision: str | None = None) -> None:
             logger.warning("%s is skipped: %s", outcome.patch.name, "; ".join(outcome.reasons))
 
 
-def _check_names(settings: Settings) -> None:
+def check_names(settings: Settings) -> None:
+    """Raises SettingsError if a patch to leave out does not exist."""
     if not settings.disable:
         return
     from sglang_gemma4_ext.patches.series import PATCHES

@@ -65,11 +65,14 @@ CASES = (
     Case("modelopt-w4a16-unified", "unified", ours("modelopt_w4a16", kv_scales=True)),
     Case("ct-w4a16-dense-unequal", "dense", ours("ct_w4a16", shared_scales=False)),
     Case("ct-w4a4-moe-unequal", "moe", ours("ct_w4a4", shared_scales=False)),
-    Case("ct-w4a4-causal-mlp-only", "causal", ours("ct_w4a4", quantize_attention=False)),
     Case("real-modelopt-moe", "moe", modelopt()),
+    Case("real-llmcompressor-moe", "moe", lambda src, out: real_tools.llmcompressor_moe(out)),
+)
+# The same code paths as above, by other tools or in other combinations.
+SLOW_CASES = (
+    Case("ct-w4a4-causal-mlp-only", "causal", ours("ct_w4a4", quantize_attention=False)),
     Case("real-modelopt-e2b", "e2b", modelopt()),
     Case("real-compressed-tensors-dense", "dense", real_tools.compressed_tensors),
-    Case("real-llmcompressor-moe", "moe", lambda src, out: real_tools.llmcompressor_moe(out)),
 )
 
 
@@ -80,7 +83,11 @@ class Running:
     reference: Reference
 
 
-@pytest.fixture(scope="module", params=CASES, ids=lambda case: case.name)
+@pytest.fixture(
+    scope="module",
+    params=[*CASES, *(pytest.param(case, marks=pytest.mark.slow) for case in SLOW_CASES)],
+    ids=lambda case: case.name,
+)
 def running(request, checkpoint, tmp_path_factory) -> Iterator[Running]:
     case = request.param
     path = checkpoint(case.kind)

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""When the NVFP4 patches stand down, what they refuse, and the names they add."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from sglang_gemma4_ext.context import Context, Gpu
+from sglang_gemma4_ext.model_family import ModelInfo
+from sglang_gemma4_ext.patches import (
+    _nvfp4_layers,
+    nvfp4_compressed_tensors,
+    nvfp4_ignored_layers,
+    nvfp4_modelopt,
+    unified_kv_scales,
+)
+from sglang_gemma4_ext.settings import Settings
+
+MODELOPT = {"quant_method": "modelopt", "quant_algo": "NVFP4"}
+TENSORS = {"quant_method": "compressed-tensors", "format": "nvfp4-pack-quantized"}
+MIXED = {
+    "quant_method": "compressed-tensors",
+    "format": "mixed-precision",
+    "config_groups": {"a": {"format": "nvfp4-pack-quantized"}, "b": {"format": "float-quantized"}},
+}
+FORMATS = {"modelopt": nvfp4_modelopt.PATCH, "tensors": nvfp4_compressed_tensors.PATCH}
+RTX3090, B200 = Gpu("nvidia", "RTX 3090", (8, 6)), Gpu("nvidia", "B200", (10, 0))
+CPU = {"settings": Settings(cpu=True)}
+WHERE = "model.language_model.layers.0.mlp.gate_up_proj"
+
+
+def _model(quantization: dict[str, Any] | None, path: str = "") -> ModelInfo:
+    extra = {"quantization_config": quantization} if quantization else {}
+    return ModelInfo(path, "Gemma4ForConditionalGeneration", extra)
+
+
+@pytest.mark.parametrize(
+    ("quantization", "format_of"),
+    [
+        (MODELOPT, "modelopt"),
+        ({**MODELOPT, "quant_algo": "W4A16_NVFP4"}, "modelopt"),
+        (TENSORS, "tensors"),
+        (MIXED, "tensors"),
+        ({**MODELOPT, "quant_algo": "FP8"}, None),
+        ({**TENSORS, "format": "float-quantized"}, None),
+        (None, None),
+    ],
+)
+def test_each_patch_is_for_checkpoints_of_its_format(quantization, format_of, tmp_path) -> None:
+    ctx = Context(model=_model(quantization, str(tmp_path)), **CPU)
+    for name, patch in FORMATS.items():
+        reason = patch.stands_down(ctx)
+        assert reason is None if name == format_of else "not an NVFP4 one" in reason
+
+
+def test_hf_quant_config_alone_is_enough(tmp_path: Path) -> None:
+    content = {"producer": {"name": "modelopt"}, "quantization": {"quant_algo": "NVFP4"}}
+    (tmp_path / "hf_quant_config.json").write_text(json.dumps(content))
+    model = _model(None, str(tmp_path))
+    assert FORMATS["modelopt"].stands_down(Context(model=model, **CPU)) is None
+    assert FORMATS["tensors"].stands_down(Context(model=model, **CPU))
+    assert nvfp4_ignored_layers.PATCH.stands_down(Context(model=model)) is None
+
+
+@pytest.mark.parametrize("patch", FORMATS.values(), ids=FORMATS)
+@pytest.mark.parametrize(
+    ("nvfp4", "gpu", "reason"),
+    [
+        ("auto", RTX3090, "Marlin kernels serve NVFP4"),
+        ("marlin", RTX3090, "leaves NVFP4 to SGLang"),
+        ("dequant", RTX3090, None),
+        ("dequant", B200, "compute capability 8.0 to 9.x"),
+        ("dequant", Gpu("amd", "MI300X"), "compute capability 8.0 to 9.x; here: MI300X"),
+    ],
+)
+def test_on_a_gpu_only_dequant_asks_for_the_exact_path(patch, nvfp4, gpu, reason) -> None:
+    found = patch.stands_down(Context(Settings(nvfp4=nvfp4), gpu=gpu))
+    assert found is None if reason is None else reason in found
+
+
+@pytest.mark.parametrize(
+    ("nvfp4", "active"), [("auto", True), ("dequant", True), ("marlin", False)]
+)
+def test_without_a_gpu_auto_is_the_exact_path(nvfp4: str, active: bool) -> None:
+    for patch in FORMATS.values():
+        assert (patch.stands_down(Context(Settings(nvfp4=nvfp4, cpu=True))) is None) is active
+
+
+def _config(**changes: Any) -> SimpleNamespace:
+    given = {"is_checkpoint_nvfp4_serialized": True, "is_awq": False, "group_size": 16, **changes}
+    return SimpleNamespace(**given)
+
+
+def test_modelopt_config_is_refused_in_one_sentence() -> None:
+    for changes, match in (
+        ({"group_size": 32}, "group size 16"),
+        ({"is_awq": True}, "plain NVFP4"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            nvfp4_modelopt._get_quant_method(None, _config(**changes), None, WHERE)
+
+
+def test_compressed_tensors_group_size_is_refused_naming_the_layer() -> None:
+    weights = SimpleNamespace(num_bits=4, type="float", strategy="tensor_group", group_size=32)
+    config = SimpleNamespace(get_scheme_dict=lambda *args: {"weights": weights})
+    with pytest.raises(ValueError, match=rf"{WHERE}: .*one for every 32"):
+        nvfp4_compressed_tensors._linear_scheme(None, config, None, WHERE)
+
+
+def test_expert_parallel_is_refused() -> None:
+    layer = SimpleNamespace(moe_ep_size=2, layer_name="model.layers.0.moe.experts")
+    with pytest.raises(ValueError, match=r"moe\.experts: .*--ep-size 1"):
+        _nvfp4_layers.require_one_expert_rank(layer)
+
+
+TEXT = SimpleNamespace(
+    num_hidden_layers=4,
+    num_kv_shared_layers=1,
+    attention_k_eq_v=True,
+    layer_types=["sliding_attention", "full_attention", "sliding_attention", "sliding_attention"],
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "added"),
+    [
+        ("model.layers.0.self_attn.q_proj", []),
+        ("model.layers.1.self_attn.q_proj", ["model.layers.1.self_attn.v_proj"]),
+        (
+            "model.layers.3.self_attn.q_proj",
+            ["model.layers.3.self_attn.k_proj", "model.layers.3.self_attn.v_proj"],
+        ),
+        ("model.layers.2.self_attn*", []),
+        ("model.layers.0.experts*", ["model.layers.0.moe.experts*"]),
+        ("re:.*layers.0.experts.*", ["re:.*layers.0.moe.experts.*"]),
+        (
+            "model.layers.0.experts",
+            ["model.layers.0.moe.experts"]
+            + [f"model.layers.0.moe.experts.0.{leaf}_proj" for leaf in ("gate", "up", "down")],
+        ),
+        (
+            "model.layers.0.experts.0.up_proj",
+            ["model.layers.0.moe.experts.0.up_proj"],
+        ),
+        ("lm_head", []),
+    ],
+)
+def test_ignored_layers_get_sglangs_names(name: str, added: list[str]) -> None:
+    assert nvfp4_ignored_layers.completed([name], TEXT) == [name, *added]
+
+
+def test_unified_kv_scales_are_renamed_or_left_out() -> None:
+    layer = "language_model.layers.0.self_attn"
+    weights = [(f"model.{layer}.{leaf}", 0) for leaf in ("k_proj.k_scale", "v_proj.v_scale", "q")]
+    parameters = {f"{layer}.attn.k_scale": None}
+    found = [name for name, _ in unified_kv_scales._remapped(weights, parameters)]
+    assert found == [f"model.{layer}.attn.k_scale", f"model.{layer}.q"]
