@@ -2,8 +2,9 @@
 """Layers that an NVFP4 checkpoint left in BF16 are recognized under SGLang's names for them.
 
 A checkpoint lists what it did not quantize by the names of its own modules. SGLang asks for q, k
-and v of every attention layer, and calls a layer's experts `moe.experts`: a K = V layer, which has
-no v_proj to list, stops the server, and unquantized experts count as NVFP4.
+and v of every attention layer, calls a layer's experts `moe.experts` and fuses and unwraps a
+tower's linears: a K = V layer, which has no v_proj to list, stops the server, and unquantized
+experts or towers count as NVFP4.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ WEIGHT_UTILS = "sglang.srt.model_loader.weight_utils"
 
 _ATTENTION = re.compile(r"(?P<attention>.*layers\.(?P<layer>\d+)\.self_attn)\.q_proj")
 _EXPERTS = re.compile(r"(?P<layer>.*layers\\?\.[^.]+)(?P<dot>\\?\.)experts(?P<rest>.*)")
+_TOWER = re.compile(r"(model\.)?(?P<tower>(vision|audio)_tower|embed_(vision|audio))\..*")
 
 
 def _complete(result: Any, model_config: Any, *args: Any, **kwargs: Any) -> None:
@@ -38,7 +40,9 @@ def completed(names: Iterable[str], text: Any) -> list[str]:
     """
     added = []
     for name in names:
-        if match := _ATTENTION.fullmatch(name):
+        if match := _TOWER.fullmatch(name):  # exporters quantize towers in whole or not at all
+            added.append(rf"re:.*\b{match['tower']}\..*")
+        elif match := _ATTENTION.fullmatch(name):
             absent = absent_projections(text, int(match["layer"]))
             added += [f"{match['attention']}.{leaf}_proj" for leaf in sorted(absent)]
         elif match := _EXPERTS.fullmatch(name):
@@ -47,7 +51,7 @@ def completed(names: Iterable[str], text: Any) -> list[str]:
             if not rest:  # compressed-tensors is asked for the first expert's linears
                 experts = added[-1]
                 added += [f"{experts}.0.{leaf}_proj" for leaf in ("gate", "up", "down")]
-    return [*names, *added]
+    return list(dict.fromkeys([*names, *added]))
 
 
 def _stands_down(ctx: Context) -> str | None:
@@ -57,20 +61,18 @@ def _stands_down(ctx: Context) -> str | None:
 
 
 def _retired() -> bool:
-    import inspect
-
     from sglang.srt.models.gemma4_mm import Gemma4ForConditionalGeneration as Gemma4
 
     # Upstream's own place for such names, which Gemma 4 has left empty.
-    return hasattr(Gemma4, "hf_to_sglang_mapper") and "moe" in inspect.getsource(Gemma4)
+    return hasattr(Gemma4, "hf_to_sglang_mapper")
 
 
 PATCH = Patch(
     name="nvfp4_ignored_layers",
-    summary="NVFP4 checkpoints with attention or experts of some layers in BF16 load",
+    summary="NVFP4 checkpoints with attention, experts or towers in BF16 load",
     why="ignore lists are matched against SGLang's module names, which for K = V and KV-shared "
-    "attention and for experts differ from the checkpoint's; the mapper that other models give "
-    "for this renames and cannot add",
+    "attention, for experts and in towers differ from the checkpoint's; the mapper that other "
+    "models give for this renames and cannot add",
     upstream="unreported",
     retire_when="the Gemma 4 classes map the names of ignored layers",
     retired=_retired,

@@ -3,8 +3,8 @@
 
 Random as initialized they would test little: every norm and scale is one, all experts are alike
 and all logits nearly equal. So every tensor is drawn anew, seeded: norms and scales away from one,
-projections at 1/sqrt(fan-in), logits spread over about +-15 (the soft-cap of 30 matters), query and
-key norms small enough that a relative error grows a few times through the layers, not thousandfold.
+projections at 1/sqrt(fan-in), logits spread over about +-6, query and key norms small enough that
+a relative error grows a few times through the layers, not thousandfold.
 
 Special tokens have embeddings a hundredth as large: as logits they never win, so greedy output
 always runs to its length limit and never holds an image placeholder.
@@ -203,7 +203,7 @@ def _values(name: str, tensor: torch.Tensor, draw: torch.Generator) -> torch.Ten
     if name.endswith("per_expert_scale"):
         return uniform(0.5, 1.5)
     if name.endswith(("model.norm.weight", "language_model.norm.weight")):
-        return uniform(8.0, 24.0)
+        return uniform(3.0, 9.0)
     if name.endswith(("q_norm.weight", "k_norm.weight")):
         return uniform(0.3, 0.7)
     if "norm" in name and name.endswith("weight"):

@@ -148,6 +148,8 @@ TEXT = SimpleNamespace(
             ["model.layers.0.moe.experts.0.up_proj"],
         ),
         ("lm_head", []),
+        ("model.vision_tower*", []),
+        ("model.vision_tower.layers.0.self_attn.q_proj.linear", [r"re:.*\bvision_tower\..*"]),
     ],
 )
 def test_ignored_layers_get_sglangs_names(name: str, added: list[str]) -> None:
