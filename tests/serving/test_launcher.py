@@ -69,8 +69,9 @@ def test_the_printed_request_works_as_it_stands(server):
         ["sh", "-c", command], capture_output=True, text=True, check=True, timeout=60
     )
     answer = json.loads(done.stdout)
-    assert answer["usage"]["completion_tokens"] == 64
-    assert len(answer["choices"][0]["message"]["content"]) == 64
+    # Sampled, as a user would: where it stops is chance.
+    assert 0 < answer["usage"]["completion_tokens"] <= 64
+    assert answer["choices"][0]["message"]["content"]
 
 
 @pytest.mark.server
