@@ -85,6 +85,9 @@ def _on_model_path(server_args: Any, previous: Any) -> None:
     previous(server_args)
     cfg = resolving_view(server_args)
     apply_for(cfg.model_path, cfg.revision)
+    if _outcomes is not None:
+        # The schedulers, started later, have only the other way in.
+        require_bootstrap()
 
 
 def _on_model_config(*args: Any, **kwargs: Any) -> None:

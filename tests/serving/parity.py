@@ -45,22 +45,28 @@ class Reference:
             checkpoint, dtype=dtype, attn_implementation="eager"
         )
         self.model.eval()
+        # SGLang masks the 12B's end-of-image and end-of-audio markers out of what it generates,
+        # as transformers' generate does by that model's generation_config.suppress_tokens.
+        config, markers = self.model.config, ("eoi_token_id", "eoa_token_id", "eoa_token_index")
+        unified = architecture.startswith("Gemma4Unified")
+        self.suppressed = [getattr(config, m) for m in markers if unified and hasattr(config, m)]
 
     @torch.inference_mode()
-    def log_probs(self, ids: Sequence[int]) -> torch.Tensor:
-        """fp32 [len(ids), vocabulary]: the distribution after each token."""
-        return self.model(torch.tensor([ids])).logits[0].float().log_softmax(-1)
+    def log_probs(self, prompt: Sequence[int], new: Sequence[int]) -> torch.Tensor:
+        """fp32 [len(prompt) + len(new), vocabulary]: the distribution after each token."""
+        logits = self.model(torch.tensor([[*prompt, *new]])).logits[0].float()
+        logits[len(prompt) - 1 :, self.suppressed] = -torch.inf
+        return logits.log_softmax(-1)
 
     def expected(self, prompt: Sequence[int], new: Sequence[int]) -> torch.Tensor:
         """fp32: the log-probability of each token of prompt and continuation but the first."""
-        tokens = [*prompt, *new]
-        return _of_next(self.log_probs(tokens), tokens)
+        return _of_next(self.log_probs(prompt, new), [*prompt, *new])
 
     def compare(self, prompt: Sequence[int], answer: dict[str, Any]) -> Comparison:
         """Hold an answer of /generate against the model, back to its first log-probability."""
         new = answer["output_ids"]
         tokens = [*prompt, *new]
-        table = self.log_probs(tokens)
+        table = self.log_probs(prompt, new)
         served = served_log_probs(answer)
         choices = table[len(prompt) - 1 : -1].argmax(-1).tolist()
         return Comparison((_of_next(table, tokens)[-len(served) :] - served).abs(), choices == new)

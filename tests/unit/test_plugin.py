@@ -113,6 +113,26 @@ plugin.apply_for({str(checkpoint("moe"))!r})
     assert "Gemma4Router.fuse_scale changed upstream (" in done.stderr
 
 
+def test_a_lost_bootstrap_stops_the_main_process(checkpoint):
+    """Without it the schedulers would run unpatched, and only the main process can tell."""
+    code = f"""{AS_A_PROCESS}
+import types
+from sglang.srt.configs.model_config import ModelConfig
+from sglang_gemma4_ext import plugin
+plugins.load_plugins()
+args = types.SimpleNamespace(model_path={str(checkpoint("dense"))!r}, revision=None)
+plugin._on_model_path(args, lambda args: None)
+print("held", flush=True)
+ModelConfig.from_server_args = ModelConfig.from_server_args.__wrapped__
+plugin._on_model_path(args, lambda args: None)
+print("went on")
+"""
+    done = python(code)
+    assert done.stdout.split() == ["held"], done.stderr[-2000:]
+    assert done.returncode == 1
+    assert "did not load the plugin" in done.stderr
+
+
 def test_an_unknown_name_to_disable_is_named():
     done = python(f"{AS_A_PROCESS}plugins.load_plugins()", SGLANG_GEMMA4_EXT_DISABLE="router_scael")
     assert done.returncode == 1
