@@ -3,7 +3,7 @@
 
 Random as initialized they would test little: every norm and scale is one, all experts are alike
 and all logits nearly equal. So every tensor is drawn anew, seeded: norms and scales away from one,
-projections at 1/sqrt(fan-in), logits spread over about +-6, query and key norms small enough that
+projections at 1/sqrt(fan-in), logits spread over about +-4, query and key norms small enough that
 a relative error grows a few times through the layers, not thousandfold.
 
 Special tokens have embeddings a hundredth as large: as logits they never win, so greedy output
@@ -203,7 +203,7 @@ def _values(name: str, tensor: torch.Tensor, draw: torch.Generator) -> torch.Ten
     if name.endswith("per_expert_scale"):
         return uniform(0.5, 1.5)
     if name.endswith(("model.norm.weight", "language_model.norm.weight")):
-        return uniform(3.0, 9.0)
+        return uniform(2.0, 6.0)
     if name.endswith(("q_norm.weight", "k_norm.weight")):
         return uniform(0.3, 0.7)
     if "norm" in name and name.endswith("weight"):

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import requests
 
 from tests.checkpoints import nvfp4
 from tests.serving.harness import run_to_end, serve
@@ -28,9 +29,6 @@ def _nvfp4(fmt: str) -> Callable[[Path, Path], Path]:
     [
         ("exact_sliding_window", "dense", TRITON, (40,), 3),
         ("router_scale", "moe", (), (20,), 4),
-        # The stock backend is right until SWA slots are reused, so one request goes before.
-        ("cpu_torch_attention", "dense", (), (300, 70), 40),
-        ("unified_without_ple", "unified", (), (20,), 4),
     ],
 )
 def test_answers_are_wrong_without(
@@ -46,6 +44,35 @@ def test_answers_are_wrong_without(
             for ids in map(prompt_ids, prompts)
         )
     assert worst > CLEARLY_WRONG or math.isinf(worst)
+
+
+def test_a_small_pool_is_read_beyond_its_end_without_cpu_torch_attention(
+    checkpoint, tmp_path: Path
+) -> None:
+    """700 slots for full layers are 560 for sliding ones; stock reads the latter by the former."""
+    path = checkpoint("dense")
+    flags = ("--model-path", str(path), "--dtype", "float32", "--max-total-tokens", "700")
+    prompts = [prompt_ids(length) for length in (300, 200, 120, 70)]
+    reference = Reference(path)
+    with serve(*flags, log_dir=tmp_path) as server:
+        for prompt in prompts:
+            compared = reference.compare(prompt, server.generate(prompt, 40))
+            assert compared.worst <= FP32_TOLERANCE
+    disable = ("--gemma4-ext-disable", "cpu_torch_attention")
+    with serve(*flags, *disable, log_dir=tmp_path) as server:
+        with pytest.raises(requests.exceptions.ConnectionError):
+            for prompt in prompts:
+                server.generate(prompt, 40)
+        assert "IndexError" in server.log
+
+
+def test_phantom_embeddings_are_built_without(checkpoint, tmp_path: Path) -> None:
+    """What they hold is chance, so the sign is SGLang's own warning that nothing filled them."""
+    flags = ("--model-path", str(checkpoint("unified")), "--dtype", "float32")
+    disable = ("--gemma4-ext-disable", "unified_without_ple")
+    for extra, built in ((disable, True), ((), False)):
+        with serve(*flags, *extra, log_dir=tmp_path) as server:
+            assert ("embed_tokens_per_layer" in server.log) is built
 
 
 @pytest.mark.parametrize(
