@@ -61,8 +61,7 @@ def test_a_small_pool_is_read_beyond_its_end_without_cpu_torch_attention(
     disable = ("--gemma4-ext-disable", "cpu_torch_attention")
     with serve(*flags, *disable, log_dir=tmp_path) as server:
         with pytest.raises(requests.exceptions.ConnectionError):
-            for prompt in prompts:
-                server.generate(prompt, 40)
+            _ = [server.generate(prompt, 40) for prompt in prompts]
         assert "IndexError" in server.log
 
 
