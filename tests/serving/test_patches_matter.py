@@ -79,7 +79,6 @@ def test_phantom_embeddings_are_built_without(checkpoint, tmp_path: Path) -> Non
     [
         ("causal_lm_config", "causal", None),
         ("text_only", "dense", None),
-        ("cpu_softcap", "dense", None),
         ("nvfp4_modelopt", "dense", _nvfp4("modelopt")),
         ("nvfp4_compressed_tensors", "dense", _nvfp4("ct_w4a16")),
     ],
