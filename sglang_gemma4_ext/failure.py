@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import os
 import signal
 import sys
@@ -27,6 +28,7 @@ SCHEDULER_INIT = "sglang.srt.managers.scheduler.Scheduler.__init__"
 RUNNING_SIGQUIT = (
     "sglang.srt.managers.tokenizer_manager.SignalHandler.running_phase_sigquit_handler"
 )
+WATCHDOG = "sglang.srt.utils.watchdog"
 PREFIX = "sglang-gemma4-ext: "
 REAP_SECONDS = 10
 
@@ -136,7 +138,8 @@ def end_children() -> None:
     """Kill every descendant of this process and wait until they are gone."""
     import psutil
 
-    # SGLang's watchdog would answer a child's death with a SIGQUIT to this process.
+    # SGLang's watchdog would report each death as a crash, and answer it with a SIGQUIT to us.
+    logging.getLogger(WATCHDOG).disabled = True
     signal.signal(signal.SIGQUIT, signal.SIG_IGN)
     children = psutil.Process().children(recursive=True)
     for child in children:

@@ -149,3 +149,25 @@ def test_a_signal_to_a_running_server_is_a_keyboard_interrupt(monkeypatch):
     monkeypatch.setattr(failure, "_started", True)
     with pytest.raises(KeyboardInterrupt):
         failure._on_stop(signal.SIGTERM, None)
+
+
+WATCHED = """
+import multiprocessing, sys, time
+from sglang.srt.utils.watchdog import SubprocessWatchdog
+from sglang_gemma4_ext import failure
+if __name__ == "__main__":
+    child = multiprocessing.Process(target=time.sleep, args=(60,))
+    child.start()
+    SubprocessWatchdog([child], ["child"], interval=0.01).start()
+    failure.end_children()
+    time.sleep(0.5)
+    print("the last word", file=sys.stderr)
+"""
+
+
+def test_sglangs_watchdog_calls_no_death_of_ours_a_crash():
+    done = subprocess.run(
+        [sys.executable, "-c", WATCHED], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0 and done.stderr.splitlines()[-1] == "the last word"
+    assert "crashed" not in done.stderr

@@ -70,7 +70,7 @@ def test_nothing_of_the_cpu_reference_is_active_on_a_gpu(gpu):
         (
             "Gemma4UnifiedForConditionalGeneration",
             {},
-            {"text_only", "exact_sliding_window", "unified_without_ple"},
+            {"text_only", "exact_sliding_window", "unified_without_ple", "unified_kv_scales"},
         ),
     ],
 )
