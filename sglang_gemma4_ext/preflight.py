@@ -34,8 +34,9 @@ _COMPRESSED_TENSORS = (".weight_packed", (".weight_scale", ".weight_global_scale
 
 def check_address(host: str, port: int) -> None:
     """Raise ValueError unless a server could listen there now: it will, minutes later."""
-    if port > 65535:  # getaddrinfo would take it modulo 65536
-        raise ValueError(f"--port {port} is not between 0 and 65535")
+    # Port 0 would be any free one, but SGLang sends its own warm-up request to the number given.
+    if not 1 <= port <= 65535:
+        raise ValueError(f"--port {port} is not between 1 and 65535")
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind) as probe:

@@ -11,7 +11,7 @@ import pytest
 import requests
 
 from tests.checkpoints import nvfp4
-from tests.serving.harness import run_to_end, serve
+from tests.serving.harness import free_port, run_to_end, serve
 from tests.serving.parity import FP32_TOLERANCE, Reference, prompt_ids
 from tests.serving.test_parity import TRITON
 
@@ -79,6 +79,7 @@ def test_phantom_embeddings_are_built_without(checkpoint, tmp_path: Path) -> Non
     [
         ("causal_lm_config", "causal", None),
         ("text_only", "dense", None),
+        ("cpu_softcap", "dense", None),
         ("nvfp4_modelopt", "dense", _nvfp4("modelopt")),
         ("nvfp4_compressed_tensors", "dense", _nvfp4("ct_w4a16")),
     ],
@@ -88,7 +89,7 @@ def test_does_not_start_without(patch, kind, quantize, checkpoint, tmp_path: Pat
     if quantize is not None:
         path = quantize(path, tmp_path / "nvfp4")
     ended = run_to_end(
-        *("--model-path", str(path), "--dtype", "float32", "--port", "0"),
+        *("--model-path", str(path), "--dtype", "float32", "--port", str(free_port())),
         *("--gemma4-ext-disable", patch),
         cwd=tmp_path,
     )
