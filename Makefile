@@ -4,6 +4,8 @@ UV_VERSION := 0.13.8
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Two servers at once: a start keeps little more than one core busy.
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 
 .PHONY: serve test test-slow lint format setup clean
 
@@ -11,10 +13,10 @@ serve: setup  ## serve the bundled demo model; FLAGS="--port 8000 ..." are passe
 	$(BIN)/python -m sglang_gemma4_ext.launch_server --demo $(FLAGS)
 
 test: setup lint  ## everything that a commit must pass; ARGS="-k name" selects
-	$(BIN)/python -m pytest -m "not slow and not gpu" $(ARGS)
+	$(PYTEST) -m "not slow and not gpu" $(ARGS)
 
 test-slow: setup  ## the long ones too
-	$(BIN)/python -m pytest -m "not gpu" $(ARGS)
+	$(PYTEST) -m "not gpu" $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

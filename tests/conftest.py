@@ -11,6 +11,16 @@ import psutil
 import pytest
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests of one running server in one worker of pytest-xdist (--dist loadgroup)."""
+    for item in items:
+        case = getattr(item, "callspec", None) and item.callspec.params.get("running")
+        if case is not None:
+            item.add_marker(pytest.mark.xdist_group(case.name))
+        elif {"server", "wheel"} & set(item.fixturenames):
+            item.add_marker(pytest.mark.xdist_group(item.module.__name__))
+
+
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory) -> Callable[[str], Path]:
     """checkpoint(kind): the folder of a tiny checkpoint, built once a session."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -20,29 +21,33 @@ pytestmark = pytest.mark.server
 CLEARLY_WRONG = 50 * FP32_TOLERANCE
 
 
-def _nvfp4(fmt: str) -> Callable[[Path, Path], Path]:
-    return lambda src, out: nvfp4.quantize_checkpoint(src, out, fmt=fmt, shared_scales=False)
+def _nvfp4(fmt: str, **options: Any) -> Callable[[Path, Path], Path]:
+    options = {"shared_scales": False, **options}
+    return lambda src, out: nvfp4.quantize_checkpoint(src, out, fmt=fmt, **options)
 
 
 @pytest.mark.parametrize(
-    ("patch", "kind", "flags", "prompts", "new"),
+    ("patch", "kind", "quantize", "flags", "prompt", "new"),
     [
-        ("exact_sliding_window", "dense", TRITON, (40,), 3),
-        ("router_scale", "moe", (), (20,), 4),
+        ("exact_sliding_window", "dense", None, TRITON, 40, 3),
+        ("router_scale", "moe", None, (), 20, 4),
+        ("cpu_exact_kv_cache", "dense", _nvfp4("modelopt_w4a16", kv_scales=True), (), 20, 4),
     ],
 )
 def test_answers_are_wrong_without(
-    patch, kind, flags, prompts, new, checkpoint, tmp_path: Path
+    patch, kind, quantize, flags, prompt, new, checkpoint, tmp_path: Path
 ) -> None:
     path = checkpoint(kind)
-    reference = Reference(path)
+    if quantize is None:
+        reference = Reference(path)
+    else:
+        path = quantize(path, tmp_path / "nvfp4")
+        reference = Reference(path.with_name("nvfp4_dq"))
     flags = ("--model-path", str(path), "--dtype", "float32", *flags)
     with serve(*flags, "--gemma4-ext-disable", patch, log_dir=tmp_path) as server:
         assert f"left out   {patch}" in server.log
-        worst = max(
-            reference.compare(ids, server.generate(ids, new)).worst
-            for ids in map(prompt_ids, prompts)
-        )
+        ids = prompt_ids(prompt)
+        worst = reference.compare(ids, server.generate(ids, new)).worst
     assert worst > CLEARLY_WRONG or math.isinf(worst)
 
 
@@ -82,6 +87,7 @@ def test_phantom_embeddings_are_built_without(checkpoint, tmp_path: Path) -> Non
         ("cpu_softcap", "dense", None),
         ("nvfp4_modelopt", "dense", _nvfp4("modelopt")),
         ("nvfp4_compressed_tensors", "dense", _nvfp4("ct_w4a16")),
+        ("nvfp4_ignored_layers", "moe", _nvfp4("modelopt", quantize_attention="sliding_only")),
     ],
 )
 def test_does_not_start_without(patch, kind, quantize, checkpoint, tmp_path: Path) -> None:
