@@ -87,7 +87,7 @@ def test_phantom_embeddings_are_built_without(checkpoint, tmp_path: Path) -> Non
         ("cpu_softcap", "dense", None),
         ("nvfp4_modelopt", "dense", _nvfp4("modelopt")),
         ("nvfp4_compressed_tensors", "dense", _nvfp4("ct_w4a16")),
-        ("nvfp4_ignored_layers", "moe", _nvfp4("modelopt", quantize_attention="sliding_only")),
+        ("nvfp4_ignored_layers", "dense", _nvfp4("ct_w4a16", quantize_attention="sliding_only")),
     ],
 )
 def test_does_not_start_without(patch, kind, quantize, checkpoint, tmp_path: Path) -> None:
