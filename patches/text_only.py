@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import Any
 
 from sglang_gemma4_ext.context import Context
-from sglang_gemma4_ext.model_family import MULTIMODAL_ARCHITECTURES, read_model_info
+from sglang_gemma4_ext.model_family import MULTIMODAL_ARCHITECTURES, TOWER_WEIGHT, read_model_info
 from sglang_gemma4_ext.registry import Hook, Patch, Source
 
 logger = logging.getLogger(__name__)
@@ -32,9 +32,6 @@ CHAT = "sglang.srt.entrypoints.openai.serving_chat.OpenAIServingChat"
 REFUSAL = (
     "This server runs Gemma 4 text-only and cannot take {media} input; "
     "restart it with --enable-multimodal to send images, audio or video."
-)
-TOWER_WEIGHT = re.compile(
-    r"^(model\.)?(vision_tower|audio_tower|vision_embedder|embed_vision|embed_audio)\."
 )
 TOWERS = ("Gemma4VisionEncoder", "Gemma4AudioEncoder", "Gemma4MultimodalEmbedder")
 UNIFIED_TOWERS = ("Gemma4UnifiedVisionEmbedder", "Gemma4UnifiedMultimodalEmbedder")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,10 @@ MULTIMODAL_ARCHITECTURES = frozenset(
     {"Gemma4ForConditionalGeneration", "Gemma4UnifiedForConditionalGeneration"}
 )
 DRAFT_ARCHITECTURES = frozenset({"Gemma4AssistantForCausalLM", "Gemma4UnifiedAssistantForCausalLM"})
+# Tensors of a checkpoint that text-only serving neither needs nor loads.
+TOWER_WEIGHT = re.compile(
+    r"^(model\.)?(vision_tower|audio_tower|vision_embedder|embed_vision|embed_audio)\."
+)
 TARGET_ARCHITECTURES = TEXT_ARCHITECTURES | MULTIMODAL_ARCHITECTURES
 
 

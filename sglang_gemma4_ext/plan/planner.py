@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Put together where each byte of a GPU goes, and answer whether a wish fits."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+
+from sglang_gemma4_ext.plan import pools, reserve
+from sglang_gemma4_ext.plan.activations import Step, activation_bytes
+from sglang_gemma4_ext.plan.geometry import Geometry, PlanError
+from sglang_gemma4_ext.plan.gpus import GIB
+from sglang_gemma4_ext.plan.pools import KvBytes, Pools, Serving
+from sglang_gemma4_ext.plan.weights import Weights
+
+NEW_TOKENS = 1024  # of each request, where a plan needs a number
+# A smaller chunk computes with less and leaves less sliding KV in flight, and prefills slower.
+LOW_MEMORY_CHUNKS = (2048, 1024, 512, 256)
+LOW_MEMORY_REQUESTS = 16
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is to be served on what. None leaves the choice to the plan.
+
+    memory: bytes of one GPU as nvidia-smi reports them.
+    draft_bytes: weights of a speculative draft, whose KV is the target's own.
+    policy: auto, seed or upstream; see pools.py.
+    ours: with the extension's patches; False plans stock SGLang 0.5.23.
+    """
+
+    geometry: Geometry
+    weights: Weights
+    memory: int
+    tp: int = 1
+    context: int | None = None
+    requests: int | None = None
+    chunk: int | None = None
+    mem_fraction: float | None = None
+    swa_ratio: float | None = None
+    kv_dtype_bytes: int = 2
+    draft_bytes: int = 0
+    draft_tokens: int = 1
+    page: int = 1
+    policy: str = "auto"
+    low_memory: bool = False
+    ours: bool = True
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The answer: bytes by purpose, pools, what they hold, and what to pass.
+
+    parts sum to the GPU's memory; `kv` is negative where weights and reserve alone exceed it.
+    longest: the longest prompt of a lone request; concurrent: by (prompt, new) tokens.
+    """
+
+    wish: Wish
+    parts: dict[str, int]
+    kv: KvBytes
+    pools: Pools
+    ratio: float | None
+    load: reserve.Load
+    longest: int
+    concurrent: dict[tuple[int, int], int]
+    fits: bool
+    reason: str
+    flags: list[str] = field(default_factory=list)
+    nearest: str = ""
+
+    @property
+    def kv_tokens(self) -> int:
+        """What SGLang prints as max_total_num_tokens."""
+        return self.pools.full
+
+
+def make(wish: Wish) -> Plan:
+    """Plan a wish. Raises PlanError on contradictions; what merely does not fit is an answer."""
+    _check(wish)
+    plan = _best(wish)
+    return plan if plan.fits else replace(plan, nearest=_nearest(wish))
+
+
+def _best(wish: Wish) -> Plan:
+    """In low-memory mode the largest of LOW_MEMORY_CHUNKS that fits, unless the user chose."""
+    if not wish.low_memory or wish.chunk is not None:
+        return _plan(wish)
+    plans = (_plan(replace(wish, chunk=chunk)) for chunk in LOW_MEMORY_CHUNKS)
+    for plan in plans:
+        if plan.fits:
+            break
+    return replace(plan, wish=wish)
+
+
+def _check(wish: Wish) -> None:
+    most = wish.geometry.max_context
+    if wish.context is not None and wish.context > most:
+        raise PlanError(
+            f"--context-length {wish.context} is above the {most} tokens that "
+            f"{wish.geometry.name} was made for"
+        )
+    for flag, value in (
+        ("--context-length", wish.context),
+        ("--max-running-requests", wish.requests),
+        ("--chunked-prefill-size", wish.chunk),
+        ("--tp", wish.tp),
+    ):
+        if value is not None and value < 1:
+            raise PlanError(f"{flag} must be at least 1, not {value}")
+    if wish.geometry.heads % wish.tp:
+        raise PlanError(f"--tp {wish.tp} does not divide {wish.geometry.heads} query heads")
+    if wish.mem_fraction is not None and not 0 < wish.mem_fraction < 1:
+        raise PlanError(f"--mem-fraction-static must be between 0 and 1, not {wish.mem_fraction}")
+    if wish.swa_ratio is not None and not 0 < wish.swa_ratio <= 1:
+        raise PlanError(
+            f"--swa-full-tokens-ratio must be above 0 and at most 1, not {wish.swa_ratio}"
+        )
+
+
+def _plan(wish: Wish) -> Plan:
+    load = _load(wish)
+    parts = _parts(wish, load)
+    kv = pools.kv_bytes(
+        wish.geometry, wish.kv_dtype_bytes, wish.tp, shared_layers_too=not wish.ours
+    )
+    serving = Serving(wish.page, load.chunk, wish.draft_tokens)
+    split, ratio = _split(wish, max(parts["kv"], 0), kv, serving)
+    longest = pools.longest(split, kv, wish.geometry, NEW_TOKENS, serving)
+    counts = {
+        (prompt, new): pools.concurrent(split, kv, wish.geometry, prompt, new, serving)
+        for prompt, new in _lengths(wish)
+    }
+    fits, reason = _verdict(wish, parts, split, kv, serving, longest)
+    plan = Plan(wish, parts, kv, split, ratio, load, longest, counts, fits, reason)
+    return replace(plan, flags=_flags(plan)) if fits else plan
+
+
+def _load(wish: Wish) -> reserve.Load:
+    requests = wish.requests
+    load = reserve.default_load(wish.memory, wish.geometry, wish.tp, requests)
+    if wish.low_memory:
+        # The table and the graphs of requests that cannot run anyway are not free.
+        requests = requests or LOW_MEMORY_REQUESTS
+    return replace(
+        load,
+        chunk=wish.chunk or load.chunk,
+        requests=requests,
+        graph_batch=min(load.graph_batch, requests or load.graph_batch),
+        context=wish.context or wish.geometry.max_context,
+        draft_tokens=wish.draft_tokens,
+    )
+
+
+def _parts(wish: Wish, load: reserve.Load) -> dict[str, int]:
+    """Bytes by purpose; `kv` is what is left."""
+    usable = wish.memory - reserve.CUDA_CONTEXT
+    if wish.mem_fraction is not None:
+        kept = int(usable * (1 - wish.mem_fraction))
+    elif wish.ours:
+        kept = reserve.reserve(wish.memory, wish.geometry, load, low_memory=wish.low_memory)
+    else:
+        kept = reserve.flat(wish.memory, load)
+    step = Step(load.chunk, load.graph_batch, load.draft_tokens, load.tp)
+    computing = min(kept, activation_bytes(wish.geometry, step))
+    graphs = min(kept - computing, reserve.graph_bytes(load))
+    tables = min(kept - computing - graphs, reserve.late_allocations(wish.geometry, load))
+    parts = {"CUDA context": reserve.CUDA_CONTEXT}
+    parts |= {f"weights: {part}": size for part, size in wish.weights.parts.items()}
+    if wish.draft_bytes:
+        parts["weights: draft"] = wish.draft_bytes
+    parts |= {
+        "reserve: activations": computing,
+        "reserve: CUDA graphs": graphs,
+        "reserve: request table, attention buffers": tables,
+        "reserve: unmodelled": kept - computing - graphs - tables,
+    }
+    return {**parts, "kv": wish.memory - sum(parts.values())}
+
+
+def _split(wish: Wish, budget: int, kv: KvBytes, serving: Serving) -> tuple[Pools, float | None]:
+    """The pools of the wish's policy, and their ratio, None where the bytes are shared."""
+    if wish.swa_ratio is not None:
+        ratio = wish.swa_ratio
+    elif wish.policy == "upstream" or not wish.ours:
+        ratio = pools.UPSTREAM_RATIO
+    elif wish.policy == "seed":
+        ratio = pools.seed_ratio(wish.geometry)
+    elif wish.draft_bytes:
+        ratio = pools.solve_ratio(
+            budget, kv, wish.geometry, serving,
+            max_context=wish.context, max_requests=wish.requests,
+        )  # fmt: skip
+    else:
+        return pools.share(budget, kv, wish.page), None
+    return pools.split(budget, kv, ratio, wish.page), ratio
+
+
+def _lengths(wish: Wish) -> list[tuple[int, int]]:
+    most = wish.context or wish.geometry.max_context
+    lengths = [load for load in pools.WORKLOADS if sum(load) <= most]
+    whole = (most - NEW_TOKENS, NEW_TOKENS)
+    return [*lengths, whole] if whole not in lengths and whole[0] > 0 else lengths
+
+
+def _verdict(
+    wish: Wish, parts: dict[str, int], split: Pools, kv: KvBytes, serving: Serving, longest: int
+) -> tuple[bool, str]:
+    held = sum(wish.weights.parts.values()) + wish.draft_bytes
+    if parts["kv"] <= 0:
+        over = -parts["kv"] / GIB
+        if held + reserve.CUDA_CONTEXT >= wish.memory:
+            return False, (
+                f"the weights alone ({held / GIB:.1f} GiB) do not fit {wish.memory / GIB:.1f} GiB"
+            )
+        return False, f"weights and reserve together are {over:.1f} GiB too large"
+    wanted = (wish.context or 0) - NEW_TOKENS
+    if longest == 0 or longest < wanted:
+        most = f"{longest + NEW_TOKENS} tokens" if longest else "no request"
+        return False, f"the KV pools hold {most}, too few for a context of {wish.context or 1}"
+    if wish.context and wish.requests:
+        count = pools.concurrent(split, kv, wish.geometry, max(1, wanted), NEW_TOKENS, serving)
+        if count < wish.requests:
+            return False, f"{count} requests of {wish.context} tokens fit, not {wish.requests}"
+    return True, f"{parts['kv'] / GIB:.1f} GiB are left for KV"
+
+
+def _nearest(wish: Wish) -> str:
+    """The first of the smaller wishes that fits, in words."""
+    for words, smaller in _smaller(wish):
+        plan = _best(smaller)
+        if plan.fits:
+            return f"{words} (up to {plan.longest + NEW_TOKENS} tokens a request)"
+    return "a GPU with more memory, or --tp 2"
+
+
+def _smaller(wish: Wish) -> list[tuple[str, Wish]]:
+    low = replace(wish, low_memory=True, mem_fraction=None, chunk=None)
+    short = replace(low, context=None)
+    few = replace(short, requests=1)
+    fp8 = replace(low, kv_dtype_bytes=1)
+    steps = [] if wish.low_memory or not wish.ours else [("--gemma4-low-memory", low)]
+    if wish.ours and wish.kv_dtype_bytes > 1:
+        steps.append(("--gemma4-low-memory --kv-cache-dtype fp8_e4m3", fp8))
+    if wish.ours and wish.requests is not None and wish.requests > 1:
+        steps.append(("--gemma4-low-memory --max-running-requests 1", replace(low, requests=1)))
+    if wish.ours:
+        steps += [
+            ("--gemma4-low-memory and a shorter --context-length", short),
+            ("--gemma4-low-memory --max-running-requests 1 and a shorter context", few),
+        ]
+    return [*steps, *((f"--tp {tp}", _parallel(wish, tp)) for tp in (2, 4, 8) if tp > wish.tp)]
+
+
+def _parallel(wish: Wish, tp: int) -> Wish:
+    """The same wish on more GPUs, all parts sharded but towers."""
+    parts = {
+        part: size if part == "towers" else size * wish.tp // tp
+        for part, size in wish.weights.parts.items()
+    }
+    return replace(wish, tp=tp, weights=Weights(parts, wish.weights.source))
+
+
+def _flags(plan: Plan) -> list[str]:
+    """What makes the launcher run this plan; nothing that the user has to repeat."""
+    wish, load = plan.wish, plan.load
+    usable = wish.memory - reserve.CUDA_CONTEXT
+    kept = sum(size for part, size in plan.parts.items() if part.startswith("reserve"))
+    fraction = wish.mem_fraction or math.floor((1 - kept / usable) * 1000) / 1000
+    context = min(plan.longest + NEW_TOKENS, wish.context or wish.geometry.max_context)
+    flags = [f"--context-length {context}"]
+    if wish.low_memory:
+        # Chooses the three below by itself.
+        flags.insert(0, "--gemma4-low-memory")
+    else:
+        flags += [f"--mem-fraction-static {fraction:g}", f"--chunked-prefill-size {load.chunk}"]
+    if load.requests is not None and not (wish.low_memory and wish.requests is None):
+        flags.append(f"--max-running-requests {load.requests}")
+    if wish.ours and wish.policy != "auto" and wish.swa_ratio is None:
+        flags.append(f"--gemma4-swa-policy {wish.policy}")
+    if wish.swa_ratio is not None:
+        flags.append(f"--swa-full-tokens-ratio {wish.swa_ratio:g}")
+    if wish.tp > 1:
+        flags.append(f"--tp {wish.tp}")
+    if wish.kv_dtype_bytes == 1:
+        flags.append("--kv-cache-dtype fp8_e4m3")
+    return flags

@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The two KV pools of a Gemma 4, how a byte budget is split, and how many requests they hold.
+
+A full layer keeps every token of a request. A sliding layer needs the window, and more only for a
+while; but 5 of 6 layers slide, so a token of its pool costs 10 to 20 times as much. A fixed split
+suits one request length: at 1k/1k the sliding pool runs out first, at 128k the full pool.
+
+Three splits:
+- `upstream`: SWA tokens = 0.8 x full tokens, SGLang's default.
+- `seed`: 0.15 for mixtures of experts, 0.8 for dense models (sgl-project/sglang, measured on a
+  B200 for both).
+- `shared`: one byte buffer for both, SGLang's `--enable-unified-memory`: whatever the lengths,
+  neither pool starves the other. It admits at least what any fixed split does.
+- `solved`: where the buffer cannot be shared, the fixed split whose worst case over WORKLOADS
+  is best; see `solve_ratio`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import ceil
+
+from sglang_gemma4_ext.plan.geometry import FULL, SLIDING, Geometry
+
+UPSTREAM_RATIO = 0.8
+SEED_MOE_RATIO = 0.15
+# (prompt, new) tokens of the loads that a split must serve well.
+WORKLOADS = ((1024, 1024), (8192, 1024), (32_768, 1024), (131_072, 1024))
+EVICTION_INTERVAL = 128  # SGLang's SGLANG_SWA_EVICTION_INTERVAL
+
+
+@dataclass(frozen=True)
+class KvBytes:
+    """Bytes of one token in each pool on one GPU."""
+
+    full: int
+    swa: int
+
+
+@dataclass(frozen=True)
+class Pools:
+    """Tokens of each pool; `shared_bytes` where both live in one buffer, else None."""
+
+    full: int
+    swa: int
+    shared_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Serving:
+    """What the scheduler is told, as far as pools are concerned.
+
+    draft_tokens: tokens that a decode step verifies per request, 1 without speculation.
+    chunk: the largest prefill chunk; `overlap` means that two may be in flight.
+    prefix_tails: cached prefixes to keep extendable: each needs one window of sliding KV.
+    """
+
+    page: int = 1
+    chunk: int = 4096
+    draft_tokens: int = 1
+    overlap: bool = True
+    prefix_tails: int = 0
+
+
+def kv_bytes(
+    geometry: Geometry, dtype_bytes: int = 2, tp: int = 1, *, shared_layers_too: bool = False
+) -> KvBytes:
+    """Bytes per token; K and V are both stored, also where they are equal.
+
+    shared_layers_too: as stock SGLang 0.5.23, whose pools hold rows for KV-shared layers too.
+    """
+
+    def of(kind: str, heads: int, dim: int) -> int:
+        layers = geometry.kv_layers(kind, shared_too=shared_layers_too)
+        return layers * max(1, heads // tp) * 2 * dim * dtype_bytes
+
+    return KvBytes(
+        of(FULL, geometry.global_kv_heads, geometry.global_head_dim),
+        of(SLIDING, geometry.kv_heads, geometry.head_dim),
+    )
+
+
+def split(budget: int, kv: KvBytes, ratio: float, page: int = 1) -> Pools:
+    """A fixed split, by the arithmetic of SGLang's HybridSWAPoolConfigurator.
+
+    A float cell size is meant: SGLang's token counts follow from its rounding.
+    """
+    full = int(budget // (kv.full + ratio * kv.swa)) // page * page
+    return Pools(full, int(full * ratio) // page * page)
+
+
+def share(budget: int, kv: KvBytes, page: int = 1) -> Pools:
+    """One buffer: each pool may grow until the bytes run out."""
+    budget = max(budget, 0)
+    pools = (budget // size // page * page for size in (kv.full, kv.swa))
+    return Pools(*pools, shared_bytes=budget)
+
+
+def seed_ratio(geometry: Geometry) -> float:
+    return SEED_MOE_RATIO if geometry.is_moe else UPSTREAM_RATIO
+
+
+def full_tokens(prompt: int, new: int, serving: Serving) -> int:
+    """Full-pool tokens of one request at its end, whole pages, one page spare."""
+    return _pages(prompt + new + serving.draft_tokens - 1, serving) + serving.page
+
+
+def swa_tokens(prompt: int, new: int, geometry: Geometry, serving: Serving) -> int:
+    """The most sliding tokens that one request holds at once while it decodes.
+
+    With the radix cache on, the last window of its prompt stays locked in the tree; what it
+    decodes comes on top until it leaves the window, after which SGLang frees it in steps of
+    EVICTION_INTERVAL. The running step and page rounding complete it.
+    """
+    window = geometry.window
+    decoded = window + EVICTION_INTERVAL * serving.draft_tokens + serving.page
+    held = min(prompt, window) + min(new, decoded)
+    return _pages(held + serving.draft_tokens, serving) + serving.page
+
+
+def in_flight(prompt: int, serving: Serving) -> int:
+    """Sliding tokens of prefill chunks being computed, beyond what their requests keep."""
+    return _pages(min(prompt, serving.chunk) * (2 if serving.overlap else 1), serving)
+
+
+def concurrent(
+    pools: Pools, kv: KvBytes, geometry: Geometry, prompt: int, new: int, serving: Serving
+) -> int:
+    """How many such requests run at once without one being retracted."""
+    full = full_tokens(prompt, new, serving)
+    swa = swa_tokens(prompt, new, geometry, serving)
+    reserved = in_flight(prompt, serving) + serving.prefix_tails * (geometry.window + serving.page)
+    if pools.shared_bytes is not None:
+        free = pools.shared_bytes - reserved * kv.swa
+        return max(0, free // (full * kv.full + swa * kv.swa))
+    return max(0, min(pools.full // full, (pools.swa - reserved) // swa))
+
+
+def longest(pools: Pools, kv: KvBytes, geometry: Geometry, new: int, serving: Serving) -> int:
+    """The longest prompt of a request that runs alone, at most the model's maximum; 0 if none."""
+    return _largest(
+        lambda prompt: concurrent(pools, kv, geometry, prompt, new, serving) >= 1,
+        geometry.max_context - new,
+    )
+
+
+def solve_ratio(
+    budget: int,
+    kv: KvBytes,
+    geometry: Geometry,
+    serving: Serving,
+    *,
+    max_context: int | None = None,
+    max_requests: int | None = None,
+) -> float:
+    """The fixed split whose worst load, relative to sharing the bytes, is best.
+
+    Loads longer than max_context count at that length; those that do not fit even with all bytes
+    shared do not count. No more than max_requests are asked of any load, so that sliding tokens
+    beyond what they can hold go to the full pool. UPSTREAM_RATIO where no load fits.
+    """
+    shared = share(budget, kv, serving.page)
+    ideals = {
+        load: min(concurrent(shared, kv, geometry, *load, serving), max_requests or budget)
+        for load in _loads(max_context or geometry.max_context)
+    }
+    ideals = {load: ideal for load, ideal in ideals.items() if ideal > 0}
+    if not ideals:
+        return UPSTREAM_RATIO
+
+    def worst(ratio: float) -> tuple[float, int]:
+        pools = split(budget, kv, ratio, serving.page)
+        fractions = [
+            min(concurrent(pools, kv, geometry, *load, serving), ideal) / ideal
+            for load, ideal in ideals.items()
+        ]
+        return min(fractions), pools.full
+
+    return max((step / 1000 for step in range(5, 1001, 5)), key=worst)
+
+
+def _loads(max_context: int) -> Sequence[tuple[int, int]]:
+    """WORKLOADS, each cut to the context."""
+    cut = {
+        (min(prompt, max(1, max_context - new)), new) if max_context > new else (1, max_context - 1)
+        for prompt, new in WORKLOADS
+    }
+    return sorted(cut)
+
+
+def _largest(fits: Callable[[int], bool], most: int) -> int:
+    """The largest n in 1..most with fits(n), which holds up to some n and then no more; or 0."""
+    low, high = 0, max(0, most)
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    return low
+
+
+def _pages(tokens: int, serving: Serving) -> int:
+    return ceil(tokens / serving.page) * serving.page

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A plan as text for people and as JSON for programs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sglang_gemma4_ext.plan.gpus import GIB
+from sglang_gemma4_ext.plan.planner import NEW_TOKENS, Plan
+
+_BAR = 40
+
+
+def to_text(plan: Plan) -> str:
+    """The verdict first, then where the memory goes, then what fits into the KV pools."""
+    wish = plan.wish
+    verdict = f"{'Yes' if plan.fits else 'No'}: {plan.reason}."
+    lines = [title(plan), "", verdict]
+    if plan.nearest:
+        lines.append(f"The nearest that fits: {plan.nearest}.")
+    lines += ["", *_table(plan.parts, wish.memory), ""]
+    if plan.fits:
+        lines += [*_capacity(plan), "", "Flags:", *(f"  {flag}" for flag in plan.flags)]
+    return "\n".join(lines).rstrip()
+
+
+def to_json(plan: Plan) -> dict[str, Any]:
+    """The same as plain values: bytes, tokens, counts."""
+    return {
+        "model": plan.wish.geometry.name,
+        "fits": plan.fits,
+        "reason": plan.reason,
+        "nearest": plan.nearest or None,
+        "memory_bytes": plan.wish.memory,
+        "parts_bytes": plan.parts,
+        "weights_source": plan.wish.weights.source,
+        "kv_bytes_per_token": {"full": plan.kv.full, "swa": plan.kv.swa},
+        "pools": {
+            "shared_bytes": plan.pools.shared_bytes,
+            "full_tokens": plan.pools.full,
+            "swa_tokens": plan.pools.swa,
+            "swa_full_tokens_ratio": plan.ratio,
+        },
+        "longest_request_tokens": plan.longest + NEW_TOKENS if plan.longest else 0,
+        "concurrent_requests": [
+            {"prompt_tokens": prompt, "new_tokens": new, "requests": count}
+            for (prompt, new), count in plan.concurrent.items()
+        ],
+        "flags": plan.flags,
+    }
+
+
+def title(plan: Plan) -> str:
+    wish = plan.wish
+    who = "sglang-gemma4-ext" if wish.ours else "stock SGLang 0.5.23"
+    return (
+        f"Gemma 4 {wish.geometry.name} ({wish.weights.source}) on "
+        f"{wish.memory / GIB:.1f} GiB{f' x {wish.tp}' if wish.tp > 1 else ''}, {who}"
+    )
+
+
+def _table(parts: dict[str, int], memory: int) -> list[str]:
+    width = max(len(part) for part in parts)
+    scale = max(memory, sum(size for size in parts.values() if size > 0))
+    return [
+        f"  {part:{width}}  {size / GIB:7.2f} GiB  {'#' * max(0, round(_BAR * size / scale))}"
+        for part, size in parts.items()
+    ]
+
+
+def _capacity(plan: Plan) -> list[str]:
+    pools = plan.pools
+    if pools.shared_bytes is None:
+        held = f"{pools.full:,} tokens of full attention, {pools.swa:,} of sliding windows"
+        held += f" (ratio {plan.ratio:g})"
+    else:
+        held = f"one buffer, up to {pools.full:,} tokens of full attention"
+    lines = [f"KV: {held}", f"Longest request: {plan.longest + NEW_TOKENS:,} tokens"]
+    rows = [
+        f"  {prompt:>9,} + {new:,} tokens  {count:>6,}"
+        for (prompt, new), count in plan.concurrent.items()
+    ]
+    return [*lines, "Requests at once, prompt + new tokens:", *rows]

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a GPU keeps free of weights and KV, and how that relates to SGLang's own reserve.
+
+SGLang turns one reserve into `mem_fraction_static` and gives the KV pools whatever weights leave
+of that fraction. Its estimate (`flat`) is 512 MiB + 1.5 MiB for each token of a prefill chunk,
+whatever the model, + graphs. Activations, graph capture, the request table and everything that
+nobody models come out of it.
+
+Ours replaces that one number; nothing is added to it, so nothing is counted twice:
+
+- `working`: what this model computes with (activations.py), the same graph and per-device terms
+  as `flat`, and what SGLang allocates after it has sized the pools.
+- `swa_scoped`: an allowance of max(2 GiB, memory / 6) for the unmodelled, + one chunk's
+  activations; for models whose sliding KV saturates. Dense-KV models keep max(memory / 3, 2 GiB).
+- The reserve is min(flat, max(working, swa_scoped)), and min(flat, working) in low-memory mode.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sglang_gemma4_ext.plan.activations import Step, activation_bytes
+from sglang_gemma4_ext.plan.geometry import SLIDING, Geometry
+from sglang_gemma4_ext.plan.gpus import GIB, MIB
+
+# What a CUDA context and its libraries take before SGLang measures free memory. An assumption.
+CUDA_CONTEXT = 512 * MIB
+# Allocator fragmentation, attention metadata, kernel workspaces.
+RUNTIME_SLACK = 512 * MIB
+# SGLang's defaults by memory of the GPU: below MiB, chunk, decode batch of CUDA graphs at TP < 4
+# and from TP 4 on.
+_DEFAULTS = (
+    (20 * 1024, 2048, 8, 8),
+    (35 * 1024, 4096, 48, 160),
+    (60 * 1024, 4096, 32, 160),
+    (90 * 1024, 8192, 256, 512),
+    (160 * 1024, 8192, 256, 512),
+    (float("inf"), 16_384, 512, 512),
+)
+_MANY_RUNNING = 2048  # SGLang's max_running_requests when nothing else bounds it
+
+
+@dataclass(frozen=True)
+class Load:
+    """How the server is run, as far as the reserve is concerned.
+
+    graph_batch: largest decode batch with a CUDA graph, 0 without graphs.
+    requests: rows of the request table; None is SGLang's own number.
+    """
+
+    chunk: int
+    graph_batch: int
+    context: int
+    requests: int | None = None
+    draft_tokens: int = 1
+    tp: int = 1
+    prefill_graphs: bool = True
+
+
+def default_load(memory: int, geometry: Geometry, tp: int = 1, requests: int | None = None) -> Load:
+    """What SGLang would choose on such a GPU when the user says nothing."""
+    mib = memory / MIB
+    _, chunk, batch, wide = next(row for row in _DEFAULTS if mib < row[0])
+    batch = wide if tp >= 4 else batch
+    if requests is not None:
+        batch = min(batch, requests)
+    return Load(chunk, batch, geometry.max_context, requests, tp=tp)
+
+
+def graph_bytes(load: Load) -> int:
+    """SGLang's reserve for CUDA graphs: 2 MiB a decode size, 8 MiB a prefill bucket."""
+    prefill = len(_prefill_buckets(load.chunk)) if load.prefill_graphs else 0
+    return (2 * load.graph_batch + 8 * prefill) * MIB
+
+
+def flat(memory: int, load: Load) -> int:
+    """SGLang 0.5.23's estimate for a server that is not a pure decode node."""
+    reserve = (512 + 1.5 * max(load.chunk, 2048) + load.tp / 8 * 1024) * MIB + graph_bytes(load)
+    return int(max(reserve, 10 * GIB) if memory > 60 * GIB else reserve)
+
+
+def working(geometry: Geometry, load: Load) -> int:
+    """Bytes that this model needs beside weights and KV."""
+    step = Step(load.chunk, load.graph_batch, load.draft_tokens, load.tp)
+    return (
+        activation_bytes(geometry, step)
+        + graph_bytes(load)
+        + late_allocations(geometry, load)
+        + load.tp * 128 * MIB
+        + RUNTIME_SLACK
+    )
+
+
+def late_allocations(geometry: Geometry, load: Load) -> int:
+    """What SGLang allocates after sizing the pools, out of the reserve.
+
+    The request table: int32 [requests + 1, context + 4 + draft tokens]. The Triton backend's
+    graph buffers: int64 key indices for a whole context per row, and for a window; partial
+    results of split decode, fp32 [rows, heads, 8 splits, head_dim] for both head dims.
+    """
+    requests = _MANY_RUNNING if load.requests is None else load.requests
+    table = 4 * (requests + 1) * (load.context + 4 + load.draft_tokens)
+    rows = load.graph_batch * load.draft_tokens
+    heads = geometry.heads // load.tp
+    indices = 8 * rows * (load.context + geometry.window)
+    partial = 4 * rows * heads * 8 * (geometry.head_dim + geometry.global_head_dim + 1)
+    return table + indices + partial
+
+
+def dense_kv_reserve(memory: int) -> int:
+    return max(memory // 3, 2 * GIB)
+
+
+def swa_scoped(memory: int, geometry: Geometry, load: Load) -> int:
+    """The allowance beside KV that saturates; the dense one where it does not."""
+    dense = dense_kv_reserve(memory)
+    if geometry.kv_layers(SLIDING) == 0:
+        return dense
+    chunk = activation_bytes(geometry, Step(load.chunk, load.graph_batch, load.draft_tokens,
+                                            load.tp))  # fmt: skip
+    return min(dense, max(2 * GIB, memory // 6) + chunk)
+
+
+def reserve(memory: int, geometry: Geometry, load: Load, *, low_memory: bool = False) -> int:
+    """The one number: never above SGLang's."""
+    needed = working(geometry, load)
+    if not low_memory:
+        needed = max(needed, swa_scoped(memory, geometry, load))
+    return min(flat(memory, load), needed)
+
+
+def _prefill_buckets(chunk: int) -> list[int]:
+    """Token counts for which SGLang captures a prefill graph."""
+    sizes = [
+        *range(4, 33, 4), *range(48, 257, 16), *range(288, 513, 32), *range(576, 1025, 64),
+        *range(1280, 4097, 256), *range(4608, chunk + 1, 512),
+    ]  # fmt: skip
+    return [size for size in sizes if size <= chunk]

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bytes of weights on one GPU: from a geometry and a format, or from a checkpoint's headers.
+
+Both count what SGLang 0.5.23 holds, not what lies on disk: no towers when text-only, K twice
+where it serves as V, embeddings once (they are the lm_head), KV projections of KV-shared layers
+too (SGLang builds them and never uses them).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+
+from sglang_gemma4_ext.checkpoint_files import Tensor
+from sglang_gemma4_ext.model_family import TOWER_WEIGHT
+from sglang_gemma4_ext.plan.geometry import Geometry, PlanError
+
+BF16 = 2.0
+FP8 = 1.0
+# Two E2M1 codes a byte, and an E4M3 scale for each 16 weights along K.
+NVFP4 = 0.5 + 1 / 16
+
+# What a format quantizes, and at how many bytes a weight; the rest stays BF16.
+FORMATS: dict[str, tuple[frozenset[str], float]] = {
+    "bf16": (frozenset(), BF16),
+    "fp8": (frozenset({"attention", "mlp", "experts"}), FP8),
+    "nvfp4": (frozenset({"attention", "mlp", "experts"}), NVFP4),
+    "nvfp4-mlp": (frozenset({"mlp", "experts"}), NVFP4),
+    "nvfp4-experts": (frozenset({"experts"}), NVFP4),
+}
+
+_ELEMENT_BYTES = {
+    "F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2,
+    "I16": 2, "U16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I8": 1, "U8": 1, "BOOL": 1,
+}  # fmt: skip
+_KEY = re.compile(r"\.layers\.(\d+)\.self_attn\.k_proj\.")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Bytes on one GPU by part: attention, mlp, experts, embeddings, ple, other."""
+
+    parts: Mapping[str, int]
+    source: str
+
+    @property
+    def total(self) -> int:
+        return sum(self.parts.values())
+
+
+def estimate(geometry: Geometry, fmt: str, tp: int = 1) -> Weights:
+    """Weights of a geometry in one of FORMATS. Raises PlanError on another format."""
+    if fmt not in FORMATS:
+        raise PlanError(f"--weights must be one of {', '.join(FORMATS)}, not {fmt!r}")
+    quantized, width = FORMATS[fmt]
+    parts = {
+        part: int(count * (width if part in quantized else BF16)) // tp
+        for part, count in _counts(geometry).items()
+    }
+    return Weights({part: size for part, size in parts.items() if size}, f"estimated, {fmt}")
+
+
+def _counts(geometry: Geometry) -> dict[str, int]:
+    """Weights of the whole model by part. Norms and scalars are left out: under 0.1 % of it."""
+    counts = {
+        "attention": sum(_attention(geometry, layer) for layer in range(geometry.layers)),
+        "mlp": sum(
+            3 * geometry.hidden * geometry.layer_intermediate(layer)
+            for layer in range(geometry.layers)
+        ),
+        "experts": 3 * geometry.layers * geometry.experts
+        * geometry.expert_intermediate * geometry.hidden,
+        "embeddings": geometry.vocab * geometry.hidden,
+        "other": geometry.layers * geometry.experts * geometry.hidden,  # routers
+    }  # fmt: skip
+    if geometry.ple:
+        width = geometry.layers * geometry.ple
+        # The table, the projection of the hidden state to it, a gate and a projection per layer.
+        counts["ple"] = width * (geometry.vocab + 3 * geometry.hidden)
+    return counts
+
+
+def _attention(geometry: Geometry, layer: int) -> int:
+    heads, kv_heads, dim = geometry.heads_of(layer)
+    return geometry.hidden * dim * (2 * heads + 2 * kv_heads)
+
+
+def from_headers(
+    tensors: Mapping[str, Tensor], geometry: Geometry, tp: int = 1, *, multimodal: bool = False
+) -> Weights:
+    """Weights of a real checkpoint, from its safetensors headers. Raises PlanError on a dtype."""
+    parts: dict[str, int] = {}
+    for name, tensor in tensors.items():
+        part = _part(name)
+        if part == "towers" and not multimodal:
+            continue
+        parts[part] = parts.get(part, 0) + _loaded_bytes(name, tensor, geometry)
+    # Towers are not sharded: each GPU has the whole of them.
+    return Weights(
+        {part: size if part == "towers" else size // tp for part, size in parts.items()},
+        "summed from the checkpoint's headers",
+    )
+
+
+def _loaded_bytes(name: str, tensor: Tensor, geometry: Geometry) -> int:
+    size = prod(tensor.shape) * element_bytes(name, tensor)
+    key = _KEY.search(name)
+    serves_as_v = key is not None and geometry.k_eq_v and geometry.is_full(int(key.group(1)))
+    return 2 * size if serves_as_v else size
+
+
+def element_bytes(name: str, tensor: Tensor) -> int:
+    """Bytes of one element of the tensor of that name. Raises PlanError on an unknown dtype."""
+    if tensor.dtype not in _ELEMENT_BYTES:
+        raise PlanError(f"{name} has the dtype {tensor.dtype}, whose size is not known")
+    return _ELEMENT_BYTES[tensor.dtype]
+
+
+def _part(name: str) -> str:
+    if TOWER_WEIGHT.match(name):
+        return "towers"
+    for part, pattern in (
+        ("ple", "per_layer"),
+        ("embeddings", "embed_tokens."),
+        ("attention", ".self_attn."),
+        ("experts", ".experts."),
+        ("mlp", ".mlp."),
+    ):
+        if pattern in name:
+            return part
+    return "other"

@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The planner's answers to the questions people ask, each worked out by hand.
+
+Bytes: NVFP4 is 9/16 a weight, BF16 is 2. KV of a token: heads x head_dim x 2 (K and V) x 2 bytes
+x layers. The reserve of low-memory mode: activations, graphs, tables, TP and slack, as below.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sglang_gemma4_ext.plan import planner, pools, reserve, weights
+from sglang_gemma4_ext.plan.geometry import BUILT_IN, PlanError
+from sglang_gemma4_ext.plan.gpus import GIB, MIB
+from sglang_gemma4_ext.plan.planner import Plan, Wish
+
+CONTEXT = 512 * MIB
+
+
+def plan(model: str, fmt: str, gib: int, **wishes) -> Plan:
+    geometry = BUILT_IN[model]
+    held = weights.estimate(geometry, fmt, wishes.get("tp", 1))
+    return planner.make(Wish(geometry, held, gib * GIB, **wishes))
+
+
+def kept(answer: Plan) -> int:
+    return sum(size for part, size in answer.parts.items() if part.startswith("reserve"))
+
+
+def low_memory_reserve(model: str, chunk: int, context: int, graph_batch: int = 16) -> int:
+    """Activations by the library, everything else by hand, for 16 requests."""
+    geometry = BUILT_IN[model]
+    # SGLang's prefill graphs: 8 MiB each of 22, 30, 38 or 42 buckets; decode: 2 MiB a request.
+    graphs = ({256: 22, 512: 30, 1024: 38, 2048: 42}[chunk] * 8 + graph_batch * 2) * MIB
+    table = 4 * (16 + 1) * (context + 5)
+    indices = 8 * graph_batch * (context + geometry.window)
+    partial = 4 * graph_batch * geometry.heads * 8 * (256 + 512 + 1)
+    rank, slack = 128 * MIB, 512 * MIB
+    computing = reserve.activation_bytes(geometry, reserve.Step(chunk, graph_batch))
+    return computing + graphs + table + indices + partial + rank + slack
+
+
+def test_12b_nvfp4_on_24_gb():
+    """Yes, at its whole 262,144 tokens, two at once."""
+    answer = plan("12B", "nvfp4", 24, low_memory=True)
+    # 40 sliding layers: q 4096, k and v 2048 each, o 4096 wide; 8 full: q and o 8192, k = v 512.
+    attention = 40 * 3840 * (4096 + 2 * 2048 + 4096) + 8 * 3840 * (8192 + 2 * 512 + 8192)
+    mlp = 48 * 3 * 3840 * 15_360
+    embeddings = 262_144 * 3840
+    held = (attention + mlp) * 9 // 16 + embeddings * 2
+    assert answer.wish.weights.total == held == 8_153_333_760
+    reserved = low_memory_reserve("12B", 2048, 262_144)
+    assert kept(answer) == reserved
+    assert answer.parts["kv"] == 24 * GIB - CONTEXT - held - reserved
+    # A whole context: 262,145 full tokens of 16,384 bytes and 2 x 1024 + 129 + 1 sliding ones of
+    # 327,680; two chunks of 2048 more of those in flight.
+    one = 262_145 * 16_384 + (1024 + 1024 + 1 + 1) * 327_680
+    flying = 2 * 2048 * 327_680
+    assert answer.concurrent[(261_120, 1024)] == (answer.parts["kv"] - flying) // one == 2
+    assert answer.longest == 261_120
+    assert answer.fits
+
+
+def test_26b_a4b_nvfp4_on_24_gb():
+    """Yes, at 262,144 tokens; stock SGLang leaves it 3 GiB and a tenth of that context."""
+    answer = plan("26B-A4B", "nvfp4", 24, low_memory=True)
+    # 25 sliding layers: 8192 + 4096 wide; 5 full: q and o 8192, k = v 2 x 512.
+    attention = 25 * 2816 * (4096 + 2 * 2048 + 4096) + 5 * 2816 * (8192 + 2 * 1024 + 8192)
+    mlp, experts = 30 * 3 * 2816 * 2112, 30 * 128 * 3 * 2816 * 704
+    bf16 = 262_144 * 2816 + 30 * 128 * 2816  # embeddings, routers
+    held = (attention + mlp + experts) * 9 // 16 + bf16 * 2
+    assert answer.wish.weights.total == held == 15_278_061_568
+    reserved = low_memory_reserve("26B-A4B", 2048, 262_144)
+    assert answer.parts["kv"] == 24 * GIB - CONTEXT - held - reserved
+    one = 262_145 * 20_480 + 2050 * 204_800
+    flying = 2 * 2048 * 204_800
+    assert answer.concurrent[(261_120, 1024)] == (answer.parts["kv"] - flying) // one == 1
+    assert answer.fits
+
+    stock = plan("26B-A4B", "nvfp4", 24, ours=False)
+    # SGLang's flat reserve: 512 MiB + 1.5 MiB x 4096 + 128 MiB + 48 x 2 MiB + 50 buckets x 8 MiB.
+    flat = (512 + 6144 + 128 + 96 + 400) * MIB
+    assert kept(stock) == flat
+    assert stock.parts["kv"] == 24 * GIB - CONTEXT - held - flat
+    # 184,320 bytes a token at 0.8; a lone request is as long as the full pool, less its 1 spare.
+    assert stock.kv_tokens == stock.parts["kv"] // 184_320 < 262_144 // 10
+
+
+def test_31b_nvfp4_on_32_gb_at_128k():
+    """Not by default; in low-memory mode with prefill chunks of 512, one request at a time."""
+    refused = plan("31B", "nvfp4", 32, context=131_072)
+    assert not refused.fits
+    assert "--gemma4-low-memory" in refused.nearest
+
+    answer = plan("31B", "nvfp4", 32, context=131_072, low_memory=True)
+    # 50 sliding layers: q and o 8192, k and v 4096; 10 full: q and o 16,384, k = v 2048.
+    attention = 50 * 5376 * (8192 + 2 * 4096 + 8192) + 10 * 5376 * (16_384 + 2 * 2048 + 16_384)
+    held = (attention + 60 * 3 * 5376 * 21_504) * 9 // 16 + 262_144 * 5376 * 2
+    assert answer.wish.weights.total == held == 19_354_288_128
+
+    def left(chunk: int) -> int:
+        reserved = low_memory_reserve("31B", chunk, 131_072)
+        return 32 * GIB - CONTEXT - held - reserved
+
+    one = 131_073 * 81_920 + 2050 * 819_200
+    assert left(1024) < one + 2 * 1024 * 819_200
+    assert left(512) >= one + 2 * 512 * 819_200
+    assert answer.load.chunk == 512
+    assert answer.parts["kv"] == left(512)
+    assert answer.concurrent[(130_048, 1024)] == 1
+    assert answer.fits
+
+
+def test_31b_on_96_gb_at_262k_against_the_876k_tokens_of_vllm():
+    """NVFP4: yes. One buffer of 76 GiB is 997K full tokens if nothing slid; 3 whole contexts run.
+
+    876K full tokens are 876,000 x 81,920 bytes = 66.8 GiB: KV of full layers alone. Counted so,
+    ours is above it; stock has 93K, for each of its tokens pays 737,280 bytes, nine times as much.
+    """
+    answer = plan("31B", "nvfp4", 96, context=262_144, low_memory=True)
+    left = 96 * GIB - CONTEXT - 19_354_288_128 - low_memory_reserve("31B", 2048, 262_144)
+    assert answer.parts["kv"] == left
+    assert answer.kv_tokens == left // 81_920 > 876_000
+    one = 262_145 * 81_920 + 2050 * 819_200
+    assert answer.concurrent[(261_120, 1024)] == (left - 2 * 2048 * 819_200) // one == 3
+
+    careful = plan("31B", "nvfp4", 96, context=262_144)
+    assert careful.kv_tokens == careful.parts["kv"] // 81_920
+    assert 0.94 < careful.kv_tokens / 876_000 < 1
+
+    stock = plan("31B", "nvfp4", 96, ours=False)
+    # 512 + 1.5 x 8192 + 128 + 256 x 2 + 58 buckets x 8 MiB, above the 10 GiB that it keeps at least
+    flat = (512 + 12_288 + 128 + 512 + 58 * 8) * MIB
+    assert kept(stock) == flat
+    assert stock.kv_tokens == (96 * GIB - CONTEXT - 19_354_288_128 - flat) // 737_280
+
+    bf16 = plan("31B", "bf16", 96, context=262_144, low_memory=True)
+    assert bf16.fits
+    assert bf16.concurrent[(261_120, 1024)] == 1
+
+
+def test_e4b_on_12_gb():
+    """BF16: no, 14 GiB of weights, 5.4 of them per-layer embeddings. NVFP4: yes, 89K tokens."""
+    ple = 42 * 256 * (262_144 + 3 * 2560)
+    # 35 sliding layers: q and o 2048, k and v 512; 7 full: q and o 4096, k and v 1024.
+    attention = 35 * 2560 * (2048 + 2 * 512 + 2048) + 7 * 2560 * (4096 + 2 * 1024 + 4096)
+    mlp = 42 * 3 * 2560 * 10_240
+    embeddings = 262_144 * 2560
+    refused = plan("E4B", "bf16", 12)
+    assert refused.wish.weights.total == 2 * (ple + attention + mlp + embeddings) == 15_035_006_976
+    assert "the weights alone (14.0 GiB) do not fit 12.0 GiB" in refused.reason
+    assert refused.nearest.startswith("--tp 2")
+
+    answer = plan("E4B", "nvfp4", 12, low_memory=True)
+    held = (attention + mlp) * 9 // 16 + 2 * (ple + embeddings)
+    assert answer.wish.weights.total == held
+    # Its whole context does not fit, at any chunk: what fits is found at chunk 2048.
+    left = 12 * GIB - CONTEXT - held - low_memory_reserve("E4B", 2048, 131_072, graph_batch=8)
+    assert answer.parts["kv"] == left
+    # Owned layers alone: 4 full x 4096 and 20 sliding x 2048 bytes; a request of n + 1024 tokens.
+    swa = (512 + 512 + 128 + 1 + 1 + 1) * 40_960 + 2 * 2048 * 40_960
+    assert answer.longest == (left - swa) // 16_384 - 1024 - 1
+    assert answer.fits
+
+
+models = st.sampled_from(sorted(BUILT_IN))
+formats = st.sampled_from(sorted(weights.FORMATS))
+memories = st.integers(8 * GIB, 192 * GIB)
+
+
+@given(models, formats, memories, st.sampled_from([1, 2, 4, 8]), st.booleans(), st.booleans())
+def test_every_byte_is_accounted_for_and_min_holds(model, fmt, memory, tp, low, ours):
+    geometry = BUILT_IN[model]
+    wish = Wish(geometry, weights.estimate(geometry, fmt, tp), memory, tp, low_memory=low and ours,
+                ours=ours)  # fmt: skip
+    answer = planner.make(wish)
+    assert sum(answer.parts.values()) == memory
+    assert all(size >= 0 for part, size in answer.parts.items() if part != "kv")
+    assert kept(answer) <= reserve.flat(memory, answer.load)
+    if answer.fits:
+        pool = answer.pools
+        used = pool.shared_bytes or pool.full * answer.kv.full + pool.swa * answer.kv.swa
+        assert 0 < used <= answer.parts["kv"]
+        assert 0 < answer.longest + planner.NEW_TOKENS <= geometry.max_context
+    else:
+        assert answer.reason
+        assert answer.nearest
+
+
+@given(models, memories, st.floats(0.3, 0.95), st.floats(0.05, 1.0), st.integers(1, 64),
+       st.integers(256, 8192), st.booleans())  # fmt: skip
+def test_a_users_flag_is_never_overridden(model, memory, fraction, ratio, requests, chunk, ours):
+    geometry = BUILT_IN[model]
+    held = weights.estimate(geometry, "nvfp4")
+    answer = planner.make(
+        Wish(
+            geometry,
+            held,
+            memory,
+            requests=requests,
+            chunk=chunk,
+            mem_fraction=fraction,
+            swa_ratio=ratio,
+            ours=ours,
+        )
+    )
+    assert (answer.ratio, answer.load.chunk, answer.load.requests) == (ratio, chunk, requests)
+    assert kept(answer) == int((memory - CONTEXT) * (1 - fraction))
+    assert answer.pools == pools.split(max(0, answer.parts["kv"]), answer.kv, ratio)
+
+
+@given(models, memories, memories, st.booleans())
+def test_more_memory_never_holds_less(model, one, other, low):
+    """Within one of SGLang's size classes; between them the chunk it chooses jumps."""
+    geometry = BUILT_IN[model]
+    held = weights.estimate(geometry, "nvfp4")
+    less, more = (
+        planner.make(Wish(geometry, held, memory, chunk=2048, requests=16, low_memory=low))
+        for memory in sorted((one, other))
+    )
+    if reserve.flat(less.wish.memory, less.load) == reserve.flat(more.wish.memory, more.load):
+        assert less.parts["kv"] <= more.parts["kv"]
+        assert less.longest <= more.longest
+
+
+@pytest.mark.parametrize(
+    ("wishes", "message"),
+    [
+        ({"context": 300_000}, "--context-length 300000 is above the 262144 tokens"),
+        ({"tp": 3}, "--tp 3 does not divide 32 query heads"),
+        ({"mem_fraction": 1.5}, "--mem-fraction-static must be between 0 and 1, not 1.5"),
+        ({"swa_ratio": 0.0}, "--swa-full-tokens-ratio must be above 0 and at most 1"),
+        ({"requests": 0}, "--max-running-requests must be at least 1, not 0"),
+    ],
+)
+def test_contradictions_are_one_sentence(wishes, message):
+    base = Wish(BUILT_IN["31B"], weights.estimate(BUILT_IN["31B"], "nvfp4"), 96 * GIB)
+    with pytest.raises(PlanError, match=message):
+        planner.make(replace(base, **wishes))

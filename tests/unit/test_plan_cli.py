@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`python -m sglang_gemma4_ext.plan`: answers, files, and one sentence where there is none."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from math import prod
+
+import pytest
+import safetensors.torch
+import torch
+from PIL import Image
+
+from sglang_gemma4_ext.model_family import read_model_info
+from sglang_gemma4_ext.plan import __main__ as cli
+from sglang_gemma4_ext.plan.geometry import BUILT_IN, from_config
+from sglang_gemma4_ext.plan.gpus import GIB, GPUS_MIB, MIB, gpu_memory, parse_size
+from tests.checkpoints.shapes import write_config
+
+
+def run(capsys, *argv: str) -> tuple[int, str, str]:
+    status = cli.main([*argv])
+    return status, *capsys.readouterr()
+
+
+def test_yes_with_what_to_pass(capsys):
+    status, out, _ = run(
+        capsys,
+        "--model-path",
+        "google/gemma-4-26B-A4B-it",
+        "--weights",
+        "nvfp4",
+        "--gpu",
+        "RTX 4090",
+    )
+    assert status == 0
+    assert "Yes: " in out
+    assert "--mem-fraction-static 0." in out
+    assert "Longest request: " in out
+
+
+def test_no_with_the_nearest_that_fits(capsys):
+    status, out, _ = run(capsys, "--model-path", "31B", "--gpu", "a10g")
+    assert status == 1
+    assert "No: the weights alone (57.4 GiB) do not fit 22.5 GiB." in out
+    assert "The nearest that fits: --tp 4" in out
+
+
+def test_json_holds_the_same(capsys):
+    argv = ("--model-path", "12B", "--weights", "fp8", "--memory", "24GiB", "--json")
+    status, out, _ = run(capsys, *argv)
+    answer = json.loads(out)
+    assert status == 0
+    assert answer["fits"] is True
+    assert sum(answer["parts_bytes"].values()) == answer["memory_bytes"] == 24 * GIB
+    assert answer["pools"]["shared_bytes"] == answer["parts_bytes"]["kv"]
+    assert answer["kv_bytes_per_token"] == {"full": 16_384, "swa": 327_680}
+
+
+def test_no_gpu_and_neither_torch_nor_sglang_is_needed():
+    code = (
+        "import sys; from sglang_gemma4_ext.plan.__main__ import main; "
+        "main(['--model-path', 'E2B', '--gpu', 'l4']); "
+        "sys.exit(any(name in sys.modules for name in ('torch', 'sglang', 'PIL')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_plot_shows_both_servers(capsys, tmp_path):
+    file = tmp_path / "plan.png"
+    argv = ("--model-path", "26B-A4B", "--weights", "nvfp4", "--gpu", "a10g", "--plot", str(file))
+    assert run(capsys, *argv)[0] == 0
+    with Image.open(file) as image:
+        assert image.format == "PNG"
+        colours = {colour for _, colour in image.convert("RGB").getcolors(1 << 20)}
+        assert {tuple(bytes.fromhex(c)) for c in ("2a9d60", "7a5195", "c0392b")} <= colours
+
+
+@pytest.mark.parametrize("kind", ["dense", "moe", "e2b", "causal", "dense_with_towers"])
+def test_a_checkpoint_is_summed_from_its_headers(capsys, checkpoint, kind):
+    """Against the tensors themselves: towers left out, K of full layers twice where it is V too."""
+    folder = checkpoint(kind)
+    tensors = {}
+    for file in folder.glob("*.safetensors"):
+        tensors |= safetensors.torch.load_file(file)
+    expected = 0
+    for name, tensor in tensors.items():
+        if "tower" in name or "embed_vision" in name or "embed_audio" in name:
+            continue
+        twice = kind != "e2b" and any(f".layers.{i}.self_attn.k_proj." in name for i in (2, 5))
+        expected += tensor.numel() * tensor.element_size() * (2 if twice else 1)
+    _, out, _ = run(capsys, "--model-path", str(folder), "--memory", "8GiB", "--json")
+    answer = json.loads(out)
+    parts = answer["parts_bytes"]
+    assert sum(size for part, size in parts.items() if part.startswith("weights")) == expected
+    assert answer["weights_source"] == "summed from the checkpoint's headers"
+
+
+def test_towers_count_with_multimodal(capsys, checkpoint):
+    folder = checkpoint("dense_with_towers")
+    argv = ("--model-path", str(folder), "--memory", "8GiB", "--json")
+    _, out, _ = run(capsys, *argv, "--enable-multimodal")
+    towers = json.loads(out)["parts_bytes"]["weights: towers"]
+    held = {}
+    for file in folder.glob("*.safetensors"):
+        held |= safetensors.torch.load_file(file)
+    sizes = {name: prod(t.shape) * t.element_size() for name, t in held.items()}
+    outside = sum(size for name, size in sizes.items() if "language_model" in name)
+    assert towers == sum(sizes.values()) - outside > 0
+
+
+@pytest.mark.parametrize("name", sorted(BUILT_IN))
+def test_a_config_gives_the_built_in_geometry(tmp_path, name):
+    """Through transformers' own reading of the config too, which fills in what we do not state."""
+    import transformers
+
+    folder = write_config(BUILT_IN[name], tmp_path / name)
+    assert from_config(read_model_info(str(folder))) == BUILT_IN[name]
+    text = transformers.AutoConfig.from_pretrained(folder).text_config
+    assert text.layer_types == list(BUILT_IN[name].layer_types)
+    assert text.max_position_embeddings == BUILT_IN[name].max_context
+
+
+def test_a_config_file_alone_is_enough(capsys, tmp_path):
+    config = write_config(BUILT_IN["12B"], tmp_path) / "config.json"
+    argv = ("--model-path", str(config), "--weights", "nvfp4", "--memory", "24GiB", "--json")
+    _, out, _ = run(capsys, *argv)
+    again = ("--model-path", "12B", *argv[2:])
+    _, built_in, _ = run(capsys, *again)
+    assert {**json.loads(out), "model": "12B"} == json.loads(built_in)
+
+
+def test_a_draft_takes_its_weights_and_a_fixed_split(capsys, tmp_path):
+    draft = write_config(BUILT_IN["12B"], tmp_path)
+    safetensors.torch.save_file({"w": torch.zeros(1000, dtype=torch.bfloat16)},
+                                draft / "model.safetensors")  # fmt: skip
+    argv = ("--model-path", "12B", "--weights", "nvfp4", "--memory", "24GiB", "--json",
+            "--speculative-draft-model-path", str(draft))  # fmt: skip
+    _, out, _ = run(capsys, *argv)
+    answer = json.loads(out)
+    assert answer["parts_bytes"]["weights: draft"] == 2000
+    assert answer["pools"]["shared_bytes"] is None
+    assert 0 < answer["pools"]["swa_full_tokens_ratio"] < 0.8
+
+
+M = ("--model-path", "31B")
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        ((*M, "--gpu", "h10"), "no GPU 'h10' is known"),
+        (M, "give either --gpu or --memory"),
+        ((*M, "--gpu", "l4", "--memory", "24GiB"), "give either --gpu or --memory"),
+        ((*M, "--memory", "24"), "--memory must be an amount such as 24GiB"),
+        ((*M, "--memory", "0GiB"), "--memory must be an amount"),
+        (("--model-path", "13B", "--gpu", "l4"), "'13B' is neither a folder with a config.json"),
+        ((*M, "--gpu", "l4", "--stock", "--gemma4-low-memory"), "--stock plans without"),
+        (
+            (*M, "--gpu", "l4", "--gemma4-low-memory", "--mem-fraction-static", "0.9"),
+            "--gemma4-low-memory chooses --mem-fraction-static",
+        ),
+        ((*M, "--gpu", "l4", "--speculative-num-draft-tokens", "4"), "needs --speculative-draft"),
+        ((*M, "--gpu", "l4", "--enable-multimodal"), "--enable-multimodal needs a checkpoint"),
+        ((*M, "--gpu", "l4", "--context-length", "999999"), "is above the 262144 tokens"),
+        ((*M, "--gpu", "h200", "--plot", "plan.pdf"), "--plot writes a .png file, not plan.pdf"),
+        ((*M, "--gpu", "h200", "--plot", "/no/such/plan.png"), "cannot be written"),
+        (
+            (*M, "--gpu", "l4", "--speculative-draft-model-path", "/no/draft"),
+            "--speculative-draft-model-path /no/draft is no folder",
+        ),
+    ],
+)
+def test_no_answer_is_one_sentence(capsys, argv, sentence):
+    status, out, err = run(capsys, *argv)
+    assert (status, out) == (2, "")
+    assert sentence in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        ("{}", "is not a Gemma 4"),
+        ("no json", "has no config.json that can be read"),
+        (
+            '{"architectures": ["Gemma4ForCausalLM"], "num_key_value_heads": 1}',
+            "lacks 'head_dim'",
+        ),
+    ],
+)
+def test_a_config_that_is_none(capsys, tmp_path, config, sentence):
+    (tmp_path / "config.json").write_text(config)
+    status, _, err = run(capsys, "--model-path", str(tmp_path), "--gpu", "l4")
+    assert status == 2
+    assert sentence in err
+
+
+def test_names_and_sizes():
+    assert gpu_memory("NVIDIA A100-40GB") == gpu_memory("a100 40gb") == 40_960 * MIB
+    assert gpu_memory("GeForce RTX 3090") == GPUS_MIB["rtx3090"] * MIB
+    assert parse_size("24 GiB") == 24 * GIB
+    assert parse_size("1.5gb") == 1_500_000_000
