@@ -125,9 +125,11 @@ def _plan(wish: Wish) -> Plan:
     )
     serving = Serving(wish.page, load.chunk, wish.draft_tokens)
     split, ratio = _split(wish, max(parts["kv"], 0), kv, serving)
-    longest = pools.longest(split, kv, wish.geometry, NEW_TOKENS, serving)
+    longest = pools.longest(
+        split, kv, wish.geometry.window, wish.geometry.max_context, NEW_TOKENS, serving
+    )
     counts = {
-        (prompt, new): pools.concurrent(split, kv, wish.geometry, prompt, new, serving)
+        (prompt, new): pools.concurrent(split, kv, wish.geometry.window, prompt, new, serving)
         for prompt, new in _lengths(wish)
     }
     fits, reason = _verdict(wish, parts, split, kv, serving, longest)
@@ -218,7 +220,9 @@ def _verdict(
         most = f"{longest + NEW_TOKENS} tokens" if longest else "no request"
         return False, f"the KV pools hold {most}, too few for a context of {wish.context or 1}"
     if wish.context and wish.requests:
-        count = pools.concurrent(split, kv, wish.geometry, max(1, wanted), NEW_TOKENS, serving)
+        count = pools.concurrent(
+            split, kv, wish.geometry.window, max(1, wanted), NEW_TOKENS, serving
+        )
         if count < wish.requests:
             return False, f"{count} requests of {wish.context} tokens fit, not {wish.requests}"
     return True, f"{parts['kv'] / GIB:.1f} GiB are left for KV"

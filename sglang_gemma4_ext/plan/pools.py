@@ -106,14 +106,13 @@ def full_tokens(prompt: int, new: int, serving: Serving) -> int:
     return _pages(prompt + new + serving.draft_tokens - 1, serving) + serving.page
 
 
-def swa_tokens(prompt: int, new: int, geometry: Geometry, serving: Serving) -> int:
+def swa_tokens(prompt: int, new: int, window: int, serving: Serving) -> int:
     """The most sliding tokens that one request holds at once while it decodes.
 
     With the radix cache on, the last window of its prompt stays locked in the tree; what it
     decodes comes on top until it leaves the window, after which SGLang frees it in steps of
     EVICTION_INTERVAL. The running step and page rounding complete it.
     """
-    window = geometry.window
     decoded = window + EVICTION_INTERVAL * serving.draft_tokens + serving.page
     held = min(prompt, window) + min(new, decoded)
     return _pages(held + serving.draft_tokens, serving) + serving.page
@@ -125,45 +124,47 @@ def in_flight(prompt: int, serving: Serving) -> int:
 
 
 def concurrent(
-    pools: Pools, kv: KvBytes, geometry: Geometry, prompt: int, new: int, serving: Serving
+    pools: Pools, kv: KvBytes, window: int, prompt: int, new: int, serving: Serving
 ) -> int:
     """How many such requests run at once without one being retracted."""
     full = full_tokens(prompt, new, serving)
-    swa = swa_tokens(prompt, new, geometry, serving)
-    reserved = in_flight(prompt, serving) + serving.prefix_tails * (geometry.window + serving.page)
+    swa = swa_tokens(prompt, new, window, serving)
+    reserved = in_flight(prompt, serving) + serving.prefix_tails * (window + serving.page)
     if pools.shared_bytes is not None:
         free = pools.shared_bytes - reserved * kv.swa
         return max(0, free // (full * kv.full + swa * kv.swa))
     return max(0, min(pools.full // full, (pools.swa - reserved) // swa))
 
 
-def longest(pools: Pools, kv: KvBytes, geometry: Geometry, new: int, serving: Serving) -> int:
-    """The longest prompt of a request that runs alone, at most the model's maximum; 0 if none."""
+def longest(
+    pools: Pools, kv: KvBytes, window: int, context: int, new: int, serving: Serving
+) -> int:
+    """The longest prompt of a lone request within a context, or 0."""
     return _largest(
-        lambda prompt: concurrent(pools, kv, geometry, prompt, new, serving) >= 1,
-        geometry.max_context - new,
+        lambda prompt: concurrent(pools, kv, window, prompt, new, serving) >= 1,
+        context - new,
     )
 
 
 def solve_ratio(
     budget: int,
     kv: KvBytes,
-    geometry: Geometry,
+    window: int,
+    context: int,
     serving: Serving,
     *,
-    max_context: int | None = None,
     max_requests: int | None = None,
 ) -> float:
     """The fixed split whose worst load, relative to sharing the bytes, is best.
 
-    Loads longer than max_context count at that length; those that do not fit even with all bytes
+    Loads longer than the context count at that length; those that do not fit even with all bytes
     shared do not count. No more than max_requests are asked of any load, so that sliding tokens
     beyond what they can hold go to the full pool. UPSTREAM_RATIO where no load fits.
     """
     shared = share(budget, kv, serving.page)
     ideals = {
-        load: min(concurrent(shared, kv, geometry, *load, serving), max_requests or budget)
-        for load in _loads(max_context or geometry.max_context)
+        load: min(concurrent(shared, kv, window, *load, serving), max_requests or budget)
+        for load in _loads(context)
     }
     ideals = {load: ideal for load, ideal in ideals.items() if ideal > 0}
     if not ideals:
@@ -172,7 +173,7 @@ def solve_ratio(
     def worst(ratio: float) -> tuple[float, int]:
         pools = split(budget, kv, ratio, serving.page)
         fractions = [
-            min(concurrent(pools, kv, geometry, *load, serving), ideal) / ideal
+            min(concurrent(pools, kv, window, *load, serving), ideal) / ideal
             for load, ideal in ideals.items()
         ]
         return min(fractions), pools.full
@@ -180,10 +181,10 @@ def solve_ratio(
     return max((step / 1000 for step in range(5, 1001, 5)), key=worst)
 
 
-def _loads(max_context: int) -> Sequence[tuple[int, int]]:
+def _loads(context: int) -> Sequence[tuple[int, int]]:
     """WORKLOADS, each cut to the context."""
     cut = {
-        (min(prompt, max(1, max_context - new)), new) if max_context > new else (1, max_context - 1)
+        (min(prompt, context - new), new) if context > new else (1, context - 1)
         for prompt, new in WORKLOADS
     }
     return sorted(cut)

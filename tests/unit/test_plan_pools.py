@@ -84,9 +84,12 @@ def test_more_memory_never_serves_fewer(model, one, other, load):
     geometry, serving = BUILT_IN[model], Serving()
     kv = pools.kv_bytes(geometry)
     less, more = (pools.share(b, kv) for b in sorted((one, other)))
-    count = [pools.concurrent(p, kv, geometry, *load, serving) for p in (less, more)]
+    count = [pools.concurrent(p, kv, geometry.window, *load, serving) for p in (less, more)]
     assert count[0] <= count[1]
-    long = [pools.longest(p, kv, geometry, 1024, serving) for p in (less, more)]
+    long = [
+        pools.longest(p, kv, geometry.window, geometry.max_context, 1024, serving)
+        for p in (less, more)
+    ]
     assert long[0] <= long[1]
 
 
@@ -103,8 +106,8 @@ def test_auto_never_admits_fewer_than_seed_or_upstream(model, gigabytes):
             for ratio in (pools.UPSTREAM_RATIO, pools.seed_ratio(geometry)):
                 fixed = pools.split(budget, kv, ratio, serving.page)
                 for load in WORKLOADS:
-                    ours = pools.concurrent(shared, kv, geometry, *load, serving)
-                    theirs = pools.concurrent(fixed, kv, geometry, *load, serving)
+                    ours = pools.concurrent(shared, kv, geometry.window, *load, serving)
+                    theirs = pools.concurrent(fixed, kv, geometry.window, *load, serving)
                     assert ours >= theirs, (budget, serving, load)
 
 
@@ -115,7 +118,7 @@ def test_no_fixed_split_could_have_done_it():
 
     def counts(ratio: float) -> list[int]:
         found = pools.split(budget, kv, ratio)
-        return [pools.concurrent(found, kv, geometry, *load, serving) for load in WORKLOADS]
+        return [pools.concurrent(found, kv, geometry.window, *load, serving) for load in WORKLOADS]
 
     best = [max(pair) for pair in zip(counts(0.15), counts(0.8), strict=True)]
     assert not any(
@@ -131,15 +134,17 @@ def test_a_solved_split_has_the_best_worst_case(model, budget, draft_tokens):
     geometry, serving = BUILT_IN[model], Serving(draft_tokens=draft_tokens)
     kv = pools.kv_bytes(geometry)
     shared = pools.share(budget, kv)
-    ideal = {load: pools.concurrent(shared, kv, geometry, *load, serving) for load in WORKLOADS}
+    ideal = {
+        load: pools.concurrent(shared, kv, geometry.window, *load, serving) for load in WORKLOADS
+    }
     served = [load for load in WORKLOADS if ideal[load]]
 
     def worst(ratio: float) -> float:
         found = pools.split(budget, kv, ratio)
-        counts = (pools.concurrent(found, kv, geometry, *load, serving) for load in served)
+        counts = (pools.concurrent(found, kv, geometry.window, *load, serving) for load in served)
         return min((n / ideal[m] for n, m in zip(counts, served, strict=True)), default=0)
 
-    solved = worst(pools.solve_ratio(budget, kv, geometry, serving))
+    solved = worst(pools.solve_ratio(budget, kv, geometry.window, geometry.max_context, serving))
     assert solved >= worst(pools.UPSTREAM_RATIO)
     assert solved >= worst(pools.SEED_MOE_RATIO)
 
@@ -147,15 +152,17 @@ def test_a_solved_split_has_the_best_worst_case(model, budget, draft_tokens):
 def test_a_request_limit_moves_bytes_to_the_full_pool():
     geometry, serving, budget = BUILT_IN["31B"], Serving(), 40 * GIB
     kv = pools.kv_bytes(geometry)
-    free = pools.solve_ratio(budget, kv, geometry, serving)
-    few = pools.solve_ratio(budget, kv, geometry, serving, max_requests=4)
+    free = pools.solve_ratio(budget, kv, geometry.window, geometry.max_context, serving)
+    few = pools.solve_ratio(
+        budget, kv, geometry.window, geometry.max_context, serving, max_requests=4
+    )
     one = pools.split(budget, kv, few)
     assert few < free
-    assert pools.concurrent(one, kv, geometry, 1024, 1024, serving) >= 4
+    assert pools.concurrent(one, kv, geometry.window, 1024, 1024, serving) >= 4
     assert one.full > pools.split(budget, kv, free).full
 
 
 def test_where_nothing_fits_the_split_is_upstreams():
     geometry = BUILT_IN["31B"]
     kv = pools.kv_bytes(geometry)
-    assert pools.solve_ratio(1000, kv, geometry, Serving()) == pools.UPSTREAM_RATIO
+    assert pools.solve_ratio(1000, kv, 1024, 4096, Serving()) == pools.UPSTREAM_RATIO
