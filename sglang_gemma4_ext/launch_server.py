@@ -23,6 +23,7 @@ from sglang_gemma4_ext.settings import (
     Nvfp4Backend,
     Settings,
     SettingsError,
+    SwaPolicy,
     parse_names,
     plugin_allowed,
 )
@@ -58,6 +59,13 @@ def build_parser() -> argparse.ArgumentParser:
         help="who multiplies NVFP4 weights: SGLang's Marlin kernels, the exact "
         "dequantize-then-matmul reference, or Marlin on a GPU and the reference without "
         "(default: %(default)s)",
+    )
+    group.add_argument(
+        "--gemma4-swa-policy",
+        choices=get_args(SwaPolicy),
+        default=Settings.swa_policy,
+        help="how KV memory is split between full and sliding layers: by need, 0.15 for mixtures "
+        "of experts, or as SGLang does; --swa-full-tokens-ratio wins (default: %(default)s)",
     )
     group.add_argument(
         "--gemma4-cpu-attention",
@@ -101,6 +109,7 @@ def _prepare(ours: argparse.Namespace, theirs: list[str]) -> CommandLine:
         disable=ours.gemma4_ext_disable,
         cpu_attention=ours.gemma4_cpu_attention,
         nvfp4=ours.gemma4_nvfp4,
+        swa_policy=ours.gemma4_swa_policy,
     )
     plugin.check_names(settings)
     if _runs_on_cpu(line):

@@ -17,6 +17,7 @@ CPU_PLATFORM = "gemma4_cpu"
 
 CpuAttention = Literal["torch_native", "triton"]
 Nvfp4Backend = Literal["auto", "marlin", "dequant"]
+SwaPolicy = Literal["auto", "seed", "upstream"]
 
 _PREFIX = "SGLANG_GEMMA4_EXT_"
 
@@ -34,17 +35,20 @@ class Settings:
         Triton's interpreter (slow; for testing kernels).
     nvfp4: who multiplies NVFP4 weights. `marlin` is SGLang's kernel, `dequant` is the exact
         dequantize-then-matmul reference, `auto` takes Marlin on a GPU and the reference without.
+    swa_policy: how KV memory is split between full and sliding layers; see plan/pools.py.
     cpu: the CPU reference is active (set by the launcher when there is no GPU).
     """
 
     disable: frozenset[str] = frozenset()
     cpu_attention: CpuAttention = "torch_native"
     nvfp4: Nvfp4Backend = "auto"
+    swa_policy: SwaPolicy = "auto"
     cpu: bool = False
 
     def __post_init__(self) -> None:
         _require("--gemma4-cpu-attention", self.cpu_attention, get_args(CpuAttention))
         _require("--gemma4-nvfp4", self.nvfp4, get_args(Nvfp4Backend))
+        _require("--gemma4-swa-policy", self.swa_policy, get_args(SwaPolicy))
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> Settings:
@@ -53,6 +57,7 @@ class Settings:
             disable=parse_names(env.get(_PREFIX + "DISABLE", "")),
             cpu_attention=env.get(_PREFIX + "CPU_ATTENTION", cls.cpu_attention),
             nvfp4=env.get(_PREFIX + "NVFP4", cls.nvfp4),
+            swa_policy=env.get(_PREFIX + "SWA_POLICY", cls.swa_policy),
             cpu=env.get("SGLANG_PLATFORM") == CPU_PLATFORM,
         )
 
@@ -64,6 +69,7 @@ class Settings:
         env[_PREFIX + "DISABLE"] = ",".join(sorted(self.disable))
         env[_PREFIX + "CPU_ATTENTION"] = self.cpu_attention
         env[_PREFIX + "NVFP4"] = self.nvfp4
+        env[_PREFIX + "SWA_POLICY"] = self.swa_policy
         if self.cpu:
             env["SGLANG_PLATFORM"] = CPU_PLATFORM
             if self.cpu_attention == "triton":

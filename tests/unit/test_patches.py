@@ -60,17 +60,28 @@ def test_nothing_of_the_cpu_reference_is_active_on_a_gpu(gpu):
 @pytest.mark.parametrize(
     ("architecture", "text", "expected"),
     [
-        ("Gemma4ForConditionalGeneration", {}, {"text_only", "exact_sliding_window"}),
+        ("Gemma4ForConditionalGeneration", {}, {"text_only", "exact_sliding_window", "swa_policy"}),
         (
             "Gemma4ForConditionalGeneration",
             {"num_experts": 8},
-            {"text_only", "exact_sliding_window", "router_scale"},
+            {"text_only", "exact_sliding_window", "swa_policy", "router_scale"},
         ),
-        ("Gemma4ForCausalLM", None, {"causal_lm_config", "exact_sliding_window"}),
+        (
+            "Gemma4ForConditionalGeneration",
+            {"num_kv_shared_layers": 18},
+            {"text_only", "exact_sliding_window", "swa_policy", "shared_layers_without_kv"},
+        ),
+        ("Gemma4ForCausalLM", None, {"causal_lm_config", "exact_sliding_window", "swa_policy"}),
         (
             "Gemma4UnifiedForConditionalGeneration",
             {},
-            {"text_only", "exact_sliding_window", "unified_without_ple", "unified_kv_scales"},
+            {
+                "text_only",
+                "exact_sliding_window",
+                "swa_policy",
+                "unified_without_ple",
+                "unified_kv_scales",
+            },
         ),
     ],
 )

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which split of KV memory a server gets: the user's, SGLang's shared pool, or a solved ratio."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from sglang_gemma4_ext.context import Gpu
+from sglang_gemma4_ext.patches import swa_policy
+from sglang_gemma4_ext.plan import pools
+from sglang_gemma4_ext.plan.geometry import BUILT_IN
+from sglang_gemma4_ext.plan.gpus import GIB
+from sglang_gemma4_ext.settings import Settings
+from tests.checkpoints.shapes import write_config
+from tests.unit.upstream_pools import configurator
+
+A10G = Gpu("nvidia", "NVIDIA A10G", (8, 6))
+B200 = Gpu("nvidia", "NVIDIA B200", (10, 0))
+DEFAULTS: dict[str, Any] = {
+    **dict.fromkeys(swa_policy.UNTESTED_BESIDE),
+    "swa_full_tokens_ratio": None,
+    "enable_unified_memory": False,
+    "revision": None,
+    "disaggregation_mode": "null",
+    "pp_size": 1,
+    "dcp_size": 1,
+    "kv_cache_dtype": "auto",
+    "attention_backend": "triton",
+    "prefill_attention_backend": None,
+    "decode_attention_backend": None,
+}
+
+
+@pytest.fixture
+def declared(monkeypatch, tmp_path):
+    """declared(model, policy, gpu, **flags): what the patch declares for such a server."""
+    from sglang.srt.arg_groups import overrides
+
+    def run(model: str, policy: str = "auto", gpu: Gpu = A10G, **flags: Any) -> dict[str, Any]:
+        path = write_config(BUILT_IN[model], tmp_path / model)
+        found: dict[str, Any] = {}
+        monkeypatch.setattr(overrides, "resolving_view", lambda args: args)
+        monkeypatch.setattr(overrides, "resolved_view", lambda args: args)
+        monkeypatch.setattr(overrides, "declare_resolution", lambda a, s, **kw: found.update(kw))
+        monkeypatch.setattr(swa_policy, "detect_gpu", lambda: gpu)
+        settings = Settings(swa_policy=policy)
+        monkeypatch.setattr(swa_policy.Settings, "from_env", lambda: settings)
+        swa_policy._choose(SimpleNamespace(**{**DEFAULTS, "model_path": str(path), **flags}))
+        return found
+
+    return run
+
+
+@pytest.mark.parametrize("model", sorted(BUILT_IN))
+def test_auto_shares_the_bytes_of_both_pools(declared, model):
+    assert declared(model) == {"enable_unified_memory": True}
+
+
+@pytest.mark.parametrize(
+    ("model", "ratio"),
+    [("26B-A4B", {"swa_full_tokens_ratio": 0.15}), ("31B", {}), ("12B", {}), ("E4B", {})],
+)
+def test_seed_is_for_mixtures_of_experts(declared, model, ratio):
+    assert declared(model, "seed") == ratio
+    assert declared(model, "seed", B200) == ratio
+
+
+@pytest.mark.parametrize("model", sorted(BUILT_IN))
+def test_upstream_is_left_alone(declared, model):
+    assert declared(model, "upstream") == {}
+
+
+@pytest.mark.parametrize("policy", ["auto", "seed", "upstream"])
+@pytest.mark.parametrize("flag", [{"swa_full_tokens_ratio": 0.5}, {"enable_unified_memory": True}])
+def test_the_users_flag_wins(declared, policy, flag):
+    assert declared("26B-A4B", policy, **flag) == {}
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        ({"speculative_algorithm": "FROZEN_KV_MTP"}, "--speculative-algorithm is set"),
+        ({"enable_hierarchical_cache": True}, "--enable-hierarchical-cache is set"),
+        ({"attention_backend": "torch_native"}, "attention runs on torch_native"),
+        ({"decode_attention_backend": "fa4"}, "attention runs on fa4"),
+        ({"disaggregation_mode": "decode"}, "spread over"),
+        ({"pp_size": 2}, "spread over"),
+        ({"kv_cache_dtype": "nvfp4"}, "--kv-cache-dtype is nvfp4"),
+        ({"gpu": B200}, "not tested on this GPU"),
+    ],
+)
+def test_where_bytes_are_not_shared_the_log_says_why(declared, caplog, flags, reason):
+    caplog.set_level("INFO")
+    assert declared("31B", **flags) == {}
+    assert reason in caplog.text
+
+
+def solved(monkeypatch, folder, budget: int = 40 * GIB, *, unified: bool = False, **schedule: Any):
+    """What `_solved_ratio` gives for the 31B over SGLang's own configurator."""
+    from sglang.srt import runtime_context
+    from sglang.srt.model_executor import pool_configurator
+
+    geometry = BUILT_IN["31B"]
+    theirs = configurator(monkeypatch, folder, geometry, unified=unified)
+    values = {
+        "_swa_full_tokens_ratio_explicitly_set": False,
+        "max_total_tokens": None,
+        "max_running_requests": None,
+        "chunked_prefill_size": 4096,
+        "disable_overlap_schedule": False,
+        **schedule,
+    }
+    monkeypatch.setattr(runtime_context, "get_schedule", lambda: SimpleNamespace(**values))
+    memory = SimpleNamespace(enable_unified_memory=unified)
+    monkeypatch.setattr(runtime_context, "get_memory", lambda: memory)
+    spec = SimpleNamespace(speculative_num_draft_tokens=4)
+    monkeypatch.setattr(runtime_context, "get_spec", lambda: spec)
+    monkeypatch.setattr(pool_configurator, "create_memory_pool_configurator", lambda kvc: theirs)
+    kvc = SimpleNamespace(
+        model_config=SimpleNamespace(context_len=geometry.max_context),
+        page_size=1,
+        sliding_window_size=geometry.window - 1,
+    )
+    return swa_policy._solved_ratio(kvc, budget)
+
+
+def test_a_draft_gets_the_solved_split(monkeypatch, tmp_path):
+    geometry, serving = BUILT_IN["31B"], pools.Serving(draft_tokens=4)
+    kv, window, context = pools.kv_bytes(geometry), geometry.window, geometry.max_context
+    ratio = solved(monkeypatch, tmp_path)
+    assert ratio == pools.solve_ratio(40 * GIB, kv, window, context, serving)
+    assert ratio < 0.2
+    fewer = solved(monkeypatch, tmp_path, max_running_requests=4)
+    assert fewer == pools.solve_ratio(40 * GIB, kv, window, context, serving, max_requests=4)
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [{"_swa_full_tokens_ratio_explicitly_set": True}, {"max_total_tokens": 9}, {"unified": True}],
+)
+def test_what_the_user_sized_is_not_solved(monkeypatch, tmp_path, schedule):
+    assert solved(monkeypatch, tmp_path, **schedule) is None
+
+
+@pytest.mark.parametrize("policy", ["seed", "upstream"])
+def test_other_policies_solve_nothing(monkeypatch, tmp_path, policy):
+    settings = Settings(swa_policy=policy)
+    monkeypatch.setattr(swa_policy.Settings, "from_env", lambda: settings)
+    assert solved(monkeypatch, tmp_path) is None
+
+
+def test_sglangs_request_cap_keeps_its_place(monkeypatch, tmp_path):
+    from sglang.srt.model_executor import pool_configurator
+
+    capped = object.__new__(pool_configurator.SWARequestCapPoolConfigurator)
+    monkeypatch.setattr("tests.unit.test_swa_policy.configurator", lambda *a, **k: capped)
+    assert solved(monkeypatch, tmp_path) is None
