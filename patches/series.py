@@ -3,12 +3,14 @@
 
 from sglang_gemma4_ext.patches import (
     causal_lm_config,
+    context_ceiling,
     cpu_exact_kv_cache,
     cpu_interpreter_bf16,
     cpu_softcap,
     cpu_torch_attention,
     cpu_unified_memory,
     exact_sliding_window,
+    memory_reserve,
     nvfp4_compressed_tensors,
     nvfp4_ignored_layers,
     nvfp4_modelopt,
@@ -27,6 +29,8 @@ PATCHES: tuple[Patch, ...] = (
     text_only.PATCH,
     exact_sliding_window.PATCH,
     router_scale.PATCH,
+    context_ceiling.PATCH,
+    memory_reserve.PATCH,
     shared_layers_without_kv.PATCH,
     swa_policy.PATCH,
     unified_kv_scales.PATCH,

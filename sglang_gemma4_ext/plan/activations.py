@@ -5,7 +5,7 @@ What is alive at once, in elements per token, counted along SGLang 0.5.23's gemm
 
 - always: residual, layer input and output; with per-layer embeddings (PLE) their whole stack;
 - attention: stacked q, k, v; rotated q and k; the heads' output; o_proj's output;
-- MLP: gate and up together, their product, the output;
+- MLP: gate and up together, the activated gate (fused away on a GPU), the product, the output;
 - experts: per chosen expert gate and up (whose buffer later holds the outputs), their product;
   the dense MLP's output waits beside them;
 - before the first layer, PLE: table rows, projection, its normed and scaled copies;
@@ -76,7 +76,7 @@ def _layer(geometry: Geometry, layer: int, tp: int) -> int:
     heads, kv_heads, dim = geometry.heads_of(layer)
     q, kv = heads * dim // tp, max(1, kv_heads // tp) * dim
     attention = (q + 2 * kv) + (q + kv) + q + geometry.hidden
-    mlp = 3 * geometry.layer_intermediate(layer) // tp + geometry.hidden
+    mlp = 4 * geometry.layer_intermediate(layer) // tp + geometry.hidden
     experts = 0
     if geometry.is_moe:
         wide = max(2 * geometry.expert_intermediate // tp, geometry.hidden)

@@ -25,6 +25,7 @@ PROMPTS = (5, 31, 32, 33, 70, 300)
 NEW_TOKENS = 64
 # Prompt length -> new tokens, for the interpreter, at a few tokens a second.
 INTERPRETED = {20: 64, 5: 4, 31: 4, 32: 4, 33: 4, 300: 2}
+FIXED = ("--gemma4-swa-policy", "upstream")
 TRITON = ("--gemma4-cpu-attention", "triton", "--triton-attention-num-kv-splits", "2")
 
 
@@ -53,7 +54,8 @@ CASES = (
     Case("unified", "unified"),
     Case("e2b", "e2b", flags=("--chunked-prefill-size", "64")),
     Case("causal", "causal"),
-    Case("dense-triton", "dense", flags=TRITON, load=INTERPRETED),
+    # Two pools of fixed sizes, and one pool that both kinds of layers share.
+    Case("dense-triton", "dense", flags=(*TRITON, *FIXED), load=INTERPRETED),
     Case("moe-triton", "moe", flags=TRITON, load=INTERPRETED),
     Case("e2b-triton", "e2b", flags=TRITON, load=INTERPRETED),
     Case("modelopt-dense-unequal", "dense", ours("modelopt", shared_scales=False)),
@@ -72,6 +74,8 @@ CASES = (
 SLOW_CASES = (
     Case("ct-w4a4-causal-mlp-only", "causal", ours("ct_w4a4", quantize_attention=False)),
     Case("real-modelopt-e2b", "e2b", modelopt()),
+    Case("dense-triton-shared", "dense", flags=TRITON, load=INTERPRETED),
+    Case("e2b-triton-fixed", "e2b", flags=(*TRITON, *FIXED), load=INTERPRETED),
     Case("real-compressed-tensors-dense", "dense", real_tools.compressed_tensors),
 )
 
@@ -107,6 +111,13 @@ def test_log_probabilities_and_greedy_tokens(running: Running):
         compared = running.reference.compare(prompt, running.server.generate(prompt, new))
         assert compared.worst <= FP32_TOLERANCE, length
         assert compared.greedy, length
+
+
+def test_the_pools_are_those_of_the_policy(running: Running):
+    """Shared wherever attention runs on Triton, unless the case says otherwise."""
+    shared = "--gemma4-cpu-attention" in running.case.flags and FIXED[0] not in running.case.flags
+    assert ("[unified-memory-pool]" in running.server.log) == shared
+    assert ("shared by need" in running.server.log) == shared
 
 
 def test_a_radix_hit_changes_nothing(running: Running):

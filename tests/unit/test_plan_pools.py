@@ -127,7 +127,7 @@ def test_no_fixed_split_could_have_done_it():
     )
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(models, budgets, st.sampled_from([1, 4]))
 def test_a_solved_split_has_the_best_worst_case(model, budget, draft_tokens):
     """Where bytes cannot be shared: no load suffers more than the worst under seed or upstream."""

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The reserve beside weights and KV: SGLang's own reproduced, ours never above it."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sglang_gemma4_ext.patches import context_ceiling, memory_reserve
+from sglang_gemma4_ext.plan import reserve
+from sglang_gemma4_ext.plan.activations import Step, activation_bytes
+from sglang_gemma4_ext.plan.geometry import BUILT_IN, FULL, Geometry
+from sglang_gemma4_ext.plan.gpus import GIB, GPUS_MIB, MIB
+from tests.checkpoints.shapes import write_config
+
+CARDS = sorted(set(GPUS_MIB.values()))
+
+
+@pytest.fixture
+def resolved(monkeypatch, tmp_path):
+    """resolved(mib, *flags, ours): server arguments after SGLang's memory step on such a GPU."""
+    from sglang.srt.arg_groups import memory_hook
+    from sglang.srt.arg_groups.overrides import declare_resolution, resolving_view
+    from sglang.srt.model_executor.cuda_graph_config import Backend, CudaGraphConfig, PhaseConfig
+    from sglang.srt.server_args import prepare_server_args
+
+    folder = write_config(BUILT_IN["12B"], tmp_path)
+
+    def run(mib: int, *flags: str, ours: bool = False, multimodal: bool = False):
+        monkeypatch.setattr(memory_hook, "get_device_memory_capacity", lambda device: mib)
+        args = prepare_server_args(["--model-path", str(folder), "--device", "cuda", *flags])
+        graphs = CudaGraphConfig(
+            decode=PhaseConfig(backend=Backend.FULL), prefill=PhaseConfig(backend=Backend.BREAKABLE)
+        )
+        declare_resolution(args, "test", cuda_graph_config=graphs, enable_multimodal=multimodal)
+        step = memory_hook.handle_gpu_memory_settings
+        memory_reserve._settle(step, args) if ours else step(args)
+        return resolving_view(args)
+
+    return run
+
+
+@pytest.mark.parametrize("mib", CARDS)
+def test_the_flat_reserve_is_sglangs(resolved, mib):
+    cfg = resolved(mib)
+    load = reserve.default_load(mib * MIB, BUILT_IN["12B"])
+    assert load.chunk == cfg.chunked_prefill_size
+    assert load.graph_batch == cfg.cuda_graph_config.decode.max_bs
+    fraction = 1 - reserve.flat(mib * MIB, load) / (mib * MIB)
+    assert cfg.mem_fraction_static == round(fraction, 3)
+
+
+@pytest.mark.parametrize("mib", CARDS)
+def test_the_patch_never_reserves_more(resolved, mib):
+    stock, ours = resolved(mib), resolved(mib, ours=True)
+    assert ours.mem_fraction_static >= stock.mem_fraction_static
+    geometry = BUILT_IN["12B"]
+    kept = reserve.reserve(mib * MIB, geometry, reserve.default_load(mib * MIB, geometry))
+    # SGLang rounds its own fraction to three digits.
+    assert 1 - ours.mem_fraction_static >= kept / (mib * MIB) - 0.0005
+
+
+def test_24_gb_cards_gain_gigabytes(resolved):
+    mib = GPUS_MIB["rtx4090"]
+    gained = resolved(mib, ours=True).mem_fraction_static - resolved(mib).mem_fraction_static
+    assert gained * mib > 2048
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--mem-fraction-static", "0.5"),
+        ("--chunked-prefill-size", "-1"),
+        ("--disaggregation-mode", "decode"),
+    ],
+)
+def test_what_the_user_or_another_mode_settles_stays(resolved, flags):
+    mib = GPUS_MIB["a10g"]
+    ours, stock = resolved(mib, *flags, ours=True), resolved(mib, *flags)
+    assert ours.mem_fraction_static == stock.mem_fraction_static
+
+
+def test_vision_is_untouched(resolved):
+    mib = GPUS_MIB["a10g"]
+    ours, stock = resolved(mib, ours=True, multimodal=True), resolved(mib, multimodal=True)
+    assert ours.mem_fraction_static == stock.mem_fraction_static
+
+
+def test_the_swa_scoped_reserve_by_hand():
+    """24 GiB: 4 GiB of allowance, not 8, and a chunk's activations; 6 GiB: dense is the smaller."""
+    geometry, load = BUILT_IN["12B"], reserve.Load(4096, 48, 262_144)
+    chunk = activation_bytes(geometry, Step(4096, 48))
+    assert reserve.swa_scoped(24 * GIB, geometry, load) == 4 * GIB + chunk
+    assert reserve.swa_scoped(9 * GIB, geometry, load) == 2 * GIB + chunk
+    assert reserve.swa_scoped(6 * GIB, geometry, load) == 2 * GIB
+
+
+def test_dense_kv_keeps_its_reserve():
+    """A model whose layers are all full has KV that grows to fill any budget."""
+    dense = Geometry("dense", (FULL,) * 36, 4096, 12_288, 32, 8, 8, 0, 40_960)
+    load = reserve.Load(4096, 48, 40_960)
+    for memory in (4 * GIB, 12 * GIB, 96 * GIB):
+        assert reserve.swa_scoped(memory, dense, load) == max(memory // 3, 2 * GIB)
+
+
+@given(st.sampled_from(sorted(BUILT_IN)), st.integers(6 * GIB, 192 * GIB),
+       st.integers(256, 16_384), st.integers(0, 512), st.integers(1, 8), st.booleans())  # fmt: skip
+def test_min_holds(model, memory, chunk, batch, drafts, low):
+    load = reserve.Load(chunk, batch, 131_072, 64, drafts)
+    geometry = BUILT_IN[model]
+    kept = reserve.reserve(memory, geometry, load, low_memory=low)
+    assert kept <= reserve.flat(memory, load)
+    assert reserve.swa_scoped(memory, geometry, load) <= reserve.dense_kv_reserve(memory)
+    assert kept >= min(reserve.flat(memory, load), reserve.working(geometry, load))
+
+
+@given(st.sampled_from(sorted(BUILT_IN)), st.integers(64, 8192), st.integers(64, 8192))
+def test_more_tokens_never_need_less(model, one, other):
+    less, more = (activation_bytes(BUILT_IN[model], Step(n, 8)) for n in sorted((one, other)))
+    assert less <= more
+
+
+@pytest.mark.parametrize(
+    ("wish", "served"), [(None, 262_144), (1000, 1000), (999_999_999, 262_144)]
+)
+@pytest.mark.parametrize("env", [{}, {"SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN": "1"}])
+def test_no_context_above_the_models_own(monkeypatch, tmp_path, env, wish, served):
+    """Through SGLang's own method, which alone would refuse it or grant it."""
+    import inspect
+
+    from sglang.srt.configs.model_config import ModelConfig
+
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    config = ModelConfig(str(write_config(BUILT_IN["12B"], tmp_path)), enable_multimodal=False)
+    changed = context_ceiling._cut(config, wish)
+    (_, length), _ = changed or ((config, wish), {})
+    inspect.unwrap(ModelConfig._derive_context_length)(config, length)
+    assert config.context_len == served
