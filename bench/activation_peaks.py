@@ -7,18 +7,21 @@ The model has its real widths and vocabulary, dummy weights and two layers, a sl
 one. On a CPU every allocation of PyTorch is traced by its profiler; on a GPU the peak is
 torch.cuda.max_memory_allocated. Either way what is there before the step does not count.
 
-On a CPU the attention kernel itself is left out: PyTorch's holds a score matrix, the Triton kernels
-of a GPU hold none. Norms and rotations run in PyTorch there, with fp32 copies that the fused
-kernels of a GPU do not make: a CPU's peaks are the higher ones.
+On a CPU two kernels are left out, for PyTorch's stand-ins allocate what a GPU never does:
+attention (a score matrix), and the experts' matrix products, around which SGLang's own Triton
+sequence runs and allocates its buffers. Norms, activations and rotations run in PyTorch there, with
+copies that the fused kernels of a GPU do not make: a CPU's peaks are the higher ones.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import inspect
 import json
 import os
 import tempfile
+import unittest.mock
 from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -31,6 +34,7 @@ from tests.checkpoints.shapes import write_config
 from tests.checkpoints.tokenizer import tokenizer
 
 MIB = 1 << 20
+LOGIT_ROWS = 64
 
 
 def two_layers(geometry: Geometry) -> Geometry:
@@ -76,32 +80,46 @@ def load(geometry: Geometry, folder: Path, tokens: int) -> Any:
     return one_batch.load_model(args, PortArgs.init_new(args), 0, 0)[0]
 
 
-def request(tokens: int) -> Any:
+def request(tokens: int, name: int = 0) -> Any:
     from sglang.srt.managers.schedule_batch import Req
     from sglang.srt.sampling.sampling_params import SamplingParams
 
     ids = array("q", [100 + i % 300 for i in range(tokens)])
-    req = Req(0, "", ids, SamplingParams(temperature=0, max_new_tokens=1))
+    req = Req(name, "", ids, SamplingParams(temperature=0, max_new_tokens=1))
     req.full_untruncated_fill_ids = req.origin_input_ids
     req.logprob_start_len, req.extend_end = -1, tokens
     return req
 
 
 @contextlib.contextmanager
-def without_attention() -> Iterator[None]:
-    """Within the block, attention returns an output of the right shape and computes nothing."""
+def without_kernels() -> Iterator[None]:
+    """Within the block, attention and experts allocate as on a GPU and compute nothing."""
+    from sglang.srt.layers.moe.fused_moe_triton.layer import FusedMoE
+    from sglang.srt.layers.moe.moe_runner.triton_utils import fused_moe
     from sglang.srt.layers.radix_attention import RadixAttention
 
-    original = RadixAttention.forward
-
-    def forward(self: Any, q: Any, *args: Any, **kwargs: Any) -> Any:
+    def attention(self: Any, q: Any, *args: Any, **kwargs: Any) -> Any:
         return q.new_zeros(q.shape[0], self.tp_q_head_num * self.v_head_dim)
 
-    RadixAttention.forward = forward
-    try:
+    def experts(self: Any, hidden_states: Any, topk_output: Any) -> Any:
+        names = inspect.signature(fused_moe._fused_moe_kernel_sequence).parameters
+        given = dict.fromkeys(names) | {
+            "hidden_states": hidden_states, "w1": self.w13_weight, "w2": self.w2_weight,
+            "topk_weights": topk_output.topk_weights, "topk_ids": topk_output.topk_ids,
+            "config": {"BLOCK_SIZE_M": 64}, "activation": "gelu_tanh", "is_gated": True,
+        }  # fmt: skip
+        return fused_moe._fused_moe_kernel_sequence(**given)
+
+    with contextlib.ExitStack() as stack:
+        for owner, name, stub in (
+            (RadixAttention, "forward", attention),
+            (FusedMoE, "forward", experts),
+            (fused_moe, "invoke_fused_moe_kernel", lambda *args, **kwargs: None),
+            (fused_moe, "moe_sum_reduce_triton", lambda *args, **kwargs: None),
+            (fused_moe, "_activation_row_filter", lambda **kwargs: {}),
+        ):
+            stack.enter_context(unittest.mock.patch.object(owner, name, stub))
         yield
-    finally:
-        RadixAttention.forward = original
 
 
 def traced_peak(step: Callable[[], Any]) -> int:
@@ -109,7 +127,7 @@ def traced_peak(step: Callable[[], Any]) -> int:
     import torch
     from torch.profiler import ProfilerActivity, profile
 
-    with without_attention(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as p:
+    with without_kernels(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as p:
         step()
     events = [e for e in p.profiler.kineto_results.events() if e.name() == "[memory]"]
     level = peak = 0
@@ -139,20 +157,21 @@ def measure(geometry: Geometry, counts: list[int]) -> list[dict[str, Any]]:
     peak = cuda_peak if torch.cuda.is_available() else traced_peak
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        runner = load(shape, Path(folder), max(counts))
-        for tokens in counts:
+        runner = load(shape, Path(folder), max(8 * LOGIT_ROWS, *counts))
+        # One request of many tokens shows the widest layer, many of 8 tokens show the logits.
+        for requests, tokens in [*((1, count) for count in counts), (LOGIT_ROWS, 8)]:
             runner.extend([request(8)])
             runner.clear()
-            measured = peak(lambda tokens=tokens: runner.extend([request(tokens)]))
+            batch = [request(tokens, name) for name in range(requests)]
+            measured = peak(lambda batch=batch: runner.extend(batch))
             runner.clear()
-            step = Step(tokens, 1)
-            raw = max(
-                layers_bytes(shape, tokens, step),
-                hidden_bytes(shape, tokens, step) + logits_bytes(shape, 1, step),
+            total, step = requests * tokens, Step(requests * tokens, requests)
+            formula = max(
+                layers_bytes(shape, total, step),
+                hidden_bytes(shape, total, step) + logits_bytes(shape, requests, step),
             )
-            rows.append(
-                {"model": geometry.name, "tokens": tokens, "measured": measured, "formula": raw}
-            )
+            rows.append({"model": geometry.name, "tokens": total, "requests": requests,
+                         "measured": measured, "formula": formula})  # fmt: skip
     return rows
 
 
@@ -166,8 +185,8 @@ def main() -> None:
     rows = measure(BUILT_IN[args.model], args.tokens)
     for row in rows:
         print(
-            f"{row['model']:8} {row['tokens']:6} tokens  measured {row['measured'] / MIB:9.1f} MiB"
-            f"  formula {row['formula'] / MIB:9.1f} MiB"
+            f"{row['model']:8} {row['tokens']:5} tokens of {row['requests']:2} requests"
+            f"  measured {row['measured'] / MIB:7.1f} MiB  formula {row['formula'] / MIB:7.1f} MiB"
             f"  ratio {row['formula'] / row['measured']:.2f}"
         )
     if args.json:

@@ -67,3 +67,10 @@ def detect_gpu() -> Gpu:
         if module is not None and getattr(module, "is_available", lambda: False)():
             return Gpu("other", name)
     return Gpu("none")
+
+
+def gpu_memory_bytes() -> int:
+    """All of device 0's memory, in use or not. Raises RuntimeError without a CUDA device."""
+    import torch
+
+    return torch.cuda.get_device_properties(0).total_memory

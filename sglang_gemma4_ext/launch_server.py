@@ -14,9 +14,9 @@ import sys
 from dataclasses import replace
 from typing import get_args
 
-from sglang_gemma4_ext import __version__, failure, plugin
+from sglang_gemma4_ext import __version__, failure, low_memory, plugin
 from sglang_gemma4_ext.command_line import DRAFT_MODEL, MODEL, TENSOR_PARALLEL, CommandLine
-from sglang_gemma4_ext.context import detect_gpu
+from sglang_gemma4_ext.context import detect_gpu, gpu_memory_bytes
 from sglang_gemma4_ext.preflight import check_address, check_checkpoint
 from sglang_gemma4_ext.settings import (
     CpuAttention,
@@ -68,6 +68,12 @@ def build_parser() -> argparse.ArgumentParser:
         "of experts, or as SGLang does; --swa-full-tokens-ratio wins (default: %(default)s)",
     )
     group.add_argument(
+        "--gemma4-low-memory",
+        action="store_true",
+        help="for 24 and 32 GB cards: keep free only what the model works with, and choose "
+        "context, chunk and requests to match; what is chosen is printed",
+    )
+    group.add_argument(
         "--gemma4-cpu-attention",
         choices=get_args(CpuAttention),
         default=Settings.cpu_attention,
@@ -115,6 +121,11 @@ def _prepare(ours: argparse.Namespace, theirs: list[str]) -> CommandLine:
     if _runs_on_cpu(line):
         settings = replace(settings, cpu=True)
         line.use_cpu(settings.cpu_attention)
+        if ours.gemma4_low_memory:
+            raise SettingsError("--gemma4-low-memory plans a GPU's memory, and none was found")
+    elif ours.gemma4_low_memory:
+        chosen = low_memory.apply(line, gpu_memory_bytes(), settings.swa_policy)
+        print(f"sglang-gemma4-ext: {chosen}", file=sys.stderr, flush=True)
     settings.export()
     return line
 

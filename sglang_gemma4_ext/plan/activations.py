@@ -6,9 +6,9 @@ What is alive at once, in elements per token, counted along SGLang 0.5.23's gemm
 - always: residual, layer input and output; with per-layer embeddings (PLE) their whole stack;
 - attention: stacked q, k, v; rotated q and k; the heads' output; o_proj's output;
 - MLP: gate and up together, the activated gate (fused away on a GPU), the product, the output;
-- experts: per chosen expert gate and up (whose buffer later holds the outputs), their product;
-  the dense MLP's output waits beside them;
-- before the first layer, PLE: table rows, projection, its normed and scaled copies;
+- experts: per chosen expert gate and up, or later the output, and their product; beside them the
+  dense MLP's output, the router's and the experts' inputs with their norms' copies;
+- before the first layer, PLE: table rows, projection, scaled and normed copies, some in fp32;
 - logits: rows in the model's dtype, their fp32 copy, and one more for soft-cap or softmax.
 
 bench/activation_peaks.py traces the same layers of SGLang; SAFETY brings each estimate above what
@@ -62,7 +62,7 @@ def layers_bytes(geometry: Geometry, tokens: int, step: Step) -> int:
     """The widest layer, with what lives through all of them, or the PLE stack before them."""
     ple = geometry.layers * geometry.ple
     widest = max(_layer(geometry, layer, step.tp) for layer in range(geometry.layers))
-    entry = geometry.hidden + 4 * ple
+    entry = geometry.hidden + 9 * ple
     through = 3 * geometry.hidden + ple
     return tokens * step.dtype_bytes * max(entry, through + widest)
 
@@ -81,5 +81,5 @@ def _layer(geometry: Geometry, layer: int, tp: int) -> int:
     if geometry.is_moe:
         wide = max(2 * geometry.expert_intermediate // tp, geometry.hidden)
         experts = geometry.top_k * (wide + geometry.expert_intermediate // tp)
-        experts += 3 * geometry.hidden
+        experts += 8 * geometry.hidden
     return max(attention, mlp, experts)

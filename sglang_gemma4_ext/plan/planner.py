@@ -264,19 +264,26 @@ def _parallel(wish: Wish, tp: int) -> Wish:
     return replace(wish, tp=tp, weights=Weights(parts, wish.weights.source))
 
 
+def fraction(plan: Plan) -> float:
+    """mem_fraction_static that keeps the plan's reserve, rounded down to SGLang's three digits."""
+    usable = plan.wish.memory - reserve.CUDA_CONTEXT
+    kept = sum(size for part, size in plan.parts.items() if part.startswith("reserve"))
+    return plan.wish.mem_fraction or math.floor((1 - kept / usable) * 1000) / 1000
+
+
 def _flags(plan: Plan) -> list[str]:
     """What makes the launcher run this plan; nothing that the user has to repeat."""
     wish, load = plan.wish, plan.load
-    usable = wish.memory - reserve.CUDA_CONTEXT
-    kept = sum(size for part, size in plan.parts.items() if part.startswith("reserve"))
-    fraction = wish.mem_fraction or math.floor((1 - kept / usable) * 1000) / 1000
     context = min(plan.longest + NEW_TOKENS, wish.context or wish.geometry.max_context)
     flags = [f"--context-length {context}"]
     if wish.low_memory:
         # Chooses the three below by itself.
         flags.insert(0, "--gemma4-low-memory")
     else:
-        flags += [f"--mem-fraction-static {fraction:g}", f"--chunked-prefill-size {load.chunk}"]
+        flags += [
+            f"--mem-fraction-static {fraction(plan):g}",
+            f"--chunked-prefill-size {load.chunk}",
+        ]
     if load.requests is not None and not (wish.low_memory and wish.requests is None):
         flags.append(f"--max-running-requests {load.requests}")
     if wish.ours and wish.policy != "auto" and wish.swa_ratio is None:
