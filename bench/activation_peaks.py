@@ -191,7 +191,9 @@ def main() -> None:
         )
     if args.json:
         with args.json.open("a") as file:
-            file.writelines(json.dumps(row) + "\n" for row in rows)
+            for row in rows:
+                del row["formula"]
+                file.write(json.dumps(row) + "\n")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ What is alive at once, in elements per token, counted along SGLang 0.5.23's gemm
 - experts: per chosen expert gate and up, or later the output, and their product; beside them the
   dense MLP's output, the router's and the experts' inputs with their norms' copies;
 - before the first layer, PLE: table rows, projection, scaled and normed copies, some in fp32;
-- logits: rows in the model's dtype, their fp32 copy, and one more for soft-cap or softmax.
+- logits: rows in the model's dtype and their slice, their fp32 copy, and one more for the
+  soft-cap or softmax.
 
 bench/activation_peaks.py traces the same layers of SGLang; SAFETY brings each estimate above what
 it traced by at least a twentieth, and test_activations.py holds it below a half more.
@@ -68,7 +69,7 @@ def layers_bytes(geometry: Geometry, tokens: int, step: Step) -> int:
 
 
 def logits_bytes(geometry: Geometry, rows: int, step: Step) -> int:
-    return rows * geometry.vocab * (step.dtype_bytes // step.tp + 2 * _FP32)
+    return rows * geometry.vocab * (2 * step.dtype_bytes // step.tp + 2 * _FP32)
 
 
 def _layer(geometry: Geometry, layer: int, tp: int) -> int:

@@ -61,11 +61,11 @@ def test_it_bounds_what_is_traced_now(tmp_path, model):
 
 
 def test_logits_of_a_prompt_count_a_chunk_of_them():
-    """Prompt log-probabilities of the 12B: 2048 rows of 262,144, in bf16 and twice in fp32."""
+    """Prompt log-probabilities of the 12B: 2048 rows of 262,144, twice in bf16 and in fp32."""
     geometry, step = BUILT_IN["12B"], Step(8192, 8)
     plain = activation_bytes(geometry, step)
     scored = activation_bytes(geometry, step, prompt_logprobs=True)
-    assert scored >= 2048 * 262_144 * (2 + 2 * 4)
+    assert scored >= 2048 * 262_144 * (2 * 2 + 2 * 4)
     assert scored > plain + 4 * GIB
 
 
