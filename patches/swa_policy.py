@@ -135,7 +135,7 @@ def _explanation(config: Any, ratio: float | None) -> str:
     full, swa = config.full_max_total_num_tokens, config.swa_max_total_num_tokens
     if config.unified_memory_pool_bytes is not None:
         shared = config.unified_total_bytes or config.unified_memory_pool_bytes
-        return f"KV split (auto): one pool of {shared / GIB:.2f} GiB shared by need"
+        return f"KV split: one pool of {shared / GIB:.2f} GiB shared by need"
     why = "as SGLang sizes them" if ratio is None else f"ratio {ratio:g} has the best worst load"
     return f"KV split: {full} tokens of full attention, {swa} of sliding windows; {why}"
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sglang_gemma4_ext.command_line import DRAFT_MODEL, MODEL, TENSOR_PARALLEL, CommandLine
 from sglang_gemma4_ext.plan import __main__ as cli
-from sglang_gemma4_ext.plan import planner
+from sglang_gemma4_ext.plan import advice, planner
 from sglang_gemma4_ext.plan.geometry import PlanError
 
 CHUNK, REQUESTS = "--chunked-prefill-size", "--max-running-requests"
@@ -31,8 +31,8 @@ def apply(line: CommandLine, memory: int, policy: str) -> str:
     plan = planner.make(_wish(line, memory, policy))
     if not plan.fits:
         raise PlanError(f"{plan.reason}; the nearest that fits: {plan.nearest}")
-    fraction = planner.fraction(plan)
-    context = str(min(plan.longest + planner.NEW_TOKENS, plan.load.context))
+    fraction = advice.fraction(plan)
+    context = str(min(plan.longest_request, plan.load.context))
     chosen = {
         FRACTION: f"{fraction:g}",
         CONTEXT: context,

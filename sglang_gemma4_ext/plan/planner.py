@@ -3,10 +3,9 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, replace
 
-from sglang_gemma4_ext.plan import pools, reserve
+from sglang_gemma4_ext.plan import advice, pools, reserve
 from sglang_gemma4_ext.plan.activations import Step, activation_bytes
 from sglang_gemma4_ext.plan.geometry import Geometry, PlanError
 from sglang_gemma4_ext.plan.gpus import GIB
@@ -70,15 +69,20 @@ class Plan:
 
     @property
     def kv_tokens(self) -> int:
-        """What SGLang prints as max_total_num_tokens."""
+        """Tokens of full attention that the pools hold if nothing else is in them."""
         return self.pools.full
+
+    @property
+    def longest_request(self) -> int:
+        """Prompt and new tokens of the longest lone request, 0 if none fits."""
+        return self.longest + NEW_TOKENS if self.longest else 0
 
 
 def make(wish: Wish) -> Plan:
     """Plan a wish. Raises PlanError on contradictions; what merely does not fit is an answer."""
     _check(wish)
     plan = _best(wish)
-    return plan if plan.fits else replace(plan, nearest=_nearest(wish))
+    return plan if plan.fits else replace(plan, nearest=advice.nearest(wish, _best))
 
 
 def _best(wish: Wish) -> Plan:
@@ -134,7 +138,7 @@ def _plan(wish: Wish) -> Plan:
     }
     fits, reason = _verdict(wish, parts, split, kv, serving, longest)
     plan = Plan(wish, parts, kv, split, ratio, load, longest, counts, fits, reason)
-    return replace(plan, flags=_flags(plan)) if fits else plan
+    return replace(plan, flags=advice.flags(plan)) if fits else plan
 
 
 def _load(wish: Wish) -> reserve.Load:
@@ -226,72 +230,3 @@ def _verdict(
         if count < wish.requests:
             return False, f"{count} requests of {wish.context} tokens fit, not {wish.requests}"
     return True, f"{parts['kv'] / GIB:.1f} GiB are left for KV"
-
-
-def _nearest(wish: Wish) -> str:
-    """The first of the smaller wishes that fits, in words."""
-    for words, smaller in _smaller(wish):
-        plan = _best(smaller)
-        if plan.fits:
-            return f"{words} (up to {plan.longest + NEW_TOKENS} tokens a request)"
-    return "a GPU with more memory, or --tp 2"
-
-
-def _smaller(wish: Wish) -> list[tuple[str, Wish]]:
-    low = replace(wish, low_memory=True, mem_fraction=None, chunk=None)
-    short = replace(low, context=None)
-    few = replace(short, requests=1)
-    fp8 = replace(low, kv_dtype_bytes=1)
-    steps = [] if wish.low_memory or not wish.ours else [("--gemma4-low-memory", low)]
-    if wish.ours and wish.kv_dtype_bytes > 1:
-        steps.append(("--gemma4-low-memory --kv-cache-dtype fp8_e4m3", fp8))
-    if wish.ours and wish.requests is not None and wish.requests > 1:
-        steps.append(("--gemma4-low-memory --max-running-requests 1", replace(low, requests=1)))
-    if wish.ours:
-        steps += [
-            ("--gemma4-low-memory and a shorter --context-length", short),
-            ("--gemma4-low-memory --max-running-requests 1 and a shorter context", few),
-        ]
-    return [*steps, *((f"--tp {tp}", _parallel(wish, tp)) for tp in (2, 4, 8) if tp > wish.tp)]
-
-
-def _parallel(wish: Wish, tp: int) -> Wish:
-    """The same wish on more GPUs, all parts sharded but towers."""
-    parts = {
-        part: size if part == "towers" else size * wish.tp // tp
-        for part, size in wish.weights.parts.items()
-    }
-    return replace(wish, tp=tp, weights=Weights(parts, wish.weights.source))
-
-
-def fraction(plan: Plan) -> float:
-    """mem_fraction_static that keeps the plan's reserve, rounded down to SGLang's three digits."""
-    usable = plan.wish.memory - reserve.CUDA_CONTEXT
-    kept = sum(size for part, size in plan.parts.items() if part.startswith("reserve"))
-    return plan.wish.mem_fraction or math.floor((1 - kept / usable) * 1000) / 1000
-
-
-def _flags(plan: Plan) -> list[str]:
-    """What makes the launcher run this plan; nothing that the user has to repeat."""
-    wish, load = plan.wish, plan.load
-    context = min(plan.longest + NEW_TOKENS, wish.context or wish.geometry.max_context)
-    flags = [f"--context-length {context}"]
-    if wish.low_memory:
-        # Chooses the three below by itself.
-        flags.insert(0, "--gemma4-low-memory")
-    else:
-        flags += [
-            f"--mem-fraction-static {fraction(plan):g}",
-            f"--chunked-prefill-size {load.chunk}",
-        ]
-    if load.requests is not None and not (wish.low_memory and wish.requests is None):
-        flags.append(f"--max-running-requests {load.requests}")
-    if wish.ours and wish.policy != "auto" and wish.swa_ratio is None:
-        flags.append(f"--gemma4-swa-policy {wish.policy}")
-    if wish.swa_ratio is not None:
-        flags.append(f"--swa-full-tokens-ratio {wish.swa_ratio:g}")
-    if wish.tp > 1:
-        flags.append(f"--tp {wish.tp}")
-    if wish.kv_dtype_bytes == 1:
-        flags.append("--kv-cache-dtype fp8_e4m3")
-    return flags

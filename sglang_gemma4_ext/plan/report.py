@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from sglang_gemma4_ext.plan.gpus import GIB
-from sglang_gemma4_ext.plan.planner import NEW_TOKENS, Plan
+from sglang_gemma4_ext.plan.planner import Plan
 
 _BAR = 40
 
@@ -41,7 +41,7 @@ def to_json(plan: Plan) -> dict[str, Any]:
             "swa_tokens": plan.pools.swa,
             "swa_full_tokens_ratio": plan.ratio,
         },
-        "longest_request_tokens": plan.longest + NEW_TOKENS if plan.longest else 0,
+        "longest_request_tokens": plan.longest_request,
         "concurrent_requests": [
             {"prompt_tokens": prompt, "new_tokens": new, "requests": count}
             for (prompt, new), count in plan.concurrent.items()
@@ -75,7 +75,7 @@ def _capacity(plan: Plan) -> list[str]:
         held += f" (ratio {plan.ratio:g})"
     else:
         held = f"one buffer, up to {pools.full:,} tokens of full attention"
-    lines = [f"KV: {held}", f"Longest request: {plan.longest + NEW_TOKENS:,} tokens"]
+    lines = [f"KV: {held}", f"Longest request: {plan.longest_request:,} tokens"]
     rows = [
         f"  {prompt:>9,} + {new:,} tokens  {count:>6,}"
         for (prompt, new), count in plan.concurrent.items()

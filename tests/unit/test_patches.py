@@ -57,37 +57,30 @@ def test_nothing_of_the_cpu_reference_is_active_on_a_gpu(gpu):
             assert patch.stands_down(ctx), patch.name
 
 
+ALWAYS = {"exact_sliding_window", "swa_policy", "memory_reserve", "context_ceiling"}
+
+
 @pytest.mark.parametrize(
-    ("architecture", "text", "expected"),
+    ("architecture", "text", "own"),
     [
-        ("Gemma4ForConditionalGeneration", {}, {"text_only", "exact_sliding_window", "swa_policy"}),
-        (
-            "Gemma4ForConditionalGeneration",
-            {"num_experts": 8},
-            {"text_only", "exact_sliding_window", "swa_policy", "router_scale"},
-        ),
+        ("Gemma4ForConditionalGeneration", {}, {"text_only"}),
+        ("Gemma4ForConditionalGeneration", {"num_experts": 8}, {"text_only", "router_scale"}),
         (
             "Gemma4ForConditionalGeneration",
             {"num_kv_shared_layers": 18},
-            {"text_only", "exact_sliding_window", "swa_policy", "shared_layers_without_kv"},
+            {"text_only", "shared_layers_without_kv"},
         ),
-        ("Gemma4ForCausalLM", None, {"causal_lm_config", "exact_sliding_window", "swa_policy"}),
+        ("Gemma4ForCausalLM", None, {"causal_lm_config"}),
         (
             "Gemma4UnifiedForConditionalGeneration",
             {},
-            {
-                "text_only",
-                "exact_sliding_window",
-                "swa_policy",
-                "unified_without_ple",
-                "unified_kv_scales",
-            },
+            {"text_only", "unified_without_ple", "unified_kv_scales"},
         ),
     ],
 )
-def test_which_patches_a_model_gets_on_a_gpu(architecture, text, expected):
+def test_which_patches_a_model_gets_on_a_gpu(architecture, text, own):
     ctx = Context(Settings(), _model(architecture, text), A10G, "0.5.23")
-    assert {patch.name for patch in PATCHES if patch.stands_down(ctx) is None} == expected
+    assert {patch.name for patch in PATCHES if patch.stands_down(ctx) is None} == ALWAYS | own
 
 
 def test_imports_point_one_way():
