@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import datetime
 import inspect
 import json
 import os
@@ -175,6 +176,21 @@ def measure(geometry: Geometry, counts: list[int]) -> list[dict[str, Any]]:
     return rows
 
 
+def provenance() -> dict[str, str]:
+    """Where, with what and when a row was measured."""
+    import torch
+
+    from sglang_gemma4_ext.context import detect_gpu, sglang_version
+
+    gpu = detect_gpu()
+    return {
+        "device": gpu.name or "cpu, traced",
+        "torch": torch.__version__,
+        "sglang": sglang_version(),
+        "date": datetime.date.today().isoformat(),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", choices=BUILT_IN, required=True)
@@ -193,7 +209,7 @@ def main() -> None:
         with args.json.open("a") as file:
             for row in rows:
                 del row["formula"]
-                file.write(json.dumps(row) + "\n")
+                file.write(json.dumps(row | provenance()) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pools of E2B and E4B hold rows for the layers that own KV, and for no others."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+from sglang_gemma4_ext.patches import shared_layers_without_kv
+from sglang_gemma4_ext.plan import pools
+from sglang_gemma4_ext.plan.geometry import BUILT_IN, FULL, SLIDING
+from sglang_gemma4_ext.plan.gpus import GIB
+from tests.unit.upstream_pools import configurator
+
+
+def layer_ids(name: str, architectures: list[str]) -> tuple[list[int], list[int]]:
+    """(sliding, full) ids from SGLang's function under the patch."""
+    from sglang.srt.configs import model_config
+    from transformers import Gemma4TextConfig
+
+    geometry = BUILT_IN[name]
+    text = Gemma4TextConfig(
+        num_hidden_layers=geometry.layers,
+        layer_types=list(geometry.layer_types),
+        num_kv_shared_layers=geometry.kv_shared,
+    )
+    found = inspect.unwrap(model_config.get_hybrid_layer_ids)(architectures, text)
+    return shared_layers_without_kv._owners_only(found, architectures, text)
+
+
+@pytest.mark.parametrize("name", sorted(BUILT_IN))
+def test_owners_alone_are_listed(name):
+    geometry = BUILT_IN[name]
+    sliding, full = layer_ids(name, ["Gemma4ForConditionalGeneration"])
+    assert len(sliding) == geometry.kv_layers(SLIDING)
+    assert len(full) == geometry.kv_layers(FULL)
+    assert not any(geometry.shares_kv(layer) for layer in (*sliding, *full))
+
+
+def test_each_shared_layer_reads_a_listed_one():
+    """By SGLang's rule: the last layer of the same kind that owns KV."""
+    geometry = BUILT_IN["E2B"]
+    sliding, full = layer_ids("E2B", ["Gemma4ForConditionalGeneration"])
+    owners = geometry.layers - geometry.kv_shared
+    for layer in range(owners, geometry.layers):
+        kind = geometry.layer_types[layer]
+        source = max(i for i in range(owners) if geometry.layer_types[i] == kind)
+        assert source in (full if kind == FULL else sliding)
+
+
+def test_other_models_are_left_alone():
+    ids = ([0, 1, 2], [3])
+    assert shared_layers_without_kv._owners_only(ids, ["LlamaForCausalLM"], object()) is ids
+
+
+def test_the_pools_grow_by_what_was_never_read(monkeypatch, tmp_path):
+    """E4B, 4 GiB at 0.8: 86,016 bytes a full token become 49,152, 1.75 times the tokens."""
+    geometry = BUILT_IN["E4B"]
+    stock = configurator(monkeypatch, tmp_path, geometry)
+    before = stock.calculate_pool_sizes(4 * GIB, 1).full_max_total_num_tokens
+    assert before == 4 * GIB // 86_016
+    stock._swa_layers_num, stock._full_layers_num = map(
+        len, layer_ids("E4B", ["Gemma4ForCausalLM"])
+    )
+    stock._recompute_cell_size()
+    after = stock.calculate_pool_sizes(4 * GIB, 1).full_max_total_num_tokens
+    assert after == 4 * GIB // 49_152 == pools.split(4 * GIB, pools.kv_bytes(geometry), 0.8).full
