@@ -17,7 +17,7 @@ from typing import Any
 
 from sglang_gemma4_ext.context import Context
 from sglang_gemma4_ext.plan import reserve
-from sglang_gemma4_ext.plan.geometry import from_config
+from sglang_gemma4_ext.plan.geometry import PlanError, from_config
 from sglang_gemma4_ext.plan.gpus import GIB, MIB
 from sglang_gemma4_ext.registry import Hook, Patch, Source
 
@@ -71,13 +71,17 @@ def _is_beyond_the_plan(server_args: Any, cfg: Any) -> bool:
 
 
 def _fraction(cfg: Any, memory: int) -> float:
-    """mem_fraction_static under our reserve, rounded down to SGLang's three digits."""
+    """mem_fraction_static under our reserve, rounded down to SGLang's three digits; 0 without."""
     from sglang_gemma4_ext.model_family import read_model_info
 
     model = read_model_info(cfg.model_path, cfg.revision)
     if model is None or not model.is_gemma4:
         return 0.0
-    geometry = from_config(model)
+    try:
+        geometry = from_config(model)
+    except PlanError as error:
+        logger.warning("SGLang's memory reserve stays: %s", error)
+        return 0.0
     kept = reserve.reserve(memory, geometry, _load(cfg, geometry.max_context))
     return math.floor((memory - kept) / memory * 1000) / 1000
 

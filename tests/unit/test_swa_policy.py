@@ -3,6 +3,10 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,8 +19,10 @@ from sglang_gemma4_ext.plan.geometry import BUILT_IN
 from sglang_gemma4_ext.plan.gpus import GIB
 from sglang_gemma4_ext.settings import Settings
 from tests.checkpoints.shapes import write_config
+from tests.checkpoints.tiny import WINDOW
 from tests.unit.upstream_pools import configurator
 
+ROOT = Path(__file__).resolve().parents[2]
 A10G = Gpu("nvidia", "NVIDIA A10G", (8, 6))
 B200 = Gpu("nvidia", "NVIDIA B200", (10, 0))
 DEFAULTS: dict[str, Any] = {
@@ -158,3 +164,21 @@ def test_sglangs_request_cap_keeps_its_place(monkeypatch, tmp_path):
     capped = object.__new__(pool_configurator.SWARequestCapPoolConfigurator)
     monkeypatch.setattr("tests.unit.test_swa_policy.configurator", lambda *a, **k: capped)
     assert solved(monkeypatch, tmp_path) is None
+
+
+def test_a_real_runner_splits_its_budget_as_solved(checkpoint):
+    """SGLang's ModelRunner on the tiny dense model, fp32: 1024 and 2048 bytes a token."""
+    budget = 400_000_000
+    command = [sys.executable, "-m", "tests.unit.solve_on_a_real_runner", str(checkpoint("dense"))]
+    done = subprocess.run(
+        [*command, str(budget)], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    kv = pools.KvBytes(1024, 2048)
+    serving = pools.Serving(chunk=found["chunk"], overlap=found["overlap"])
+    ratio = pools.solve_ratio(budget, kv, WINDOW, found["context"], serving)
+    expected = pools.split(budget, kv, ratio)
+    assert found["ratio"] == ratio < 0.8
+    assert (found["full"], found["swa"]) == (expected.full, expected.swa)
+    assert f"ratio {ratio:g} has the best worst load" in done.stderr
