@@ -64,8 +64,10 @@ def flags(plan: Plan) -> list[str]:
     context = min(plan.longest_request, wish.context or wish.geometry.max_context)
     found = [f"--context-length {context}"]
     if wish.low_memory:
-        # Chooses the three below by itself.
+        # Chooses reserve, chunk and requests by itself.
         found.insert(0, "--gemma4-low-memory")
+        if wish.chunk is not None:
+            found.append(f"--chunked-prefill-size {load.chunk}")
     else:
         found += [
             f"--mem-fraction-static {fraction(plan):g}",
