@@ -192,10 +192,10 @@ def _split(wish: Wish, budget: int, kv: KvBytes, serving: Serving) -> tuple[Pool
     elif wish.policy == "seed":
         ratio = pools.seed_ratio(wish.geometry)
     elif wish.draft_bytes:
+        context = wish.context or wish.geometry.max_context
         ratio = pools.solve_ratio(
-            budget, kv, wish.geometry, serving,
-            max_context=wish.context, max_requests=wish.requests,
-        )  # fmt: skip
+            budget, kv, wish.geometry.window, context, serving, max_requests=wish.requests
+        )
     else:
         return pools.share(budget, kv, wish.page), None
     return pools.split(budget, kv, ratio, wish.page), ratio
