@@ -7,8 +7,8 @@ suits one request length: at 1k/1k the sliding pool runs out first, at 128k the 
 
 Three splits:
 - `upstream`: SWA tokens = 0.8 x full tokens, SGLang's default.
-- `seed`: 0.15 for mixtures of experts, 0.8 for dense models (sgl-project/sglang, measured on a
-  B200 for both).
+- `seed`: 0.15 for mixtures of experts, 0.8 for dense models, as a fork of SGLang measured best
+  on a B200 at 1k/1k and 8k/1k.
 - `shared`: one byte buffer for both, SGLang's `--enable-unified-memory`: whatever the lengths,
   neither pool starves the other. It admits at least what any fixed split does.
 - `solved`: where the buffer cannot be shared, the fixed split whose worst case over WORKLOADS
@@ -53,7 +53,8 @@ class Serving:
 
     draft_tokens: tokens that a decode step verifies per request, 1 without speculation.
     chunk: the largest prefill chunk; `overlap` means that two may be in flight.
-    prefix_tails: cached prefixes to keep extendable: each needs one window of sliding KV.
+    prefix_tails: cached prefixes to keep extendable, one window of sliding KV each. With 0, cached
+        prefixes live in what requests leave and give way to them.
     """
 
     page: int = 1
