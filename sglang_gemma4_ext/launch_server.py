@@ -106,7 +106,7 @@ def _prepare(ours: argparse.Namespace, theirs: list[str]) -> CommandLine:
     if _runs_on_cpu(line):
         settings = replace(settings, cpu=True)
         line.use_cpu(settings.cpu_attention)
-    settings.export()
+    settings.export(speculative=line.value(*DRAFT_MODEL) is not None)
     return line
 
 

@@ -56,17 +56,20 @@ class Settings:
             cpu=env.get("SGLANG_PLATFORM") == CPU_PLATFORM,
         )
 
-    def export(self, env: MutableMapping[str, str] = os.environ) -> None:
+    def export(
+        self, env: MutableMapping[str, str] = os.environ, *, speculative: bool = False
+    ) -> None:
         """Write the settings where this process's children and SGLang will read them.
 
         Must run before Triton is imported: its interpreter is chosen at import.
+        speculative: draft trees are Triton kernels on the CPU too, whatever attention is.
         """
         env[_PREFIX + "DISABLE"] = ",".join(sorted(self.disable))
         env[_PREFIX + "CPU_ATTENTION"] = self.cpu_attention
         env[_PREFIX + "NVFP4"] = self.nvfp4
         if self.cpu:
             env["SGLANG_PLATFORM"] = CPU_PLATFORM
-            if self.cpu_attention == "triton":
+            if self.cpu_attention == "triton" or speculative:
                 env["TRITON_INTERPRET"] = "1"
 
 
