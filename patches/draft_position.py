@@ -15,6 +15,7 @@ from typing import Any
 
 from sglang_gemma4_ext.registry import Hook, Patch, Source
 
+MODELS = "sglang.srt.models"
 UTILS = "sglang.srt.speculative.frozen_kv_mtp_utils"
 WORKER = "sglang.srt.speculative.frozen_kv_mtp_worker_v2.FrozenKVMTPDraftWorker"
 

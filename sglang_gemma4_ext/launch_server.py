@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import get_args
 
 from sglang_gemma4_ext import __version__, failure, plugin
+from sglang_gemma4_ext.assistant_fit import check_fit
 from sglang_gemma4_ext.command_line import DRAFT_MODEL, MODEL, TENSOR_PARALLEL, CommandLine
 from sglang_gemma4_ext.context import detect_gpu
 from sglang_gemma4_ext.preflight import check_address, check_checkpoint
@@ -117,9 +118,11 @@ def _check_inputs(line: CommandLine) -> None:
         raise SettingsError("--model-path (or --demo) is needed")
     weights = line.value("--load-format") in (None, "auto", "safetensors")
     elsewhere = line.value("--tokenizer-path") or "--skip-tokenizer-init" in line.argv
-    check_checkpoint(path, weights=weights, tokenizer=not elsewhere)
+    target = check_checkpoint(path, weights=weights, tokenizer=not elsewhere)
     if draft is not None:
-        check_checkpoint(draft, flag=DRAFT_MODEL[0], weights=weights, tokenizer=False)
+        theirs = check_checkpoint(draft, flag=DRAFT_MODEL[0], weights=weights, tokenizer=False)
+        if target is not None and theirs is not None:
+            check_fit(target, theirs)
     if line.value("--node-rank") in (None, "0"):
         port = line.value("--port") or DEFAULT_PORT
         if port.isdecimal():

@@ -33,7 +33,16 @@ def differences(hooked: bool) -> float:
     from sglang.kernels.ops.attention.extend_attention import extend_attention_fwd
 
     draw, tokens, sees = torch.Generator().manual_seed(0), len(PARENTS), tree()
-    normal = lambda *shape: torch.randn(*shape, generator=draw)  # noqa: E731
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=draw)
+
+    def indptr(sizes: list[int]) -> torch.Tensor:
+        return torch.tensor([0, *sizes]).cumsum(0)
+
+    def kernel(self: object, layer: object, *arguments: object, **options: object) -> None:
+        extend_attention_fwd(*arguments, **options)
+
     attended = torch.tensor([min(length, WINDOW - 1) for length in CACHED])
     cached_k, cached_v = normal(100, KV_HEADS, DIM), normal(100, KV_HEADS, DIM)
     slots = torch.randperm(100, generator=draw)
@@ -41,7 +50,6 @@ def differences(hooked: bool) -> float:
     out = torch.full_like(q, float("nan"))
     starts = [sum(CACHED[:i]) for i in range(len(CACHED))]
     masks = [torch.cat([sees.new_ones(tokens, n), sees], 1).flatten() for n in CACHED]
-    indptr = lambda sizes: torch.tensor([0, *sizes]).cumsum(0)  # noqa: E731
     ends = [start + n for start, n in zip(starts, CACHED, strict=True)]
     window_slots = [slots[e - n : e] for e, n in zip(ends, attended.tolist(), strict=True)]
     arguments = (
@@ -58,11 +66,10 @@ def differences(hooked: bool) -> float:
         "sliding_window_size": WINDOW - 1,
         "window_kv_offsets": torch.tensor(CACHED) - attended,
     }
-    kernel = lambda self, layer, *a, **o: extend_attention_fwd(*a, **o)  # noqa: E731
     backend = SimpleNamespace(forward_metadata=SimpleNamespace())
     layer = SimpleNamespace(layer_id=0)
     if hooked:
-        with mock.patch.object(exact_tree_window, "_is_tree", lambda: True):
+        with mock.patch.object(exact_tree_window, "_is_tree", return_value=True):
             exact_tree_window._masked(kernel, backend, layer, *arguments, **options)
     else:
         kernel(backend, layer, *arguments, **options)
