@@ -35,12 +35,14 @@ class Settings:
     nvfp4: who multiplies NVFP4 weights. `marlin` is SGLang's kernel, `dequant` is the exact
         dequantize-then-matmul reference, `auto` takes Marlin on a GPU and the reference without.
     cpu: the CPU reference is active (set by the launcher when there is no GPU).
+    check_bounds: the slots that attention reads are checked (SGLANG_TRTLLM_MHA_DEBUG=1).
     """
 
     disable: frozenset[str] = frozenset()
     cpu_attention: CpuAttention = "torch_native"
     nvfp4: Nvfp4Backend = "auto"
     cpu: bool = False
+    check_bounds: bool = False
 
     def __post_init__(self) -> None:
         _require("--gemma4-cpu-attention", self.cpu_attention, get_args(CpuAttention))
@@ -54,6 +56,7 @@ class Settings:
             cpu_attention=env.get(_PREFIX + "CPU_ATTENTION", cls.cpu_attention),
             nvfp4=env.get(_PREFIX + "NVFP4", cls.nvfp4),
             cpu=env.get("SGLANG_PLATFORM") == CPU_PLATFORM,
+            check_bounds=env.get("SGLANG_TRTLLM_MHA_DEBUG") == "1",
         )
 
     def export(
