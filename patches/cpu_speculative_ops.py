@@ -4,7 +4,7 @@
 SGLang builds and verifies draft trees by a kernel for each device it knows, and Triton versions of
 both exist behind its XPU branch. An out-of-tree device is refused at the first draft. Where cache
 slots are assigned there is a seam for it (CpuReferencePlatform.get_speculative_cache_locs_fn); for
-the tree there is none.
+the tree there is none. Sampling from a tree has no Triton version; that is PyTorch, in kernels/.
 """
 
 from __future__ import annotations
@@ -45,6 +45,17 @@ def _select_top_k_tokens(*args: Any, **kwargs: Any) -> Any:
     return compiled._torchdynamo_orig_callable(*args, **kwargs)
 
 
+def _provide_sampling(*args: Any, **kwargs: Any) -> None:
+    """BEFORE eagle_sample, in whose module these are None where no GPU has kernels for them."""
+    from sglang.srt.speculative import eagle_utils
+
+    from sglang_gemma4_ext.kernels import tree_sampling
+
+    eagle_utils.tree_speculative_sampling_target_only = tree_sampling.sample_tree
+    eagle_utils.top_k_renorm_prob = tree_sampling.top_k_renorm
+    eagle_utils.top_p_renorm_prob = tree_sampling.top_p_renorm
+
+
 def _draft_backend(original: Callable[..., Any], self: Any) -> Any:
     """AROUND _init_draft_attn_backend, which with top-k > 1 knows two backends, both for GPUs."""
     if self._resolve_draft_backend_type() == "torch_native":
@@ -80,6 +91,12 @@ PATCH = Patch(
         Hook(f"{TREE}.verify_tree_greedy_func", "dae05d6e8dcf", "replace", _verify_tree_greedy),
         Hook(
             f"{UTILS}._select_top_k_tokens_later", "6c0fe36796e0", "replace", _select_top_k_tokens
+        ),
+        Hook(
+            "sglang.srt.speculative.eagle_utils.eagle_sample",
+            "b497c62acadc",
+            "before",
+            _provide_sampling,
         ),
         Hook(f"{WORKER}._init_draft_attn_backend", "e860890985f3", "around", _draft_backend),
     ),

@@ -116,6 +116,19 @@ def test_drafts_that_are_never_right_change_nothing(running: Running):
     assert answer["output_ids"] == known[length : length + new]
 
 
+def test_sampling_from_the_only_likely_token_is_greedy(running: Running):
+    """Temperature, top-k and top-p go through the tree; a top-k of one leaves nothing to chance."""
+    known, (length, new) = running.known[0], running.case.load[0]
+    running.order(known=running.known, wrong_every=5)
+    new = min(new, 8)
+    sampling = {"temperature": 1.0, "top_k": 1, "top_p": 0.9}
+    answer = running.server.generate(known[:length], new, logprobs_from=-1, **sampling)
+    assert answer["output_ids"] == known[length : length + new]
+    sampling = {"temperature": 1.0, "top_k": 20, "top_p": 0.9}
+    answer = running.server.generate(known[:length], new, logprobs_from=-1, **sampling)
+    assert len(answer["output_ids"]) == new
+
+
 def test_concurrent_requests(running: Running):
     """Four at once, below, across and beyond the window."""
     new = 4 if "triton" in running.case.name else 40
@@ -172,3 +185,22 @@ def test_drafts_are_wrong_without(patch, flash_attention, references, tmp_path: 
         answer = server.generate(known[:50], 24, logprobs_from=-1)
     assert answer["output_ids"] == known[50:]
     assert reference.worst(record) > CLEARLY_WRONG
+
+
+@pytest.mark.slow
+def test_nothing_is_out_of_bounds(references, tmp_path: Path):
+    """The check runs before every layer of target and draft, and finds nothing."""
+    target, draft, reference = references("dense")
+    known = reference.greedy(prompt_ids(50), 8)
+    flags = ("--model-path", str(target), "--speculative-draft-model-path", str(draft))
+    with (
+        draft_probe.installed(tmp_path, shuffle=True) as (env, order),
+        serve(
+            *(*flags, *TRITON, "--dtype", "float32"),
+            log_dir=tmp_path,
+            env={**env, "SGLANG_TRTLLM_MHA_DEBUG": "1"},
+        ) as server,
+    ):
+        order(known=[known], wrong_every=5)
+        assert server.generate(known[:50], 8, logprobs_from=-1)["output_ids"] == known[50:]
+        assert "KVBoundsError" not in server.log
