@@ -81,11 +81,11 @@ class DraftReference:
 def _seen(
     keys_values: dict[str, tuple[torch.Tensor, ...]], cached: int
 ) -> dict[str, tuple[torch.Tensor, ...]]:
-    """What a cache of `cached` tokens holds: everything of full layers, a window of sliding ones.
+    """The cached keys that a token at position `cached` sees: in sliding layers window - 1.
 
-    transformers' own mask lets one more sliding key through where its cache still has it, which
+    transformers' own mask lets up to two more through, those that its cache still has; how many
     depends on how many tokens its last forward verified.
     """
     spans = {"full_attention": slice(0, cached)}
-    spans["sliding_attention"] = slice(max(0, cached - WINDOW), cached)
+    spans["sliding_attention"] = slice(max(0, cached - WINDOW + 1), cached)
     return {kind: tuple(t[:, :, spans[kind]] for t in pair) for kind, pair in keys_values.items()}
