@@ -14,6 +14,7 @@ def attend_ref(
     *,
     scale: float,
     window: int | None = None,
+    tree: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Softmax(scale * q k^T) v, where the queries are the last T of the L positions.
 
@@ -21,6 +22,8 @@ def attend_ref(
     k: [L, Hkv, D], L >= T, Hq a multiple of Hkv
     v: [L, Hkv, Dv]
     window: how many keys a query sees at most, its own included; None sees all before it.
+    tree: bool [T, T], for T tokens that are a draft tree and not a sequence: which of them each
+        sees, itself and its ancestors. A token's position is then its depth after the L - T others.
     Returns [T, Hq, Dv] in q's dtype; keys and values are converted to it.
     Raises ValueError if L < T or the heads do not divide.
     """
@@ -33,20 +36,28 @@ def attend_ref(
         q.movedim(0, 1)[None],
         k.to(q.dtype).movedim(0, 1)[None],
         v.to(q.dtype).movedim(0, 1)[None],
-        attn_mask=_mask(queries, keys, window, q.device),
+        attn_mask=_mask(queries, keys, window, tree, q.device),
         scale=scale,
         enable_gqa=q.shape[1] != k.shape[1],
     )
     return out[0].movedim(1, 0)
 
 
-def _mask(queries: int, keys: int, window: int | None, device: torch.device) -> torch.Tensor | None:
+def _mask(
+    queries: int, keys: int, window: int | None, tree: torch.Tensor | None, device: torch.device
+) -> torch.Tensor | None:
     """bool [T, L], True where the query may look; None where it may look everywhere."""
     if queries == 1 and (window is None or keys <= window):
         return None
-    query = torch.arange(keys - queries, keys, device=device)[:, None]
-    key = torch.arange(keys, device=device)[None]
-    visible = key <= query
+    key = torch.arange(keys, device=device)
+    if tree is None:
+        query = key[keys - queries :]
+        visible = key <= query[:, None]
+    else:
+        prefix = keys - queries
+        query = prefix + tree.sum(-1) - 1
+        key = torch.cat([key[:prefix], query])
+        visible = torch.cat([tree.new_ones(queries, prefix), tree], 1)
     if window is not None:
-        visible &= key > query - window
+        visible = visible & (key > query[:, None] - window)
     return visible

@@ -16,6 +16,9 @@ from sglang_gemma4_ext.context import Context
 from sglang_gemma4_ext.kernels.attention_ref import attend_ref
 from sglang_gemma4_ext.registry import Hook, Patch, Source
 
+# A request's keys, how many of its last positions ask, and what a draft tree's tokens see of it.
+Span = tuple[int, int, torch.Tensor | None]
+
 NATIVE = "sglang.srt.layers.attention.torch_native_backend.TorchNativeAttnBackend"
 
 
@@ -23,14 +26,35 @@ def _forward_extend(
     self: Any, q: torch.Tensor, k: Any, v: Any, layer: Any, batch: Any, save_kv_cache: bool = True
 ) -> torch.Tensor:
     """REPLACE forward_extend. q: [tokens, heads * D]; returns [tokens, heads * Dv]."""
-    return _forward(self, q, k, v, layer, batch, save_kv_cache, batch.extend_seq_lens.tolist())
+    spans = _drafted(batch) if batch.forward_mode.is_target_verify() else _extended(batch)
+    return _forward(self, q, k, v, layer, batch, save_kv_cache, spans)
 
 
 def _forward_decode(
     self: Any, q: torch.Tensor, k: Any, v: Any, layer: Any, batch: Any, save_kv_cache: bool = True
 ) -> torch.Tensor:
     """REPLACE forward_decode. q: [requests, heads * D]; returns [requests, heads * Dv]."""
-    return _forward(self, q, k, v, layer, batch, save_kv_cache, [1] * len(batch.seq_lens))
+    spans = [(length, 1, None) for length in batch.seq_lens.tolist()]
+    return _forward(self, q, k, v, layer, batch, save_kv_cache, spans)
+
+
+def _extended(batch: Any) -> list[Span]:
+    lengths = zip(batch.seq_lens.tolist(), batch.extend_seq_lens.tolist(), strict=True)
+    return [(length, queries, None) for length, queries in lengths]
+
+
+def _drafted(batch: Any) -> list[Span]:
+    """The trees to verify, which come after batch.seq_lens keys.
+
+    spec_info.custom_mask: bool, one after the other the requests' [T, keys + T], of which the last
+    T columns are the tree (SGLang's TreeMaskMode.FULL_MASK).
+    """
+    tokens, mask, start, spans = batch.spec_info.draft_token_num, batch.spec_info.custom_mask, 0, []
+    for prefix in batch.seq_lens.tolist():
+        rows = mask[start : start + tokens * (prefix + tokens)].view(tokens, prefix + tokens)
+        start += rows.numel()
+        spans.append((prefix + tokens, tokens, rows[:, prefix:]))
+    return spans
 
 
 def _forward(
@@ -41,7 +65,7 @@ def _forward(
     layer: Any,
     batch: Any,
     save_kv_cache: bool,
-    query_lens: list[int],
+    spans: list[Span],
 ) -> torch.Tensor:
     from sglang.srt.mem_cache.memory_pool import KVWriteLoc
 
@@ -57,8 +81,8 @@ def _forward(
     heads = q.reshape(-1, layer.tp_q_head_num, layer.qk_head_dim)
     out = heads.new_empty((heads.shape[0], layer.tp_q_head_num, layer.v_head_dim))
     start = 0
-    lengths = zip(batch.req_pool_indices.tolist(), batch.seq_lens.tolist(), query_lens, strict=True)
-    for request, length, queries in lengths:
+    requests = batch.req_pool_indices.tolist()
+    for request, (length, queries, tree) in zip(requests, spans, strict=True):
         first = 0 if window is None else max(0, length - queries - distance)
         slots = slots_of(request, first, length)
         out[start : start + queries] = attend_ref(
@@ -67,6 +91,7 @@ def _forward(
             values[slots],
             scale=layer.scaling,
             window=window,
+            tree=tree,
         )
         start += queries
     return out.flatten(1)

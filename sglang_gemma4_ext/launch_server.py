@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import get_args
 
 from sglang_gemma4_ext import __version__, failure, low_memory, plugin
+from sglang_gemma4_ext.assistant_fit import check_fit
 from sglang_gemma4_ext.command_line import DRAFT_MODEL, MODEL, TENSOR_PARALLEL, CommandLine
 from sglang_gemma4_ext.context import detect_gpu, gpu_memory_bytes
 from sglang_gemma4_ext.preflight import check_address, check_checkpoint
@@ -126,7 +127,7 @@ def _prepare(ours: argparse.Namespace, theirs: list[str]) -> CommandLine:
     elif ours.gemma4_low_memory:
         chosen = low_memory.apply(line, gpu_memory_bytes(), settings.swa_policy)
         print(f"sglang-gemma4-ext: {chosen}", file=sys.stderr, flush=True)
-    settings.export()
+    settings.export(speculative=line.value(*DRAFT_MODEL) is not None)
     return line
 
 
@@ -137,9 +138,11 @@ def _check_inputs(line: CommandLine) -> None:
         raise SettingsError("--model-path (or --demo) is needed")
     weights = line.value("--load-format") in (None, "auto", "safetensors")
     elsewhere = line.value("--tokenizer-path") or "--skip-tokenizer-init" in line.argv
-    check_checkpoint(path, weights=weights, tokenizer=not elsewhere)
+    target = check_checkpoint(path, weights=weights, tokenizer=not elsewhere)
     if draft is not None:
-        check_checkpoint(draft, flag=DRAFT_MODEL[0], weights=weights, tokenizer=False)
+        theirs = check_checkpoint(draft, flag=DRAFT_MODEL[0], weights=weights, tokenizer=False)
+        if target is not None and theirs is not None:
+            check_fit(target, theirs)
     if line.value("--node-rank") in (None, "0"):
         port = line.value("--port") or DEFAULT_PORT
         if port.isdecimal():

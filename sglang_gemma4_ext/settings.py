@@ -37,6 +37,7 @@ class Settings:
         dequantize-then-matmul reference, `auto` takes Marlin on a GPU and the reference without.
     swa_policy: how KV memory is split between full and sliding layers; see plan/pools.py.
     cpu: the CPU reference is active (set by the launcher when there is no GPU).
+    check_bounds: the slots that attention reads are checked (SGLANG_TRTLLM_MHA_DEBUG=1).
     """
 
     disable: frozenset[str] = frozenset()
@@ -44,6 +45,7 @@ class Settings:
     nvfp4: Nvfp4Backend = "auto"
     swa_policy: SwaPolicy = "auto"
     cpu: bool = False
+    check_bounds: bool = False
 
     def __post_init__(self) -> None:
         _require("--gemma4-cpu-attention", self.cpu_attention, get_args(CpuAttention))
@@ -59,12 +61,16 @@ class Settings:
             nvfp4=env.get(_PREFIX + "NVFP4", cls.nvfp4),
             swa_policy=env.get(_PREFIX + "SWA_POLICY", cls.swa_policy),
             cpu=env.get("SGLANG_PLATFORM") == CPU_PLATFORM,
+            check_bounds=env.get("SGLANG_TRTLLM_MHA_DEBUG") == "1",
         )
 
-    def export(self, env: MutableMapping[str, str] = os.environ) -> None:
+    def export(
+        self, env: MutableMapping[str, str] = os.environ, *, speculative: bool = False
+    ) -> None:
         """Write the settings where this process's children and SGLang will read them.
 
         Must run before Triton is imported: its interpreter is chosen at import.
+        speculative: draft trees are Triton kernels on the CPU too, whatever attention is.
         """
         env[_PREFIX + "DISABLE"] = ",".join(sorted(self.disable))
         env[_PREFIX + "CPU_ATTENTION"] = self.cpu_attention
@@ -72,7 +78,7 @@ class Settings:
         env[_PREFIX + "SWA_POLICY"] = self.swa_policy
         if self.cpu:
             env["SGLANG_PLATFORM"] = CPU_PLATFORM
-            if self.cpu_attention == "triton":
+            if self.cpu_attention == "triton" or speculative:
                 env["TRITON_INTERPRET"] = "1"
 
 

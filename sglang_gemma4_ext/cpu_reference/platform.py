@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from sglang.srt.platforms.cpu import CpuDeviceMixin
@@ -31,6 +32,11 @@ class CpuReferencePlatform(CpuDeviceMixin, SRTPlatform):
 
     def get_default_attention_backend(self) -> str:
         return Settings.from_env().cpu_attention
+
+    def get_speculative_cache_locs_fn(self) -> Callable[..., Any]:
+        from sglang_gemma4_ext.cpu_reference.speculative import extend_cache_locs
+
+        return extend_cache_locs
 
     def is_pin_memory_available(self, device: Any = None) -> bool:
         return False

@@ -117,7 +117,7 @@ def build(
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, tensor in sorted(model.state_dict().items()):
-            values = _values(name, tensor, draw)
+            values = values_of(name, tensor, draw)
             if values is not None:
                 tensor.copy_(values)
     model.generation_config.bos_token_id = TOKEN_ID["<bos>"]
@@ -125,7 +125,7 @@ def build(
     model.generation_config.eos_token_id = [TOKEN_ID["<eos>"], TOKEN_ID["<turn|>"]]
     model.save_pretrained(out)
     if kind != "causal":
-        _use_hub_config_form(out / "config.json")
+        use_hub_config_form(out / "config.json")
     if kind == "dense_with_towers":
         _processor().save_pretrained(out)
     else:
@@ -133,7 +133,7 @@ def build(
     return out
 
 
-def _use_hub_config_form(path: Path) -> None:
+def use_hub_config_form(path: Path) -> None:
     """State the full layers' shape as Google's own checkpoints do, not as 5.19 saves it."""
     config = json.loads(path.read_text())
     text = config["text_config"]
@@ -187,7 +187,7 @@ def _processor() -> transformers.Gemma4Processor:
     )
 
 
-def _values(name: str, tensor: torch.Tensor, draw: torch.Generator) -> torch.Tensor | None:
+def values_of(name: str, tensor: torch.Tensor, draw: torch.Generator) -> torch.Tensor | None:
     """What a tensor becomes; None leaves it as initialized (audio buffers, biases)."""
 
     def uniform(low: float, high: float) -> torch.Tensor:

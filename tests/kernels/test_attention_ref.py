@@ -44,6 +44,23 @@ def test_equals_the_definition(window, queries, keys, heads, kv_heads, dim):
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("window", [None, 3, 5, 64])
+def test_a_tree_equals_each_of_its_branches_as_a_sequence(window):
+    """0 - 1 - 4, 0 - 2 and 0 - 3: each token alone, after its ancestors and nothing else."""
+    branches = {0: [0], 1: [0, 1], 2: [0, 2], 3: [0, 3], 4: [0, 1, 4]}
+    draw = torch.Generator().manual_seed(0)
+    q = torch.randn(5, 4, 32, generator=draw)
+    k, v = torch.randn(12, 2, 32, generator=draw), torch.randn(12, 2, 32, generator=draw)
+    tree = torch.zeros(5, 5, dtype=torch.bool)
+    for token, path in branches.items():
+        tree[token, path] = True
+    out = attend_ref(q, k, v, scale=0.2, window=window, tree=tree)
+    for token, path in branches.items():
+        seen = [*range(7), *(7 + node for node in path)]
+        expected = by_definition(q[[token]], k[seen], v[seen], 0.2, window)
+        torch.testing.assert_close(out[[token]].double(), expected, rtol=TOLERANCE, atol=TOLERANCE)
+
+
 def test_refuses_shapes_that_mean_nothing():
     q, k = torch.zeros(3, 4, 8), torch.zeros(2, 2, 8)
     with pytest.raises(ValueError, match="more than"):

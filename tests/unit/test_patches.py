@@ -20,6 +20,9 @@ ROOT = Path(__file__).resolve().parents[2]
 A10G = Gpu("nvidia", "NVIDIA A10G", (8, 6))
 TARGETS = (A10G, Gpu("nvidia", "NVIDIA A100", (8, 0)), Gpu("nvidia", "NVIDIA H200", (9, 0)))
 
+# Any Gemma 4 may be served with an assistant.
+MTP = {"draft_defaults", "draft_position", "exact_tree_window", "swa_state_follows_pool"}
+
 by_name = pytest.mark.parametrize("patch", PATCHES, ids=lambda patch: patch.name)
 
 
@@ -81,6 +84,8 @@ ALWAYS = {"exact_sliding_window", "swa_policy", "memory_reserve", "context_ceili
 def test_which_patches_a_model_gets_on_a_gpu(architecture, text, own):
     ctx = Context(Settings(), _model(architecture, text), A10G, "0.5.23")
     assert {patch.name for patch in PATCHES if patch.stands_down(ctx) is None} == ALWAYS | own
+    active = {patch.name for patch in PATCHES if patch.stands_down(ctx) is None}
+    assert active == expected | MTP
 
 
 def test_imports_point_one_way():

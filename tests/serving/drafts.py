@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a server drafted, held against transformers' assistant on the same tokens and keys."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from tests.checkpoints.tiny import WINDOW
+from tests.serving.parity import Reference
+
+# Keys and hidden states differ by fp32 rounding through the target, then once more.
+LOGITS_TOLERANCE = 2e-4
+
+
+class DraftReference:
+    """transformers' target and assistant."""
+
+    def __init__(self, target: Reference, assistant: Path):
+        self.target = target.model
+        self.assistant = transformers.Gemma4AssistantForCausalLM.from_pretrained(
+            assistant, dtype=torch.float32, attn_implementation="eager"
+        ).eval()
+        self._runs: dict[tuple[int, ...], Any] = {}
+
+    @torch.inference_mode()
+    def greedy(self, prompt: Sequence[int], new: int) -> list[int]:
+        """The prompt and `new` tokens after it, eos ignored."""
+        ids = torch.tensor([list(prompt)])
+        config = {"max_new_tokens": new, "min_new_tokens": new, "do_sample": False}
+        mask = torch.ones_like(ids)
+        whole = self.target.generate(ids, attention_mask=mask, eos_token_id=None, **config)
+        return whole[0].tolist()
+
+    @torch.inference_mode()
+    def worst(self, folder: Path) -> float:
+        """max |logits - transformers'| over all recorded draft forwards, infinite if none.
+
+        Also of the hidden state that the first one of each draft starts from.
+        """
+        differences = [
+            self._difference(record, row, step_zero=record["step"] == 0)
+            for record in map(torch.load, sorted(folder.glob("*.pt")))
+            for row in range(len(record["ids"]))
+            if record["known"] and all(record["known"])
+        ]
+        return max(differences, default=float("inf"))
+
+    def _difference(self, record: dict[str, Any], row: int, *, step_zero: bool) -> float:
+        request = row * len(record["cached"]) // len(record["ids"])
+        known, cached = record["known"][request], record["cached"][request]
+        ids, prev_hidden = record["ids"][row], record["prev_hidden"][row]
+        hidden, keys_values = self._run(known)
+        off = (hidden[cached - 1] - prev_hidden).abs().max().item() if step_zero else 0.0
+        embedded = self.target.get_input_embeddings()(ids[None, None])
+        logits = self.assistant(
+            inputs_embeds=torch.cat([embedded, prev_hidden[None, None]], -1),
+            # As SinglePositionMultiTokenCandidateGenerator has it: the newest token's.
+            position_ids=torch.tensor([[cached]]),
+            shared_kv_states=_seen(keys_values, cached),
+        ).logits[0, 0]
+        return max(off, (logits - record["logits"][row]).abs().max().item())
+
+    def _run(self, known: list[int]) -> tuple[torch.Tensor, dict[str, tuple[torch.Tensor, ...]]]:
+        """(the target's last hidden states [tokens, H], its keys and values by layer type)."""
+        if tuple(known) not in self._runs:
+            out = self.target(
+                torch.tensor([known]),
+                output_hidden_states=True,
+                return_shared_kv_states=True,
+                use_cache=False,
+            )
+            self._runs[tuple(known)] = (out.hidden_states[-1][0], out.shared_kv_states)
+        return self._runs[tuple(known)]
+
+
+def _seen(
+    keys_values: dict[str, tuple[torch.Tensor, ...]], cached: int
+) -> dict[str, tuple[torch.Tensor, ...]]:
+    """The cached keys that a token at position `cached` sees: in sliding layers window - 1.
+
+    transformers' own mask lets up to two more through, those that its cache still has; how many
+    depends on how many tokens its last forward verified.
+    """
+    spans = {"full_attention": slice(0, cached)}
+    spans["sliding_attention"] = slice(max(0, cached - WINDOW + 1), cached)
+    return {kind: tuple(t[:, :, spans[kind]] for t in pair) for kind, pair in keys_values.items()}

@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Greedy decoding with an MTP assistant equals transformers' without one, token for token.
+
+The assistants are random, so drafts are steered to the continuation, wrong at every fifth position;
+the sliding pool's slots are shuffled. What a draft computes before it is steered is held against
+transformers' assistant.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.checkpoints.assistant import build_assistant
+from tests.serving import draft_probe
+from tests.serving.drafts import LOGITS_TOLERANCE, DraftReference
+from tests.serving.harness import Server, serve
+from tests.serving.parity import Reference, prompt_ids
+
+pytestmark = pytest.mark.server
+
+TREE = ("--speculative-eagle-topk", "3", "--speculative-num-draft-tokens", "8")
+TRITON = ("--gemma4-cpu-attention", "triton", "--triton-attention-num-kv-splits", "2")
+CLEARLY_WRONG = 50 * LOGITS_TOLERANCE
+
+
+@dataclass(frozen=True)
+class Case:
+    """A target's kind, the server's flags, and prompt length -> new tokens."""
+
+    name: str
+    kind: str
+    flags: tuple[str, ...] = ()
+    flash_attention: bool = False
+    load: tuple[tuple[int, int], ...] = ((5, 128), (31, 32), (33, 32), (70, 128), (400, 32))
+
+
+@dataclass(frozen=True)
+class Running:
+    case: Case
+    server: Server
+    reference: DraftReference
+    order: Callable[..., None]
+    known: list[list[int]]
+
+
+@pytest.fixture(scope="module")
+def references(checkpoint, tmp_path_factory) -> Callable[[str], tuple[Path, Path, DraftReference]]:
+    """references(kind): target, assistant, and transformers with both."""
+    made: dict[str, tuple[Path, Path, DraftReference]] = {}
+
+    def get(kind: str) -> tuple[Path, Path, DraftReference]:
+        if kind not in made:
+            target = checkpoint(kind)
+            draft = build_assistant(target, tmp_path_factory.mktemp("assistant") / kind)
+            made[kind] = target, draft, DraftReference(Reference(target), draft)
+        return made[kind]
+
+    return get
+
+
+CASES = (
+    Case("dense", "dense"),
+    Case("e2b-tree", "e2b", TREE),
+    Case("dense-fa4", "dense", flash_attention=True, load=((33, 32), (70, 64))),
+)
+SLOW_CASES = (
+    Case("moe", "moe"),
+    Case("causal", "causal"),
+    Case("dense-tree", "dense", TREE),
+    Case("e2b-chunks", "e2b", ("--chunked-prefill-size", "64")),
+    Case("dense-no-radix", "dense", ("--disable-radix-cache",)),
+    Case("dense-triton", "dense", TRITON, load=((5, 8), (30, 12), (60, 12))),
+    Case("dense-triton-tree", "dense", (*TRITON, *TREE), load=((60, 12),)),
+)
+
+
+@pytest.fixture(
+    scope="module",
+    params=[*CASES, *(pytest.param(case, marks=pytest.mark.slow) for case in SLOW_CASES)],
+    ids=lambda case: case.name,
+)
+def running(request, references, tmp_path_factory) -> Iterator[Running]:
+    case = request.param
+    target, draft, reference = references(case.kind)
+    known = [reference.greedy(prompt_ids(length), new) for length, new in case.load]
+    folder = tmp_path_factory.mktemp(case.name)
+    flags = ("--model-path", str(target), "--speculative-draft-model-path", str(draft))
+    probe = draft_probe.installed(folder, shuffle=True, flash_attention=case.flash_attention)
+    with (
+        probe as (env, order),
+        serve(*flags, "--dtype", "float32", *case.flags, log_dir=folder, env=env) as server,
+    ):
+        yield Running(case, server, reference, order, known)
+
+
+def test_tokens_and_drafts(running: Running, tmp_path: Path):
+    running.order(known=running.known, wrong_every=5, record=str(tmp_path))
+    for known, (length, new) in zip(running.known, running.case.load, strict=True):
+        answer = running.server.generate(known[:length], new, logprobs_from=-1)
+        assert answer["output_ids"] == known[length:], length
+        # Right three times of four at least: most of the three drafted tokens are taken.
+        assert answer["meta_info"]["spec_accept_length"] > 2, length
+    assert running.reference.worst(tmp_path) <= LOGITS_TOLERANCE
+
+
+def test_drafts_that_are_never_right_change_nothing(running: Running):
+    running.order()
+    known, (length, new) = running.known[0], running.case.load[0]
+    new = min(new, 8 if "triton" in running.case.name else 32)
+    answer = running.server.generate(known[:length], new, logprobs_from=-1)
+    assert answer["output_ids"] == known[length : length + new]
+
+
+def test_sampling_from_the_only_likely_token_is_greedy(running: Running):
+    """Temperature, top-k and top-p go through the tree; a top-k of one leaves nothing to chance."""
+    known, (length, new) = running.known[0], running.case.load[0]
+    running.order(known=running.known, wrong_every=5)
+    new = min(new, 8)
+    sampling = {"temperature": 1.0, "top_k": 1, "top_p": 0.9}
+    answer = running.server.generate(known[:length], new, logprobs_from=-1, **sampling)
+    assert answer["output_ids"] == known[length : length + new]
+    sampling = {"temperature": 1.0, "top_k": 20, "top_p": 0.9}
+    answer = running.server.generate(known[:length], new, logprobs_from=-1, **sampling)
+    assert len(answer["output_ids"]) == new
+
+
+def test_concurrent_requests(running: Running):
+    """Four at once, below, across and beyond the window."""
+    new = 4 if "triton" in running.case.name else 40
+    prompts = [prompt_ids(length, seed=4) for length in (6, 30, 64, 190)]
+    known = [running.reference.greedy(prompt, new) for prompt in prompts]
+    running.order(known=known, wrong_every=5)
+    with concurrent.futures.ThreadPoolExecutor(len(prompts)) as pool:
+        answers = list(
+            pool.map(lambda ids: running.server.generate(ids, new, logprobs_from=-1), prompts)
+        )
+    for answer, tokens, prompt in zip(answers, known, prompts, strict=True):
+        assert answer["output_ids"] == tokens[len(prompt) :], len(prompt)
+
+
+@pytest.mark.slow
+def test_retraction_under_a_tiny_pool(references, tmp_path: Path):
+    """Requests are admitted on little reserve, thrown out and begun again; drafts stay right.
+
+    A prefill of a whole request keeps the sliding keys that its next token sees, and not one more.
+    """
+    target, draft, reference = references("dense")
+    prompts = [prompt_ids(length, seed=6) for length in (23, 22, 21, 20)]
+    known = [reference.greedy(prompt, 150) for prompt in prompts]
+    flags = ("--model-path", str(target), "--speculative-draft-model-path", str(draft))
+    pool = ("--max-total-tokens", "400", "--schedule-conservativeness", "0.05")
+    record = tmp_path / "record"
+    record.mkdir()
+    with (
+        draft_probe.installed(tmp_path, shuffle=True) as (env, order),
+        serve(*flags, *pool, "--dtype", "float32", log_dir=tmp_path, env=env) as server,
+    ):
+        order(known=known, wrong_every=5, record=str(record))
+        with concurrent.futures.ThreadPoolExecutor(len(prompts)) as threads:
+            answers = list(
+                threads.map(lambda ids: server.generate(ids, 150, logprobs_from=-1), prompts)
+            )
+        assert "Retract requests" in server.log
+    for answer, tokens, prompt in zip(answers, known, prompts, strict=True):
+        assert answer["output_ids"] == tokens[len(prompt) :], len(prompt)
+    assert reference.worst(record) <= LOGITS_TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("patch", "flash_attention"),
+    [
+        ("swa_state_follows_pool", True),
+        pytest.param("draft_position", False, marks=pytest.mark.slow),
+    ],
+)
+def test_drafts_are_wrong_without(patch, flash_attention, references, tmp_path: Path):
+    """The target's tokens stay right, and so would everything that only looks at them."""
+    target, draft, reference = references("dense")
+    known = reference.greedy(prompt_ids(50), 24)
+    flags = ("--model-path", str(target), "--speculative-draft-model-path", str(draft))
+    probe = draft_probe.installed(tmp_path, shuffle=True, flash_attention=flash_attention)
+    record = tmp_path / "record"
+    record.mkdir()
+    left_out = ("--dtype", "float32", "--gemma4-ext-disable", patch)
+    with probe as (env, order), serve(*flags, *left_out, log_dir=tmp_path, env=env) as server:
+        order(known=[known], wrong_every=5, record=str(record))
+        answer = server.generate(known[:50], 24, logprobs_from=-1)
+    assert answer["output_ids"] == known[50:]
+    assert reference.worst(record) > CLEARLY_WRONG
+
+
+@pytest.mark.slow
+def test_trees_are_wrong_without_exact_tree_window(references, tmp_path: Path):
+    """Beyond the window stock's greedy tokens with top-k 3 are not greedy decoding's."""
+    target, draft, reference = references("dense")
+    known = reference.greedy(prompt_ids(40), 10)
+    flags = ("--model-path", str(target), "--speculative-draft-model-path", str(draft))
+    left_out = ("--dtype", "float32", "--gemma4-ext-disable", "exact_tree_window")
+    with (
+        draft_probe.installed(tmp_path, shuffle=True) as (env, order),
+        serve(*flags, *TRITON, *TREE, *left_out, log_dir=tmp_path, env=env) as server,
+    ):
+        order(known=[known], wrong_every=5)
+        assert server.generate(known[:40], 10, logprobs_from=-1)["output_ids"] != known[40:]
+
+
+@pytest.mark.slow
+def test_nothing_is_out_of_bounds(references, tmp_path: Path):
+    """The check runs before every layer of target and draft, and finds nothing."""
+    target, draft, reference = references("dense")
+    known = reference.greedy(prompt_ids(50), 8)
+    flags = ("--model-path", str(target), "--speculative-draft-model-path", str(draft))
+    with (
+        draft_probe.installed(tmp_path, shuffle=True) as (env, order),
+        serve(
+            *(*flags, *TRITON, "--dtype", "float32"),
+            log_dir=tmp_path,
+            env={**env, "SGLANG_TRTLLM_MHA_DEBUG": "1"},
+        ) as server,
+    ):
+        order(known=[known], wrong_every=5)
+        assert server.generate(known[:50], 8, logprobs_from=-1)["output_ids"] == known[50:]
+        assert "KVBoundsError" not in server.log

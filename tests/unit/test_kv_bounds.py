@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The bounds check: what it lets pass, what it stops, and what it leaves behind."""
+
+from __future__ import annotations
+
+import re
+from types import SimpleNamespace
+
+import pytest
+import torch
+from sglang.srt.layers.attention.triton_backend import ForwardMetadata
+from sglang.srt.mem_cache.allocator.swa import SWATokenToKVPoolAllocator
+from sglang.srt.model_executor.forward_batch_info import ForwardMode
+
+from sglang_gemma4_ext.context import Context
+from sglang_gemma4_ext.patches import kv_bounds_check as check
+from sglang_gemma4_ext.settings import Settings
+
+FULL_ROWS, SWA_ROWS = 40, 20
+FULL_LAYER = SimpleNamespace(layer_id=0, sliding_window_size=-1)
+SLIDING_LAYER = SimpleNamespace(layer_id=1, sliding_window_size=7)
+
+
+def backend(metadata: object) -> SimpleNamespace:
+    pool = SimpleNamespace(
+        layers_mapping={0: (0, False), 1: (0, True)},
+        get_key_buffer=lambda layer: torch.zeros(SWA_ROWS if layer == 1 else FULL_ROWS, 1, 1),
+    )
+    return SimpleNamespace(token_to_kv_pool=pool, forward_metadata=metadata)
+
+
+def triton(full: list[int], window: list[int]) -> ForwardMetadata:
+    """SGLang's own record; each list is one request's, and rubbish follows what is read."""
+    fields = dict.fromkeys(ForwardMetadata.__dataclass_fields__)
+    fields |= {
+        "kv_indptr": torch.tensor([0, len(full)]),
+        "kv_indices": torch.tensor([*full, 10**6]),
+        "window_kv_indptr": torch.tensor([0, len(window)]),
+        "window_kv_indices": torch.tensor([*window, -7]),
+    }
+    return ForwardMetadata(**fields)
+
+
+def paged(full: list[int], sliding: list[int], length: int) -> SimpleNamespace:
+    return SimpleNamespace(
+        page_size=4,
+        page_table=torch.tensor([full], dtype=torch.int32),
+        swa_page_table=torch.tensor([sliding], dtype=torch.int32),
+        cache_seqlens_int32=torch.tensor([length], dtype=torch.int32),
+    )
+
+
+def look(metadata: object, layer: SimpleNamespace, mode: ForwardMode = ForwardMode.DECODE) -> None:
+    batch = SimpleNamespace(forward_mode=mode)
+    check._before_forward(backend(metadata), None, None, None, layer, batch)
+
+
+def test_what_lies_in_the_pools_passes():
+    look(triton([0, 39], [19]), FULL_LAYER)
+    look(triton([0, 39], [0, 19]), SLIDING_LAYER)
+    look(paged([9, 0, 99], [4, 0, 99], length=8), FULL_LAYER)
+    look(paged([9, 0, 99], [4, 0, 99], length=8), SLIDING_LAYER)
+    look(triton([10**6], []), FULL_LAYER, ForwardMode.IDLE)
+    look(None, FULL_LAYER)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "layer", "words"),
+    [
+        (triton([3, 40], []), FULL_LAYER, "kv_indices of layer 0 holds 3 to 40 where 0 to 39"),
+        (triton([3, 39], [20]), SLIDING_LAYER, "window_kv_indices of layer 1 holds 20 to 20"),
+        (triton([-1], []), FULL_LAYER, "holds -1 to -1"),
+        (
+            paged([9, 10], [0, 0], 5),
+            FULL_LAYER,
+            "^page_table of layer 0 holds 9 to 10 where 0 to 9",
+        ),
+        (paged([9, 9], [0, 5], 5), SLIDING_LAYER, "swa_page_table of layer 1 holds 0 to 5"),
+    ],
+)
+def test_what_does_not_is_named_and_kept(metadata, layer, words, tmp_path, monkeypatch):
+    monkeypatch.setattr(check.tempfile, "gettempdir", lambda: str(tmp_path))
+    with pytest.raises(check.KVBoundsError, match=words) as stopped:
+        look(metadata, layer)
+    kept = torch.load(re.search(r"in (\S+\.pt)$", str(stopped.value))[1])
+    assert kept["layer"] == layer.layer_id
+    assert torch.is_tensor(kept[kept["table"]])
+    assert kept["limit"] in (FULL_ROWS, SWA_ROWS, FULL_ROWS // 4, SWA_ROWS // 4)
+
+
+def test_an_swa_slot_beyond_its_pool_is_stopped_as_it_is_handed_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(check.tempfile, "gettempdir", lambda: str(tmp_path))
+    allocator = object.__new__(SWATokenToKVPoolAllocator)
+    allocator._size_full, allocator._size_swa, allocator.page_size = 39, 19, 1
+    check._before_mapping(allocator, torch.tensor([1, 39]), torch.tensor([1, 19]))
+    check._before_mapping(allocator, torch.tensor([]), torch.tensor([]))
+    with pytest.raises(check.KVBoundsError, match=r"swa slots .* holds 1 to 20 where 0 to 19"):
+        check._before_mapping(allocator, torch.tensor([1, 39]), torch.tensor([1, 20]))
+
+
+def test_off_means_that_nothing_is_hooked():
+    assert "SGLANG_TRTLLM_MHA_DEBUG" in check.PATCH.stands_down(Context(Settings.from_env({})))
+    on = Settings.from_env({"SGLANG_TRTLLM_MHA_DEBUG": "1"})
+    assert check.PATCH.stands_down(Context(on)) is None

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SGLang's extend kernel on a draft tree beyond the sliding window, with the patch and without."""
+
+from __future__ import annotations
+
+import torch
+
+from sglang_gemma4_ext.kernels.tree_window import tree_window_mask
+from tests.serving.harness import run_to_end
+
+
+def test_a_tree_sees_its_own_window_through_the_triton_kernel():
+    case = ("-m", "tests.unit.tree_window_case")
+    ended = run_to_end(module=case, env={"TRITON_INTERPRET": "1"})
+    assert ended.returncode == 0, ended.stdout[-2000:]
+    hooked, stock = map(float, ended.stdout.split("differences")[1].split())
+    assert hooked < 1e-5
+    assert stock > 0.1
+
+
+def test_the_mask_by_definition():
+    """Two requests, four tokens: 0 - 1 - 2 and 0 - 3; five cached keys attended, then two."""
+    tokens, distance, cached = 4, 3, (5, 2)
+    tree = torch.tensor([[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 0, 0, 1]], dtype=torch.bool)
+    masks = [torch.cat([tree.new_ones(tokens, n), tree], 1).flatten() for n in cached]
+    mask, indptr, skipped = tree_window_mask(
+        torch.cat(masks),
+        torch.tensor([0, masks[0].numel(), masks[0].numel() + masks[1].numel()]),
+        torch.tensor([0, 3, 5]),
+        tokens=tokens,
+        distance=distance,
+    )
+    depths = (0, 1, 2, 1)
+    expected = torch.tensor([[key >= depth for key in range(distance)] for depth in depths])
+    assert torch.equal(mask.view(2, tokens, -1)[0], torch.cat([expected, tree], 1))
+    assert torch.equal(mask.view(2, tokens, -1)[1], torch.cat([expected, tree], 1))
+    assert indptr.tolist() == [0, 28, 56]
+    assert skipped.tolist() == [0, 1]
