@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the NVFP4 kernels require of their tensors, each refusal in one sentence."""
+
+from __future__ import annotations
+
+import torch
+import triton
+
+from sglang_gemma4_ext.kernels.nvfp4_format import BLOCK
+
+
+def check_weight(
+    packed: torch.Tensor, block_scale: torch.Tensor, row_scale: torch.Tensor, dim: int
+) -> tuple[int, int]:
+    """Rows N and in-features K of a packed weight of `dim` dimensions. Raises ValueError."""
+    _require(
+        packed.dtype == torch.uint8 and packed.dim() == dim,
+        f"packed must be uint8 with {dim} dimensions, got {packed.dtype} {tuple(packed.shape)}",
+    )
+    *stack, rows, half = packed.shape
+    _require(half % (BLOCK // 2) == 0, f"K must be a multiple of 16, packed has {2 * half}")
+    expected = (*stack, rows, half // (BLOCK // 2))
+    _require(
+        block_scale.dtype == torch.float8_e4m3fn and block_scale.shape == expected,
+        f"block_scale must be float8_e4m3fn {expected}, got {block_scale.dtype} "
+        f"{tuple(block_scale.shape)}",
+    )
+    _require(
+        row_scale.dtype == torch.float32 and row_scale.shape == (*stack, rows),
+        f"row_scale must be float32 {(*stack, rows)}, got {row_scale.dtype} "
+        f"{tuple(row_scale.shape)}",
+    )
+    tensors = {"packed": packed, "block_scale": block_scale, "row_scale": row_scale}
+    for name, tensor in tensors.items():
+        _require(tensor.is_contiguous(), f"{name} must be contiguous")
+    return rows, 2 * half
+
+
+def check_activations(x: torch.Tensor, k: int) -> torch.Tensor:
+    """x [..., K] as a [T, K] view with one stride for all rows. Raises ValueError."""
+    _require(x.dim() > 0 and x.shape[-1] == k, f"x has shape {tuple(x.shape)}, K is {k}")
+    allowed = (torch.bfloat16, torch.float16)
+    if triton.knobs.runtime.interpret:
+        allowed = (*allowed, torch.float32)
+    _require(
+        x.dtype in allowed,
+        f"x is {x.dtype}; the NVFP4 kernels take bfloat16 or float16 activations: start with "
+        "--dtype bfloat16",
+    )
+    _require(x.numel() == 0 or x.stride(-1) == 1, "the last dimension of x must be contiguous")
+    try:
+        return x.view(-1, k) if x.numel() else x.reshape(0, k)
+    except RuntimeError:
+        raise ValueError(f"the rows of x must have one stride, got {x.stride()}") from None
+
+
+def alignment(stride: int) -> int:
+    """The largest power of two, 16 at most, that divides a row stride in bytes."""
+    return min(16, stride & -stride)
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
