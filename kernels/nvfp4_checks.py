@@ -54,6 +54,37 @@ def check_activations(x: torch.Tensor, k: int) -> torch.Tensor:
         raise ValueError(f"the rows of x must have one stride, got {x.stride()}") from None
 
 
+def check_routing(
+    x: torch.Tensor,
+    topk_ids: torch.Tensor,
+    topk_weights: torch.Tensor,
+    activation: str,
+    w13_packed: torch.Tensor,
+    w2_packed: torch.Tensor,
+) -> None:
+    """Routing and the two weights fit each other and x [T, H]. Raises ValueError."""
+    _require(activation in ("gelu_tanh", "silu"), f"{activation=} is not gelu_tanh or silu")
+    _require(
+        topk_ids.dim() == 2 and topk_ids.shape == topk_weights.shape and len(topk_ids) == len(x),
+        f"routing of shape {tuple(topk_ids.shape)} and {tuple(topk_weights.shape)} for "
+        f"x of shape {tuple(x.shape)}",
+    )
+    _require(
+        topk_ids.dtype in (torch.int32, torch.int64) and topk_weights.is_floating_point(),
+        f"routing must be integer ids and floating weights, got {topk_ids.dtype}, "
+        f"{topk_weights.dtype}",
+    )
+    _require(
+        topk_ids.is_contiguous() and topk_weights.is_contiguous(), "routing must be contiguous"
+    )
+    experts, rows, half = w13_packed.shape
+    _require(
+        w2_packed.shape == (experts, 2 * half, rows // 4) and rows % 2 == 0,
+        f"w13 of shape {tuple(w13_packed.shape)} and w2 of {tuple(w2_packed.shape)} are not "
+        "the same experts",
+    )
+
+
 def alignment(stride: int) -> int:
     """The largest power of two, 16 at most, that divides a row stride in bytes."""
     return min(16, stride & -stride)
