@@ -78,6 +78,10 @@ class Table:
     prefer: Literal["fused", "marlin"]
     entries: tuple[Entry, ...]
 
+    def largest_m(self, op: Op) -> int:
+        """The most tokens that the table has configs of `op` for."""
+        return max(entry.max_m for entry in self.entries if entry.op == op)
+
     def choose(self, op: Op, m: int, n: int, k: int) -> Config:
         """Raises KeyError for an op without entries."""
         entries = [entry for entry in self.entries if entry.op == op]
@@ -108,20 +112,13 @@ def _entry(op: Op, max_m: int, n: int, k: int, **config: Any) -> Entry:
 def table_for(name: str, capability: tuple[int, int], folder: Path = FOLDER) -> Table:
     """The device's own table, else its compute capability's, else the nearest one below.
 
-    name: as the driver says it, "NVIDIA H200". A fallback is logged.
+    name: as the driver says it, "NVIDIA H200".
     """
     own = folder / f"{name.replace(' ', '_').replace('/', '_')}.json"
     if own.is_file():
         return read(own)
     known = [c for c in CAPABILITIES if c <= capability] or [CAPABILITIES[0]]
-    table = read(folder / f"sm_{known[-1][0]}{known[-1][1]}.json")
-    logger.info(
-        "NVFP4 kernels: no measured configs for %s, using %s (compute capability %d.%d)",
-        name,
-        table.name,
-        *capability,
-    )
-    return table
+    return read(folder / f"sm_{known[-1][0]}{known[-1][1]}.json")
 
 
 @functools.cache
@@ -129,10 +126,14 @@ def table_of(device: torch.device) -> Table:
     """The table of a device of this process; it is read, and a fallback logged, once."""
     if device.type != "cuda":
         return read(FOLDER / "sm_{}{}.json".format(*INTERPRETED))
-    return table_for(torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device))
+    name = torch.cuda.get_device_name(device)
+    table = table_for(name, torch.cuda.get_device_capability(device))
+    if table.measured is None:
+        logger.info("NVFP4 kernels: nothing measured on %s, configs of %s", name, table.name)
+    return table
 
 
-@functools.cache
+@functools.lru_cache(maxsize=4096)
 def choose(op: Op, device: torch.device, m: int, n: int, k: int) -> Config:
     """The config for a shape: rows n and in-features k of the packed weight, m tokens."""
     return table_of(device).choose(op, m, n, k)

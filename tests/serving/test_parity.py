@@ -26,6 +26,8 @@ NEW_TOKENS = 64
 # Prompt length -> new tokens, for the interpreter, at a few tokens a second.
 INTERPRETED = {20: 64, 5: 4, 31: 4, 32: 4, 33: 4, 300: 2}
 TRITON = ("--gemma4-cpu-attention", "triton", "--triton-attention-num-kv-splits", "2")
+FUSED = (*TRITON, "--gemma4-nvfp4", "fused")
+INTERPRETED_FUSED = {5: 8, 31: 3, 70: 2}
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,9 @@ CASES = (
     Case("modelopt-w4a16-unified", "unified", ours("modelopt_w4a16", kv_scales=True)),
     Case("ct-w4a16-dense-unequal", "dense", ours("ct_w4a16", shared_scales=False)),
     Case("ct-w4a4-moe-unequal", "moe", ours("ct_w4a4", shared_scales=False)),
+    # Every NVFP4 matmul by our Triton kernels, in the interpreter.
+    Case("fused-dense", "dense", ours("modelopt", shared_scales=False), FUSED, INTERPRETED_FUSED),
+    Case("fused-moe", "moe", ours("ct_w4a4", shared_scales=False), FUSED, INTERPRETED_FUSED),
     Case("real-modelopt-moe", "moe", modelopt()),
     Case("real-llmcompressor-moe", "moe", lambda src, out: real_tools.llmcompressor_moe(out)),
 )
@@ -111,7 +116,7 @@ def test_log_probabilities_and_greedy_tokens(running: Running):
 
 def test_a_radix_hit_changes_nothing(running: Running):
     """A prompt whose first 70 tokens, more than two windows, come from the cache."""
-    new = 2 if "triton" in running.case.name else 32
+    new = 2 if "triton" in running.case.flags else 32
     start = prompt_ids(70)
     running.server.generate(start, 1, logprobs_from=-1)
     prompt = [*start, *prompt_ids(9, seed=2)]
@@ -124,7 +129,7 @@ def test_a_radix_hit_changes_nothing(running: Running):
 
 def test_concurrent_requests_do_not_meet(running: Running):
     """Requests below, across and beyond the window in one batch."""
-    if "triton" in running.case.name:
+    if "triton" in running.case.flags:
         lengths, new = (6, 40), 2
     else:
         lengths, new = (6, 30, 33, 64, 65, 190), 24
