@@ -7,12 +7,15 @@ No GPU is needed: Triton compiles for a named target and ships cuobjdump. For ea
 kernels/nvfp4_configs and each shape of Gemma 4 the configuration that would be chosen is compiled
 for that compute capability, with what the launcher would know of the shape's divisibility. --write
 commits the table to bench/results/nvfp4_compiled.csv; without it the table is compared with that.
+Its first line fingerprints what it was compiled from: Triton's version and the kernels' code.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import csv
+import hashlib
 import io
 import re
 import subprocess
@@ -28,7 +31,13 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from bench.kernels.shapes import EXPERTS, GATED, LINEARS
-from sglang_gemma4_ext.kernels import nvfp4_dequant, nvfp4_experts, nvfp4_grouped, nvfp4_linear
+from sglang_gemma4_ext.kernels import (
+    _nvfp4_tile,
+    nvfp4_dequant,
+    nvfp4_experts,
+    nvfp4_grouped,
+    nvfp4_linear,
+)
 from sglang_gemma4_ext.kernels.nvfp4_checks import alignment
 from sglang_gemma4_ext.kernels.nvfp4_dispatch import CAPABILITIES, FOLDER, Config, read
 
@@ -40,14 +49,12 @@ TOKENS = (1, 2, 4, 8, 16, 32, 64, 256, 1024, 4096)
 _POINTERS = {
     "x_ptr": "half",
     "h_ptr": "half",
-    "y_ptr": "half",
     "bias_ptr": "half",
     "packed_ptr": "*u8",
     "block_scale_ptr": "*u8",
     "scale_ptr": "*u8",
     "row_scale_ptr": "*fp32",
     "tensor_scale_ptr": "*fp32",
-    "parts_ptr": "*fp32",
     "topk_weights_ptr": "*fp32",
     "weights_ptr": "*fp32",
     "topk_ids_ptr": "*i32",
@@ -120,6 +127,8 @@ def variants(sm: int) -> Iterator[Variant]:
             plain = {"SLOTS_A_ROW": 1, "ACTIVATION": None}
             found.add(_variant("_grouped_kernel", sm, config, k13, **gated))
             found.add(_variant("_grouped_kernel", sm, config, k2, **plain))
+    for block_scale in (True, False):
+        found.add(_dequant_variant(sm, block_scale))
     for variant in sorted(found, key=repr):
         for dtype in ("bf16", "fp16"):
             yield Variant(
@@ -139,6 +148,12 @@ def _variant(kernel: str, sm: int, config: Config, k: int, **constants: Any) -> 
     }
     divisible = frozenset({"N", "columns", "x_stride"})
     return Variant(kernel, sm, "", config, tuple(sorted(constants.items())), divisible)
+
+
+def _dequant_variant(sm: int, e4m3: bool) -> Variant:
+    constants = {"PER_ROW": True, "E4M3": e4m3, "BLOCKS": 64, "PLAIN": False}
+    config = Config(block_m=1, block_n=1, block_k=64 * 16)
+    return Variant("_dequant_kernel", sm, "", config, tuple(constants.items()), frozenset())
 
 
 def compiled(variant: Variant) -> Compiled:
@@ -165,9 +180,9 @@ def compiled(variant: Variant) -> Compiled:
         splits=variant.config.splits,
         warps=variant.config.num_warps,
         stages=variant.config.num_stages,
-        scales_align=constants["SCALES_ALIGN"],
-        even_k=constants["EVEN_K"],
-        variant=constants.get("ACTIVATION") or "",
+        scales_align=constants.get("SCALES_ALIGN", 1),
+        even_k=constants.get("EVEN_K", False),
+        variant=_name(constants),
         registers=usage["REG"],
         stack=usage["STACK"],
         local=usage["LOCAL"],
@@ -177,6 +192,12 @@ def compiled(variant: Variant) -> Compiled:
         loads_8_byte=sum(".64" in o for o in widths),
         tensor_core="+".join(sorted(tensor_core)),
     )
+
+
+def _name(constants: dict[str, Any]) -> str:
+    if "E4M3" in constants:
+        return "e4m3" if constants["E4M3"] else "fp32"
+    return constants.get("ACTIVATION") or ""
 
 
 def _source(variant: Variant, constants: dict[str, Any]) -> ASTSource:
@@ -190,6 +211,8 @@ def _source(variant: Variant, constants: dict[str, Any]) -> ASTSource:
             continue
         kind = _POINTERS.get(name, "i32")
         if name == "out_ptr" and constants.get("SPLITS", 1) > 1:
+            kind = "*fp32"
+        if name == "scale_ptr" and not constants["E4M3"]:
             kind = "*fp32"
         signature[name] = f"*{variant.dtype}" if kind == "half" else kind
         if name in _POINTERS or name in variant.divisible:
@@ -219,8 +242,20 @@ def _read_binary(cubin: bytes) -> tuple[dict[str, int], list[str]]:
     return {name: int(value) for name, value in pairs}, re.findall(opcode, code, re.MULTILINE)
 
 
+def fingerprint() -> str:
+    """Triton's version, and a digest of the kernels' code without comments and host functions."""
+    digest = hashlib.sha256()
+    for module in (_nvfp4_tile, nvfp4_dequant, nvfp4_linear, nvfp4_experts, nvfp4_grouped):
+        for node in ast.parse(Path(module.__file__).read_text()).body:
+            jitted = isinstance(node, ast.FunctionDef) and node.decorator_list
+            if jitted or isinstance(node, ast.Assign):
+                digest.update(ast.dump(node).encode())
+    return f"# triton {triton.__version__}, kernels {digest.hexdigest()[:12]}"
+
+
 def as_csv(rows: list[Compiled]) -> str:
     out = io.StringIO()
+    out.write(fingerprint() + "\n")
     names = [field.name for field in fields(Compiled)]
     writer = csv.DictWriter(out, names, lineterminator="\n")
     writer.writeheader()
@@ -233,13 +268,17 @@ def main() -> int:
     parser.add_argument("--write", action="store_true", help=f"write {RESULT.name}")
     known = [10 * major + minor for major, minor in CAPABILITIES]
     parser.add_argument("--arch", type=int, choices=known, action="append", help="only this one")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="only each Nth variant")
     args = parser.parse_args()
-    rows = [compiled(variant) for sm in args.arch or known for variant in variants(sm)]
+    chosen = [variant for sm in args.arch or known for variant in variants(sm)]
+    rows = [compiled(variant) for variant in chosen[:: args.every]]
     if args.write:
         RESULT.write_text(as_csv(rows))
         return 0
     committed = RESULT.read_text().splitlines()
     changed = [line for line in as_csv(rows).splitlines() if line not in committed]
+    if not args.arch and len(chosen) != len(committed) - 2:
+        changed.append(f"{len(chosen)} variants can be dispatched, {len(committed) - 2} committed")
     print("\n".join(changed) or f"{len(rows)} rows as committed")
     return 1 if changed else 0
 
