@@ -181,6 +181,12 @@ def apply_linear(
     return nvfp4_linear_ref(x, *_tensors(layer, weight), bias)
 
 
+def apply_gate_up(layer: Any, weight: Weight, x: torch.Tensor) -> torch.Tensor:
+    """gelu(gate) * up of a stacked linear without bias, by the fused kernel."""
+    tensors = _tensors(layer, weight)
+    return torch.ops.sglang_gemma4_ext.nvfp4_linear(x, *tensors, None, "gelu_tanh")
+
+
 def apply_experts(layer: Any, w13: Weight, w2: Weight, activation: str, dispatched: Any) -> Any:
     """dispatched: SGLang's StandardDispatchOutput; returns its StandardCombineInput."""
     from sglang.srt.layers.moe.token_dispatcher import StandardCombineInput

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import sys
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from sglang_gemma4_ext.kernels import nvfp4_linear as module
 from sglang_gemma4_ext.kernels.nvfp4_dispatch import table_of
 from sglang_gemma4_ext.kernels.nvfp4_linear_ref import nvfp4_experts_ref
-from sglang_gemma4_ext.patches import _nvfp4_layers, _nvfp4_ops
+from sglang_gemma4_ext.patches import _nvfp4_layers, _nvfp4_ops, nvfp4_fused_activation
 from tests.kernels.oracle import draw, error
 from tests.unit.test_nvfp4_layers import Loaded, both
 
@@ -96,6 +96,25 @@ def test_a_loaded_layer_and_one_loaded_again(make) -> None:
     assert (rows == 1).all()
     parts = (w[:32] / 0.25, w[32:] / 0.5)
     assert error(apply(loaded.layer, x), x.double() @ torch.cat(parts).T.double()).rms < 1e-3
+
+
+@both
+def test_the_mlp_activates_inside_its_matmul(make) -> None:
+    """The same as linear and activation apart; the activation's own launch is gone."""
+    loaded = Loaded(make, rows=(32, 32))
+    w = loaded.load_all()
+    loaded.owner.process_weights_after_loading(loaded.layer)
+    mlp = SimpleNamespace(gate_up_proj=loaded.layer, down_proj=lambda x: (x, None))
+    x = _x(3, 64)
+    gate, up = (x.double() @ w.T.double()).chunk(2, dim=-1)
+    want = torch.nn.functional.gelu(gate, approximate="tanh") * up
+    got = nvfp4_fused_activation._forward(None, mlp, x)
+    assert error(got, want).rms < 1e-3
+
+
+def test_an_mlp_that_is_not_nvfp4_is_left_alone() -> None:
+    mlp = SimpleNamespace(gate_up_proj=torch.nn.Linear(4, 4))
+    assert nvfp4_fused_activation._forward(lambda self, x: (self, x), mlp, 1) == (mlp, 1)
 
 
 class _Largest(TorchDispatchMode):

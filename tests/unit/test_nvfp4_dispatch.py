@@ -18,6 +18,8 @@ import torch
 from sglang_gemma4_ext.context import Context, Gpu
 from sglang_gemma4_ext.kernels import nvfp4_dispatch
 from sglang_gemma4_ext.kernels.nvfp4_dispatch import CAPABILITIES, FOLDER, read, table_for
+from sglang_gemma4_ext.model_family import ModelInfo
+from sglang_gemma4_ext.patches import nvfp4_fused_activation
 from sglang_gemma4_ext.patches._nvfp4_checkpoint import stands_down, uses_fused
 from sglang_gemma4_ext.settings import Settings, SettingsError
 from tests.serving.harness import environment
@@ -138,6 +140,22 @@ def test_who_multiplies() -> None:
     assert stands_down(Context(Settings(nvfp4="fused"), gpu=A10G), "modelopt") is None
     b200 = Gpu("nvidia", "NVIDIA B200", (10, 0))
     assert "8.0 to 9.x" in stands_down(Context(Settings(nvfp4="fused"), gpu=b200), "modelopt")
+
+
+@pytest.mark.parametrize(
+    ("nvfp4", "algorithm", "active"),
+    [("fused", "NVFP4", True), ("fused", "FP8", False), ("auto", "NVFP4", False)],
+)
+def test_the_activation_is_fused_with_the_kernels_alone(nvfp4, algorithm, active) -> None:
+    quantization = {"quant_method": "modelopt", "quant_algo": algorithm}
+    config = {"quantization_config": quantization}
+    model = ModelInfo("", "Gemma4ForConditionalGeneration", config)
+    for settings in (
+        Settings(nvfp4=nvfp4),
+        Settings(nvfp4=nvfp4, cpu=True, cpu_attention="triton"),
+    ):
+        reason = nvfp4_fused_activation.PATCH.stands_down(Context(settings, model, A10G))
+        assert (reason is None) is active
 
 
 def test_fused_without_a_gpu_needs_the_interpreter() -> None:
