@@ -13,11 +13,38 @@ scale, code times scale is exact in FP16 (at most 6 significant bits, a multiple
 
 from __future__ import annotations
 
+from typing import Any
+
 import triton
 import triton.language as tl
 
+from sglang_gemma4_ext.kernels.nvfp4_dispatch import Config
+
 # What `multiply` returns must be multiplied by this: 2^14 (code) * 2^8 (scale) / 2^14 (in it).
 WEIGHT_SCALE = tl.constexpr(256.0)
+
+
+def launch_arguments(config: Config, k: int) -> dict[str, Any]:
+    """The arguments that every kernel around `multiply` has, for in-features k.
+
+    Row strides go in divided by the power of two that divides them (16 at most), which is constant:
+    Triton proves 16-byte loads from the product, and nothing from a stride that 16 does not divide.
+    """
+    alignment = {name: min(16, size & -size) for name, size in (("b", k // 2), ("s", k // 16))}
+    return {
+        "bytes_a_row": k // 2 // alignment["b"],
+        "scales_a_row": k // 16 // alignment["s"],
+        "BYTES_ALIGN": alignment["b"],
+        "SCALES_ALIGN": alignment["s"],
+        "EVEN_K": k % config.block_k == 0,
+        "PLAIN": triton.knobs.runtime.interpret,
+        "BLOCK_M": config.block_m,
+        "BLOCK_N": config.block_n,
+        "BLOCK_K": config.block_k,
+        "num_warps": config.num_warps,
+        "num_stages": config.num_stages,
+    }
+
 
 # Four bytes to 2 x 4 FP16, in order: bytes go to the high half of each 16-bit lane, where the odd
 # k's sign is in place. ptxas merges each and-and-or into one LOP3.

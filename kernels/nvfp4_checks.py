@@ -85,11 +85,6 @@ def check_routing(
     )
 
 
-def alignment(stride: int) -> int:
-    """The largest power of two, 16 at most, that divides a row stride in bytes."""
-    return min(16, stride & -stride)
-
-
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise ValueError(message)

@@ -72,34 +72,10 @@ def dequant(
     Raises ValueError on a dtype, shape or stride that does not fit.
     """
     k = 2 * packed.shape[-1]
-    _require(packed.dtype == torch.uint8, f"packed must be uint8, got {packed.dtype}")
-    _require(packed.dim() in (2, 3), f"packed must be 2-D or 3-D, got {packed.shape=}")
-    _require(k % BLOCK == 0, f"K must be a multiple of 16, got {k}")
-    _require(dtype in DTYPES, f"out is bf16, fp16 or fp32, not {dtype}")
-    _require(
-        block_scale.dtype in (torch.float8_e4m3fn, torch.float32),
-        f"block_scale must be float8_e4m3fn or float32, got {block_scale.dtype}",
-    )
-    expected = (*packed.shape[:-1], k // BLOCK)
-    _require(
-        block_scale.shape == expected,
-        f"block_scale must be {expected}, got {tuple(block_scale.shape)}",
-    )
-    per_row = tensor_scale.numel() != 1
-    _require(
-        tensor_scale.dtype == torch.float32
-        and (not per_row or tensor_scale.shape == (*packed.shape[:-1], 1)),
-        f"tensor_scale must be float32, a scalar or {(*packed.shape[:-1], 1)}, "
-        f"got {tensor_scale.dtype} {tuple(tensor_scale.shape)}",
-    )
     if out is None:
         out = torch.empty((*packed.shape[:-1], k), dtype=dtype, device=packed.device)
-    _require(
-        out.shape == (*packed.shape[:-1], k) and out.dtype == dtype,
-        f"out must be {dtype} {(*packed.shape[:-1], k)}, got {out.dtype} {tuple(out.shape)}",
-    )
-    for name, tensor in {"packed": packed, "block_scale": block_scale, "out": out}.items():
-        _require(tensor.is_contiguous(), f"{name} must be contiguous")
+    _check(packed, block_scale, tensor_scale, dtype, out)
+    per_row = tensor_scale.numel() != 1
     rows = packed.numel() // max(packed.shape[-1], 1)
     e4m3 = block_scale.dtype == torch.float8_e4m3fn
     interpreted = triton.knobs.runtime.interpret
@@ -142,6 +118,42 @@ def dequant_chunks(
             part,
             dequant(packed[part], block_scale[part], scale, dtype, buffer[: part.stop - start]),
         )
+
+
+def _check(
+    packed: torch.Tensor,
+    block_scale: torch.Tensor,
+    tensor_scale: torch.Tensor,
+    dtype: torch.dtype,
+    out: torch.Tensor,
+) -> None:
+    k = 2 * packed.shape[-1]
+    _require(packed.dtype == torch.uint8, f"packed must be uint8, got {packed.dtype}")
+    _require(packed.dim() in (2, 3), f"packed must be 2-D or 3-D, got {packed.shape=}")
+    _require(k % BLOCK == 0, f"K must be a multiple of 16, got {k}")
+    _require(dtype in DTYPES, f"out is bf16, fp16 or fp32, not {dtype}")
+    _require(
+        block_scale.dtype in (torch.float8_e4m3fn, torch.float32),
+        f"block_scale must be float8_e4m3fn or float32, got {block_scale.dtype}",
+    )
+    expected = (*packed.shape[:-1], k // BLOCK)
+    _require(
+        block_scale.shape == expected,
+        f"block_scale must be {expected}, got {tuple(block_scale.shape)}",
+    )
+    per_row = tensor_scale.numel() != 1
+    _require(
+        tensor_scale.dtype == torch.float32
+        and (not per_row or tensor_scale.shape == (*packed.shape[:-1], 1)),
+        f"tensor_scale must be float32, a scalar or {(*packed.shape[:-1], 1)}, "
+        f"got {tensor_scale.dtype} {tuple(tensor_scale.shape)}",
+    )
+    _require(
+        out.shape == (*packed.shape[:-1], k) and out.dtype == dtype,
+        f"out must be {dtype} {(*packed.shape[:-1], k)}, got {out.dtype} {tuple(out.shape)}",
+    )
+    for name, tensor in {"packed": packed, "block_scale": block_scale, "out": out}.items():
+        _require(tensor.is_contiguous(), f"{name} must be contiguous")
 
 
 def _require(condition: bool, message: str) -> None:

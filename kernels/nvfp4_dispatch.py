@@ -43,20 +43,6 @@ class Config:
     num_warps: int = 4
     num_stages: int = 3
 
-    def is_even(self, k: int) -> bool:
-        """Whether every program's share of K is whole tiles, so that no load needs a mask."""
-        return k % self.block_k == 0
-
-    def launch(self) -> dict[str, int]:
-        """The keyword arguments of a kernel that this decides."""
-        return {
-            "BLOCK_M": self.block_m,
-            "BLOCK_N": self.block_n,
-            "BLOCK_K": self.block_k,
-            "num_warps": self.num_warps,
-            "num_stages": self.num_stages,
-        }
-
 
 @dataclass(frozen=True)
 class Entry:

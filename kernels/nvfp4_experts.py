@@ -16,11 +16,11 @@ from sglang_gemma4_ext.kernels._nvfp4_tile import (
     WEIGHT_SCALE,
     gate_and_up,
     gated,
+    launch_arguments,
     multiply,
     weight_rows,
 )
 from sglang_gemma4_ext.kernels.nvfp4_checks import (
-    alignment,
     check_activations,
     check_routing,
     check_weight,
@@ -37,7 +37,7 @@ def _experts_up_kernel(
     block_scale_ptr,
     row_scale_ptr,
     out_ptr,
-    TOP_K,
+    top_k,
     columns,
     x_stride,
     bytes_a_row,
@@ -66,7 +66,7 @@ def _experts_up_kernel(
     # One token in the first of the tile's columns: the tensor core has no narrower one.
     lane = tl.arange(0, BLOCK_M)
     acc = multiply(
-        x_ptr + (slot // TOP_K) * x_stride + tl.zeros_like(lane),
+        x_ptr + (slot // top_k) * x_stride + tl.zeros_like(lane),
         lane == 0,
         packed_ptr + rows * packed_stride,
         block_scale_ptr + rows * scale_stride,
@@ -93,7 +93,7 @@ def _experts_down_kernel(
     block_scale_ptr,
     row_scale_ptr,
     out_ptr,
-    TOP_K,
+    top_k,
     N,
     bytes_a_row,
     scales_a_row,
@@ -113,8 +113,8 @@ def _experts_down_kernel(
     lane = tl.arange(0, BLOCK_M)
     in_expert = weight_rows(first, N, BLOCK_N, False)
     total = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
-    for i in range(TOP_K):
-        slot = token * TOP_K + i
+    for i in range(top_k):
+        slot = token * top_k + i
         expert = tl.load(topk_ids_ptr + slot).to(tl.int64)
         if expert >= 0:
             rows = expert * N + in_expert
@@ -178,7 +178,6 @@ def nvfp4_experts(
     up = up_config or choose("experts_up", x.device, count, rows, hidden)
     down = down_config or choose("experts_down", x.device, count, out_rows, inner)
     h = torch.empty((count * top_k, inner), dtype=x.dtype, device=x.device)
-    plain = triton.knobs.runtime.interpret
     _experts_up_kernel[(count * top_k, triton.cdiv(inner, up.block_n // 2))](
         tokens,
         topk_ids,
@@ -189,14 +188,8 @@ def nvfp4_experts(
         top_k,
         inner,
         tokens.stride(0),
-        hidden // 2 // alignment(hidden // 2),
-        hidden // 16 // alignment(hidden // 16),
         ACTIVATION=activation,
-        BYTES_ALIGN=alignment(hidden // 2),
-        SCALES_ALIGN=alignment(hidden // 16),
-        EVEN_K=up.is_even(hidden),
-        PLAIN=plain,
-        **up.launch(),
+        **launch_arguments(up, hidden),
     )
     _experts_down_kernel[(count, triton.cdiv(out_rows, down.block_n))](
         h,
@@ -208,12 +201,6 @@ def nvfp4_experts(
         out,
         top_k,
         out_rows,
-        inner // 2 // alignment(inner // 2),
-        inner // 16 // alignment(inner // 16),
-        BYTES_ALIGN=alignment(inner // 2),
-        SCALES_ALIGN=alignment(inner // 16),
-        EVEN_K=down.is_even(inner),
-        PLAIN=plain,
-        **down.launch(),
+        **launch_arguments(down, inner),
     )
     return out

@@ -18,11 +18,11 @@ from sglang_gemma4_ext.kernels._nvfp4_tile import (
     WEIGHT_SCALE,
     gate_and_up,
     gated,
+    launch_arguments,
     multiply,
     weight_rows,
 )
 from sglang_gemma4_ext.kernels.nvfp4_checks import (
-    alignment,
     check_activations,
     check_routing,
     check_weight,
@@ -147,13 +147,13 @@ def _grouped_kernel(
 
 
 @triton.jit
-def _sum_slots_kernel(y_ptr, topk_ids_ptr, out_ptr, TOP_K, N, COLUMNS: tl.constexpr):
+def _sum_slots_kernel(y_ptr, topk_ids_ptr, out_ptr, top_k, N, COLUMNS: tl.constexpr):
     """out [T, N]: the sum of a token's slots, y [T * k, N], that have an expert, in fp32."""
     token = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     total = tl.zeros([COLUMNS], tl.float32)
-    for i in range(TOP_K):
-        slot = token * TOP_K + i
+    for i in range(top_k):
+        slot = token * top_k + i
         # A slot without an expert is in no block: nobody wrote its row.
         inside = (column < N) & (tl.load(topk_ids_ptr + slot) >= 0)
         total += tl.load(y_ptr + slot * N + column, mask=inside, other=0.0).to(tl.float32)
@@ -193,16 +193,27 @@ def nvfp4_grouped_experts(
     y = torch.empty((count * top_k, out_rows), dtype=x.dtype, device=x.device)
     w13 = (w13_packed, w13_block_scale, w13_row_scale)
     w2 = (w2_packed, w2_block_scale, w2_row_scale)
-    _launch(tokens, slots, topk_weights, w13, h, inner, hidden, top_k, activation, config)
-    _launch(h, slots, topk_weights, w2, y, out_rows, inner, 1, None, config)
+    _launch(tokens, slots, topk_weights, w13, h, top_k, activation, config)
+    _launch(h, slots, topk_weights, w2, y, 1, None, config)
     _sum_slots_kernel[(count, triton.cdiv(out_rows, SUM_COLUMNS))](
         y, topk_ids, out, top_k, out_rows, COLUMNS=SUM_COLUMNS
     )
     return out
 
 
-def _launch(x, slots, topk_weights, weight, out, columns, k, slots_a_row, activation, config):
+def _launch(
+    x: torch.Tensor,
+    slots: SortedSlots,
+    topk_weights: torch.Tensor,
+    weight: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    out: torch.Tensor,
+    slots_a_row: int,
+    activation: Activation | None,
+    config: Config,
+) -> None:
+    """One grouped matmul: out [T * k, columns], x [rows, K]."""
     packed, block_scale, row_scale = weight
+    columns = out.shape[1]
     tile_columns = config.block_n if activation is None else config.block_n // 2
     blocks = triton.cdiv(slots.slots.numel(), config.block_m)
     _grouped_kernel[(blocks * triton.cdiv(columns, tile_columns),)](
@@ -218,13 +229,7 @@ def _launch(x, slots, topk_weights, weight, out, columns, k, slots_a_row, activa
         topk_weights.numel(),
         columns,
         x.stride(0),
-        k // 2 // alignment(k // 2),
-        k // 16 // alignment(k // 16),
         SLOTS_A_ROW=slots_a_row,
         ACTIVATION=activation,
-        BYTES_ALIGN=alignment(k // 2),
-        SCALES_ALIGN=alignment(k // 16),
-        EVEN_K=config.is_even(k),
-        PLAIN=triton.knobs.runtime.interpret,
-        **config.launch(),
+        **launch_arguments(config, x.shape[1]),
     )

@@ -18,10 +18,11 @@ from sglang_gemma4_ext.kernels._nvfp4_tile import (
     WEIGHT_SCALE,
     gate_and_up,
     gated,
+    launch_arguments,
     multiply,
     weight_rows,
 )
-from sglang_gemma4_ext.kernels.nvfp4_checks import alignment, check_activations, check_weight
+from sglang_gemma4_ext.kernels.nvfp4_checks import check_activations, check_weight
 from sglang_gemma4_ext.kernels.nvfp4_dispatch import Config, choose
 
 Activation = Literal["gelu_tanh", "silu"]
@@ -177,58 +178,70 @@ def nvfp4_linear(
     """
     rows, k = check_weight(packed, block_scale, row_scale, dim=2)
     tokens = check_activations(x, k)
+    _check_epilogue(x, rows, bias, activation)
+    columns = rows if activation is None else rows // 2
+    out = torch.empty((*x.shape[:-1], columns), dtype=x.dtype, device=x.device)
+    if tokens.shape[0] == 0:
+        return out
+    config = config or choose("linear", x.device, tokens.shape[0], rows, k)
+    weight = (packed, block_scale.view(torch.uint8), row_scale)
+    if config.splits == 1:
+        _multiply(tokens, weight, bias, out, columns, activation, config)
+        return out
+    shape = (config.splits, tokens.shape[0], rows)
+    parts = torch.empty(shape, dtype=torch.float32, device=x.device)
+    _multiply(tokens, weight, None, parts, rows, None, config)
+    _finish_kernel[(tokens.shape[0], triton.cdiv(columns, FINISH_COLUMNS))](
+        parts,
+        row_scale,
+        bias,
+        out,
+        tokens.shape[0],
+        columns,
+        ACTIVATION=activation,
+        HAS_BIAS=bias is not None,
+        SPLITS=config.splits,
+        COLUMNS=FINISH_COLUMNS,
+    )
+    return out
+
+
+def _multiply(
+    tokens: torch.Tensor,
+    weight: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    bias: torch.Tensor | None,
+    out: torch.Tensor,
+    columns: int,
+    activation: Activation | None,
+    config: Config,
+) -> None:
+    """out: [T, columns], or the raw fp32 parts [splits, T, columns] of a split K."""
+    count, k = tokens.shape
+    tile_columns = config.block_n if activation is None else config.block_n // 2
+    tiles = triton.cdiv(count, config.block_m) * triton.cdiv(columns, tile_columns)
+    _nvfp4_linear_kernel[(tiles, config.splits)](
+        tokens,
+        *weight,
+        bias,
+        out,
+        count,
+        columns,
+        tokens.stride(0),
+        ACTIVATION=activation,
+        HAS_BIAS=bias is not None,
+        SPLITS=config.splits,
+        **launch_arguments(config, k),
+    )
+
+
+def _check_epilogue(
+    x: torch.Tensor, rows: int, bias: torch.Tensor | None, activation: str | None
+) -> None:
     if activation not in (None, "gelu_tanh", "silu"):
         raise ValueError(f"{activation=} is not gelu_tanh or silu")
     if activation is not None and rows % 2:
         raise ValueError(f"gate and up have the same rows, packed has {rows}")
     if bias is not None and (bias.shape != (rows,) or bias.dtype != x.dtype):
         raise ValueError(f"bias must be {x.dtype} {(rows,)}, got {bias.dtype} {bias.shape}")
-    columns = rows if activation is None else rows // 2
-    out = torch.empty((*x.shape[:-1], columns), dtype=x.dtype, device=x.device)
-    count = tokens.shape[0]
-    if count == 0:
-        return out
-    config = config or choose("linear", x.device, count, rows, k)
-    tiles_m = triton.cdiv(count, config.block_m)
-    split = config.splits > 1
-    parts = out
-    if split:
-        shape = (config.splits, count, rows)
-        parts = torch.empty(shape, dtype=torch.float32, device=x.device)
-    tile_columns = config.block_n if split or activation is None else config.block_n // 2
-    tiles_n = triton.cdiv(rows if split else columns, tile_columns)
-    _nvfp4_linear_kernel[(tiles_m * tiles_n, config.splits)](
-        tokens,
-        packed,
-        block_scale.view(torch.uint8),
-        row_scale,
-        bias,
-        parts,
-        count,
-        rows if split else columns,
-        tokens.stride(0),
-        k // 2 // alignment(k // 2),
-        k // 16 // alignment(k // 16),
-        ACTIVATION=None if split else activation,
-        HAS_BIAS=bias is not None,
-        SPLITS=config.splits,
-        BYTES_ALIGN=alignment(k // 2),
-        SCALES_ALIGN=alignment(k // 16),
-        EVEN_K=config.is_even(k),
-        PLAIN=triton.knobs.runtime.interpret,
-        **config.launch(),
-    )
-    if split:
-        _finish_kernel[(count, triton.cdiv(columns, FINISH_COLUMNS))](
-            parts,
-            row_scale,
-            bias,
-            out,
-            count,
-            columns,
-            ACTIVATION=activation,
-            HAS_BIAS=bias is not None,
-            SPLITS=config.splits,
-            COLUMNS=FINISH_COLUMNS,
-        )
-    return out
+    if bias is not None and not bias.is_contiguous():
+        raise ValueError("bias must be contiguous")

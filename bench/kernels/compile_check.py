@@ -38,7 +38,7 @@ from sglang_gemma4_ext.kernels import (
     nvfp4_grouped,
     nvfp4_linear,
 )
-from sglang_gemma4_ext.kernels.nvfp4_checks import alignment
+from sglang_gemma4_ext.kernels._nvfp4_tile import launch_arguments
 from sglang_gemma4_ext.kernels.nvfp4_dispatch import CAPABILITIES, FOLDER, Config, read
 
 RESULT = Path(__file__).resolve().parents[1] / "results" / "nvfp4_compiled.csv"
@@ -137,15 +137,8 @@ def variants(sm: int) -> Iterator[Variant]:
 
 
 def _variant(kernel: str, sm: int, config: Config, k: int, **constants: Any) -> Variant:
-    constants |= {
-        "BYTES_ALIGN": alignment(k // 2),
-        "SCALES_ALIGN": alignment(k // 16),
-        "EVEN_K": config.is_even(k),
-        "PLAIN": False,
-        "BLOCK_M": config.block_m,
-        "BLOCK_N": config.block_n,
-        "BLOCK_K": config.block_k,
-    }
+    arguments = launch_arguments(config, k)
+    constants |= {name: value for name, value in arguments.items() if name.isupper()}
     divisible = frozenset({"N", "columns", "x_stride"})
     return Variant(kernel, sm, "", config, tuple(sorted(constants.items())), divisible)
 
