@@ -59,7 +59,10 @@ def allow_fp32(dtypes: list[torch.dtype], *args: Any) -> list[torch.dtype]:
 
 @functools.cache
 def _fused() -> bool:
-    """Whether this process multiplies by the fused kernels; if so, their operators are there."""
+    """Whether this process multiplies by the fused kernels; if so, their operators are there.
+
+    Asked while loading, for torch.compile cannot trace what it looks at.
+    """
     fused = uses_fused(Context.here(Settings.from_env()))
     if fused:
         from sglang_gemma4_ext.patches import _nvfp4_ops
@@ -150,7 +153,7 @@ def finish(layer: Any, weight: Weight, where: str, widths: Sequence[int]) -> Non
         getattr(layer, weight.rows).copy_(rows)  # reloaded: a captured graph reads this memory
     else:
         layer.register_buffer(weight.rows, rows, persistent=False)
-    _fused()  # registers the operators, which must not happen under a capture
+    layer.nvfp4_fused = _fused()
 
 
 def _lacking(where: str, what: str) -> str:
@@ -176,7 +179,7 @@ def _zero_unused(layer: Any, weight: Weight, where: str, widths: Sequence[int]) 
 def apply_linear(
     layer: Any, weight: Weight, x: torch.Tensor, bias: torch.Tensor | None
 ) -> torch.Tensor:
-    if _fused():
+    if layer.nvfp4_fused:
         return torch.ops.sglang_gemma4_ext.nvfp4_linear(x, *_tensors(layer, weight), bias, None)
     return nvfp4_linear_ref(x, *_tensors(layer, weight), bias)
 
@@ -193,7 +196,7 @@ def apply_experts(layer: Any, w13: Weight, w2: Weight, activation: str, dispatch
 
     x = dispatched.hidden_states
     experts = nvfp4_experts_ref
-    if _fused():
+    if layer.nvfp4_fused:
         experts = torch.ops.sglang_gemma4_ext.nvfp4_experts
     elif x.is_cuda and torch.cuda.is_current_stream_capturing():
         raise RuntimeError(
