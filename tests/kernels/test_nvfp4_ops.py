@@ -14,7 +14,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from sglang_gemma4_ext.kernels import nvfp4_linear as module
 from sglang_gemma4_ext.kernels.nvfp4_dispatch import table_of
 from sglang_gemma4_ext.kernels.nvfp4_linear_ref import nvfp4_experts_ref
-from sglang_gemma4_ext.patches import _nvfp4_layers, _nvfp4_ops, nvfp4_fused_activation
+from sglang_gemma4_ext.patches import (
+    _nvfp4_layers,
+    _nvfp4_ops,
+    nvfp4_fused_activation,
+    nvfp4_modelopt,
+)
 from tests.kernels.oracle import draw, error
 from tests.unit.test_nvfp4_layers import Loaded, both
 
@@ -115,6 +120,21 @@ def test_the_mlp_activates_inside_its_matmul(make) -> None:
 def test_an_mlp_that_is_not_nvfp4_is_left_alone() -> None:
     mlp = SimpleNamespace(gate_up_proj=torch.nn.Linear(4, 4))
     assert nvfp4_fused_activation._forward(lambda self, x: (self, x), mlp, 1) == (mlp, 1)
+
+
+def test_experts_through_sglangs_dispatch(device) -> None:
+    """What a MoE method of SGLang is handed and hands back, its activation named as SGLang does."""
+    x, ids, weights, *tensors = _experts(3, device)
+    layer = SimpleNamespace(nvfp4_fused=True)
+    w13, w2 = nvfp4_modelopt.W13, nvfp4_modelopt.W2
+    names = [getattr(w, part) for w in (w13, w2) for part in ("packed", "block", "rows")]
+    for name, tensor in zip(names, tensors, strict=True):
+        setattr(layer, name, tensor)
+    routing = SimpleNamespace(topk_ids=ids, topk_weights=weights)
+    given = SimpleNamespace(hidden_states=x, topk_output=routing)
+    got = _nvfp4_layers.apply_experts(layer, w13, w2, "gelu", given).hidden_states
+    want = nvfp4_experts_ref(x.double(), ids, weights, *tensors, "gelu_tanh")
+    assert error(got, want).rms < 1e-3
 
 
 class _Largest(TorchDispatchMode):

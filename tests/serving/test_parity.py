@@ -67,9 +67,6 @@ CASES = (
     Case("modelopt-w4a16-unified", "unified", ours("modelopt_w4a16", kv_scales=True)),
     Case("ct-w4a16-dense-unequal", "dense", ours("ct_w4a16", shared_scales=False)),
     Case("ct-w4a4-moe-unequal", "moe", ours("ct_w4a4", shared_scales=False)),
-    # Every NVFP4 matmul by our Triton kernels, in the interpreter.
-    Case("fused-dense", "dense", ours("modelopt", shared_scales=False), FUSED, INTERPRETED_FUSED),
-    Case("fused-moe", "moe", ours("ct_w4a4", shared_scales=False), FUSED, INTERPRETED_FUSED),
     Case("real-modelopt-moe", "moe", modelopt()),
     Case("real-llmcompressor-moe", "moe", lambda src, out: real_tools.llmcompressor_moe(out)),
 )
@@ -78,6 +75,9 @@ SLOW_CASES = (
     Case("ct-w4a4-causal-mlp-only", "causal", ours("ct_w4a4", quantize_attention=False)),
     Case("real-modelopt-e2b", "e2b", modelopt()),
     Case("real-compressed-tensors-dense", "dense", real_tools.compressed_tensors),
+    # Every NVFP4 matmul by our Triton kernels, in the interpreter.
+    Case("fused-dense", "dense", ours("modelopt", shared_scales=False), FUSED, INTERPRETED_FUSED),
+    Case("fused-moe", "moe", ours("ct_w4a4", shared_scales=False), FUSED, INTERPRETED_FUSED),
 )
 
 
