@@ -34,11 +34,27 @@ def stands_down(ctx: Context, quant_format: str) -> str | None:
         return f"it is for NVIDIA GPUs of compute capability 8.0 to 9.x; here: {ctx.gpu}"
     if ctx.settings.nvfp4 == "marlin":
         return "--gemma4-nvfp4 marlin leaves NVFP4 to SGLang's kernels"
-    if ctx.settings.nvfp4 == "auto" and not ctx.settings.cpu:
-        return "SGLang's Marlin kernels serve NVFP4 on this GPU"
+    if ctx.settings.nvfp4 == "auto" and not ctx.settings.cpu and not _measured_faster(ctx):
+        return (
+            "SGLang's Marlin kernels serve NVFP4 on this GPU: the fused ones were not measured to "
+            "be faster on it (--gemma4-nvfp4 fused takes them all the same)"
+        )
     if ctx.model is not None and nvfp4_format(ctx.model) != quant_format:
         return f"the checkpoint is not an NVFP4 one of {quant_format}"
     return None
+
+
+def uses_fused(ctx: Context) -> bool:
+    """Whether the fused kernels multiply NVFP4 weights in this process."""
+    if ctx.settings.nvfp4 == "auto" and not ctx.settings.cpu:
+        return _measured_faster(ctx)
+    return ctx.settings.nvfp4 == "fused"
+
+
+def _measured_faster(ctx: Context) -> bool:
+    from sglang_gemma4_ext.kernels.nvfp4_dispatch import table_for
+
+    return table_for(ctx.gpu.name, ctx.gpu.capability).prefer == "fused"
 
 
 def absent_projections(text: Any, layer: int) -> frozenset[str]:

@@ -8,6 +8,7 @@ row's own tensor scale holds for it whatever the others have.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,9 +16,11 @@ from typing import Any
 
 import torch
 
+from sglang_gemma4_ext.context import Context
 from sglang_gemma4_ext.kernels.nvfp4_format import BLOCK
 from sglang_gemma4_ext.kernels.nvfp4_linear_ref import nvfp4_experts_ref, nvfp4_linear_ref
-from sglang_gemma4_ext.patches._nvfp4_checkpoint import absent_projections
+from sglang_gemma4_ext.patches._nvfp4_checkpoint import absent_projections, uses_fused
+from sglang_gemma4_ext.settings import Settings
 
 # What SGLang's MoE layers call "gelu" is the tanh form.
 _ACTIVATIONS = {"gelu": "gelu_tanh", "silu": "silu"}
@@ -48,8 +51,24 @@ def weights(packed: str, tensor: str, divides: bool = False) -> tuple[Weight, We
 
 
 def allow_fp32(dtypes: list[torch.dtype], *args: Any) -> list[torch.dtype]:
-    """AFTER get_supported_act_dtypes: the reference computes in any float dtype."""
+    """AFTER get_supported_act_dtypes: all but the fused kernels on a GPU compute in fp32, too."""
+    if _fused() and not Settings.from_env().cpu:
+        return dtypes
     return [*dtypes, torch.float32]
+
+
+@functools.cache
+def _fused() -> bool:
+    """Whether this process multiplies by the fused kernels; if so, their operators are there.
+
+    Asked while loading, for torch.compile cannot trace what it looks at.
+    """
+    fused = uses_fused(Context.here(Settings.from_env()))
+    if fused:
+        from sglang_gemma4_ext.patches import _nvfp4_ops
+
+        _nvfp4_ops.register()
+    return fused
 
 
 def require_group_size(where: str, group_size: int | None) -> None:
@@ -130,7 +149,11 @@ def finish(layer: Any, weight: Weight, where: str, widths: Sequence[int]) -> Non
         raise ValueError(_lacking(where, f"{weight.packed} with as many rows as {weight.block}"))
     repeats = torch.tensor(widths, device=scale.device)
     rows = torch.repeat_interleave(scale, repeats, dim=-1).contiguous()
-    layer.register_buffer(weight.rows, rows, persistent=False)
+    if hasattr(layer, weight.rows):
+        getattr(layer, weight.rows).copy_(rows)  # reloaded: a captured graph reads this memory
+    else:
+        layer.register_buffer(weight.rows, rows, persistent=False)
+    layer.nvfp4_fused = _fused()
 
 
 def _lacking(where: str, what: str) -> str:
@@ -156,7 +179,15 @@ def _zero_unused(layer: Any, weight: Weight, where: str, widths: Sequence[int]) 
 def apply_linear(
     layer: Any, weight: Weight, x: torch.Tensor, bias: torch.Tensor | None
 ) -> torch.Tensor:
+    if layer.nvfp4_fused:
+        return torch.ops.sglang_gemma4_ext.nvfp4_linear(x, *_tensors(layer, weight), bias, None)
     return nvfp4_linear_ref(x, *_tensors(layer, weight), bias)
+
+
+def apply_gate_up(layer: Any, weight: Weight, x: torch.Tensor) -> torch.Tensor:
+    """gelu(gate) * up of a stacked linear without bias, by the fused kernel."""
+    tensors = _tensors(layer, weight)
+    return torch.ops.sglang_gemma4_ext.nvfp4_linear(x, *tensors, None, "gelu_tanh")
 
 
 def apply_experts(layer: Any, w13: Weight, w2: Weight, activation: str, dispatched: Any) -> Any:
@@ -164,13 +195,16 @@ def apply_experts(layer: Any, w13: Weight, w2: Weight, activation: str, dispatch
     from sglang.srt.layers.moe.token_dispatcher import StandardCombineInput
 
     x = dispatched.hidden_states
-    if x.is_cuda and torch.cuda.is_current_stream_capturing():
+    experts = nvfp4_experts_ref
+    if layer.nvfp4_fused:
+        experts = torch.ops.sglang_gemma4_ext.nvfp4_experts
+    elif x.is_cuda and torch.cuda.is_current_stream_capturing():
         raise RuntimeError(
             "--gemma4-nvfp4 dequant reads expert ids on the host, which a CUDA graph cannot hold; "
             "start with --cuda-graph-backend-decode disabled --cuda-graph-backend-prefill disabled"
         )
     routing = dispatched.topk_output
-    out = nvfp4_experts_ref(
+    out = experts(
         x,
         routing.topk_ids,
         routing.topk_weights,

@@ -14,6 +14,7 @@ import platform
 import sys
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from sglang_gemma4_ext import VERIFIED_SGLANG, __version__
@@ -119,6 +120,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     try:
         settings = Settings.from_env()
+        if detect_gpu().vendor == "none":
+            # What the launcher would choose on this machine.
+            settings = replace(settings, cpu=True)
     except SettingsError as error:
         print(f"sglang-gemma4-ext: {error}", file=sys.stderr)
         return 1
@@ -126,11 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     warnings.simplefilter("ignore")
     from sglang_gemma4_ext.patches.series import PATCHES
 
-    gpu = detect_gpu()
-    if gpu.vendor == "none":
-        # What the launcher would choose on this machine.
-        settings = Settings(settings.disable, settings.cpu_attention, settings.nvfp4, cpu=True)
-    ctx = Context(settings, model, gpu, sglang_version())
+    ctx = Context(settings, model, detect_gpu(), sglang_version())
     data = report(examine(PATCHES, ctx), ctx)
     print(json.dumps(data, indent=2) if args.json else render(data))
     return 0 if data["starts"] else 1

@@ -57,9 +57,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--gemma4-nvfp4",
         choices=get_args(Nvfp4Backend),
         default=Settings.nvfp4,
-        help="who multiplies NVFP4 weights: SGLang's Marlin kernels, the exact "
-        "dequantize-then-matmul reference, or Marlin on a GPU and the reference without "
-        "(default: %(default)s)",
+        help="who multiplies NVFP4 weights: fused Triton kernels, SGLang's Marlin kernels or the "
+        "exact dequantize-then-matmul reference; auto: fused where that was measured faster, else "
+        "Marlin, and the reference without a GPU (default: %(default)s)",
     )
     group.add_argument(
         "--gemma4-swa-policy",

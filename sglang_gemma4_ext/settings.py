@@ -16,7 +16,7 @@ from typing import Literal, get_args
 CPU_PLATFORM = "gemma4_cpu"
 
 CpuAttention = Literal["torch_native", "triton"]
-Nvfp4Backend = Literal["auto", "marlin", "dequant"]
+Nvfp4Backend = Literal["auto", "fused", "marlin", "dequant"]
 SwaPolicy = Literal["auto", "seed", "upstream"]
 
 _PREFIX = "SGLANG_GEMMA4_EXT_"
@@ -33,8 +33,10 @@ class Settings:
     disable: names of patches left out.
     cpu_attention: attention of the CPU reference: SGLang's torch_native, or its Triton kernels in
         Triton's interpreter (slow; for testing kernels).
-    nvfp4: who multiplies NVFP4 weights. `marlin` is SGLang's kernel, `dequant` is the exact
-        dequantize-then-matmul reference, `auto` takes Marlin on a GPU and the reference without.
+    nvfp4: who multiplies NVFP4 weights. `fused` are our Triton kernels (without a GPU in Triton's
+        interpreter), `marlin` is SGLang's kernel, `dequant` is the exact dequantize-then-matmul
+        reference. `auto` takes on a GPU the fused kernels where they were measured to be faster,
+        else Marlin; without one the reference.
     swa_policy: how KV memory is split between full and sliding layers; see plan/pools.py.
     cpu: the CPU reference is active (set by the launcher when there is no GPU).
     check_bounds: the slots that attention reads are checked (SGLANG_TRTLLM_MHA_DEBUG=1).
@@ -51,6 +53,11 @@ class Settings:
         _require("--gemma4-cpu-attention", self.cpu_attention, get_args(CpuAttention))
         _require("--gemma4-nvfp4", self.nvfp4, get_args(Nvfp4Backend))
         _require("--gemma4-swa-policy", self.swa_policy, get_args(SwaPolicy))
+        if self.cpu and self.nvfp4 == "fused" and self.cpu_attention != "triton":
+            raise SettingsError(
+                "--gemma4-nvfp4 fused needs a GPU and none was found; without one it runs in "
+                "Triton's interpreter: add --gemma4-cpu-attention triton, or leave it out"
+            )
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> Settings:

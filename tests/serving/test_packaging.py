@@ -50,6 +50,7 @@ def test_the_wheel_holds_patches_kernels_and_the_demo(wheel: Path):
     names = set(zipfile.ZipFile(wheel).namelist())
     assert "sglang_gemma4_ext/patches/series.py" in names
     assert "sglang_gemma4_ext/kernels/nvfp4_format.py" in names
+    assert "sglang_gemma4_ext/kernels/nvfp4_configs/sm_90.json" in names
     assert "sglang_gemma4_ext/demo/model/config.json" in names
     assert "sglang_gemma4_ext/demo/model/model.safetensors" in names
     assert not [name for name in names if name.startswith(("kernels/", "patches/", "tests/"))]

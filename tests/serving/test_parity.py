@@ -27,6 +27,8 @@ NEW_TOKENS = 64
 INTERPRETED = {20: 64, 5: 4, 31: 4, 32: 4, 33: 4, 300: 2}
 FIXED = ("--gemma4-swa-policy", "upstream")
 TRITON = ("--gemma4-cpu-attention", "triton", "--triton-attention-num-kv-splits", "2")
+FUSED = (*TRITON, "--gemma4-nvfp4", "fused")
+INTERPRETED_FUSED = {5: 8, 31: 3, 70: 2}
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,9 @@ SLOW_CASES = (
     Case("dense-triton-shared", "dense", flags=TRITON, load=INTERPRETED),
     Case("e2b-triton-fixed", "e2b", flags=(*TRITON, *FIXED), load=INTERPRETED),
     Case("real-compressed-tensors-dense", "dense", real_tools.compressed_tensors),
+    # Every NVFP4 matmul by our Triton kernels, in the interpreter.
+    Case("fused-dense", "dense", ours("modelopt", shared_scales=False), FUSED, INTERPRETED_FUSED),
+    Case("fused-moe", "moe", ours("ct_w4a4", shared_scales=False), FUSED, INTERPRETED_FUSED),
 )
 
 
@@ -122,7 +127,7 @@ def test_the_pools_are_those_of_the_policy(running: Running):
 
 def test_a_radix_hit_changes_nothing(running: Running):
     """A prompt whose first 70 tokens, more than two windows, come from the cache."""
-    new = 2 if "triton" in running.case.name else 32
+    new = 2 if "triton" in running.case.flags else 32
     start = prompt_ids(70)
     running.server.generate(start, 1, logprobs_from=-1)
     prompt = [*start, *prompt_ids(9, seed=2)]
@@ -135,7 +140,7 @@ def test_a_radix_hit_changes_nothing(running: Running):
 
 def test_concurrent_requests_do_not_meet(running: Running):
     """Requests below, across and beyond the window in one batch."""
-    if "triton" in running.case.name:
+    if "triton" in running.case.flags:
         lengths, new = (6, 40), 2
     else:
         lengths, new = (6, 30, 33, 64, 65, 190), 24

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who multiplies in the NVFP4 benchmark: each provider makes a call of weights and activations.
+
+Marlin is SGLang's own, through the functions that its quantization methods call, on weights
+repacked as it loads them. SGLang is imported only where there is a GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import torch
+from torch.nn.functional import linear
+
+from sglang_gemma4_ext.kernels.nvfp4_dequant import dequant
+from sglang_gemma4_ext.kernels.nvfp4_linear import nvfp4_linear
+
+Weight = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+Call = Callable[[torch.Tensor], torch.Tensor]
+
+
+def draw(*shape: int, device: str, seed: int = 0) -> Weight:
+    """packed uint8 [.., N, K/2], positive block scales E4M3, and one tensor scale for all rows."""
+    *rows, k = shape
+    generator = torch.Generator(device).manual_seed(seed)
+    size = {"generator": generator, "device": device}
+    packed = torch.randint(0, 256, (*rows, k // 2), dtype=torch.uint8, **size)
+    block = (torch.rand(*rows, k // 16, **size) * 4 + 0.5).to(torch.float8_e4m3fn)
+    return packed, block, torch.full(tuple(rows), 0.01, device=device)
+
+
+def fused(weight: Weight) -> Call:
+    return lambda x: nvfp4_linear(x, *weight)
+
+
+def dequantize_then_matmul(weight: Weight) -> Call:
+    packed, block, row = weight
+    return lambda x: linear(x, dequant(packed, block, row[:, None], x.dtype))
+
+
+def cublas_bf16(weight: Weight) -> Call:
+    packed, block, row = weight
+    whole = dequant(packed, block, row[:, None], torch.bfloat16)
+    return lambda x: linear(x.bfloat16(), whole)
+
+
+def marlin(weight: Weight) -> Call:
+    from sglang.srt.layers.quantization import marlin_utils_fp4 as fp4
+
+    packed, block, row = weight
+    rows, k = packed.shape[0], 2 * packed.shape[1]
+    layer = torch.nn.Module()
+    layer.output_size_per_partition, layer.input_size_per_partition = rows, k
+    layer.params_dtype = torch.bfloat16
+    layer.weight = torch.nn.Parameter(packed, requires_grad=False)
+    layer.weight_scale = torch.nn.Parameter(block, requires_grad=False)
+    layer.weight_global_scale = torch.nn.Parameter(row[0], requires_grad=False)
+    fp4.prepare_nvfp4_layer_for_marlin(layer)
+    return lambda x: fp4.apply_fp4_marlin_linear(
+        x,
+        layer.weight,
+        layer.weight_scale,
+        layer.weight_global_scale,
+        layer.workspace,
+        rows,
+        k,
+    )
+
+
+LINEAR = {
+    "fused": fused,
+    "marlin": marlin,
+    "dequantize_then_matmul": dequantize_then_matmul,
+    "cublas_bf16": cublas_bf16,
+}
+
+
+def fused_experts(w13: Weight, w2: Weight, ids: torch.Tensor, weights: torch.Tensor) -> Call:
+    from sglang_gemma4_ext.patches import _nvfp4_ops
+
+    _nvfp4_ops.register()
+    run = torch.ops.sglang_gemma4_ext.nvfp4_experts
+    return lambda x: run(x, ids, weights, *w13, *w2, "gelu_tanh")
+
+
+def marlin_experts(w13: Weight, w2: Weight, ids: torch.Tensor, weights: torch.Tensor) -> Call:
+    from sglang.srt.layers.moe.fused_moe_triton.fused_marlin_moe import fused_marlin_moe
+    from sglang.srt.layers.quantization import marlin_utils_fp4 as fp4
+
+    layer = torch.nn.Module()
+    layer.moe_runner_config = SimpleNamespace(is_gated=True)
+    layer.intermediate_size_per_partition = w13[0].shape[1] // 2
+    layer.params_dtype = torch.bfloat16
+    for stack, (packed, block, row) in {"w13": w13, "w2": w2}.items():
+        for name, tensor in {
+            "weight": packed,
+            "weight_scale": block,
+            "weight_scale_2": row[:, 0].contiguous(),
+        }.items():
+            parameter = torch.nn.Parameter(tensor, requires_grad=False)
+            setattr(layer, f"{stack}_{name}", parameter)
+    fp4.prepare_moe_nvfp4_layer_for_marlin(layer, group_size=16)
+    logits = torch.zeros(len(ids), len(w13[0]), device=ids.device)
+    return lambda x: fused_marlin_moe(
+        hidden_states=x,
+        w1=layer.w13_weight,
+        w2=layer.w2_weight,
+        w1_scale=layer.w13_weight_scale,
+        w2_scale=layer.w2_weight_scale,
+        gating_output=logits,
+        topk_weights=weights,
+        topk_ids=ids,
+        w1_global_scale=layer.w13_weight_scale_2,
+        w2_global_scale=layer.w2_weight_scale_2,
+        workspace=layer.workspace,
+        num_bits=4,
+        activation="gelu",
+    )
+
+
+EXPERTS = {"fused": fused_experts, "marlin": marlin_experts}

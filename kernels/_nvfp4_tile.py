@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A tile of NVFP4 weights times a tile of activations: what the kernels of this folder share.
+
+The operands are swapped, out^T = w x^T: rows of N fill the tensor core's tall side and the few
+tokens of a decode step its narrow one. Bytes are never interleaved into K order; the even and the
+odd k of a byte are two dots, against activations split the same way.
+
+No table, no division, no subnormal result: three magnitude bits at bits 9 to 11 of an FP16 are an
+E2M1 times 2^-14, an E4M3 at bits 7 to 13 is itself times 2^-8. With 2^14 multiplied into the block
+scale, code times scale is exact in FP16 (at most 6 significant bits, a multiple of 2^-18, below
+11) and, from there, in BF16 and FP32; WEIGHT_SCALE goes into the fp32 row scale.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import triton
+import triton.language as tl
+
+from sglang_gemma4_ext.kernels.nvfp4_dispatch import Config
+
+# What `multiply` returns must be multiplied by this: 2^14 (code) * 2^8 (scale) / 2^14 (in it).
+WEIGHT_SCALE = tl.constexpr(256.0)
+
+
+def launch_arguments(config: Config, k: int) -> dict[str, Any]:
+    """The arguments that every kernel around `multiply` has, for in-features k.
+
+    Row strides go in divided by the power of two that divides them (16 at most), which is constant:
+    Triton proves 16-byte loads from the product, and nothing from a stride that 16 does not divide.
+    """
+    alignment = {name: min(16, size & -size) for name, size in (("b", k // 2), ("s", k // 16))}
+    return {
+        "bytes_a_row": k // 2 // alignment["b"],
+        "scales_a_row": k // 16 // alignment["s"],
+        "BYTES_ALIGN": alignment["b"],
+        "SCALES_ALIGN": alignment["s"],
+        "EVEN_K": k % config.block_k == 0,
+        "PLAIN": triton.knobs.runtime.interpret,
+        "BLOCK_M": config.block_m,
+        "BLOCK_N": config.block_n,
+        "BLOCK_K": config.block_k,
+        "num_warps": config.num_warps,
+        "num_stages": config.num_stages,
+    }
+
+
+# Four bytes to 2 x 4 FP16, in order: bytes go to the high half of each 16-bit lane, where the odd
+# k's sign is in place. ptxas merges each and-and-or into one LOP3.
+DECODE_PTX = tl.constexpr("""{
+.reg .b32 t, u, v;
+prmt.b32 t, $4, 0, 0x1404;
+and.b32 u, t, 0x80008000;
+shr.b32 v, t, 3;
+and.b32 v, v, 0x0e000e00;
+or.b32 $2, u, v;
+shl.b32 u, t, 4;
+and.b32 u, u, 0x80008000;
+shl.b32 v, t, 1;
+and.b32 v, v, 0x0e000e00;
+or.b32 $0, u, v;
+prmt.b32 t, $4, 0, 0x3424;
+and.b32 u, t, 0x80008000;
+shr.b32 v, t, 3;
+and.b32 v, v, 0x0e000e00;
+or.b32 $3, u, v;
+shl.b32 u, t, 4;
+and.b32 u, u, 0x80008000;
+shl.b32 v, t, 1;
+and.b32 v, v, 0x0e000e00;
+or.b32 $1, u, v;
+}""")
+
+
+@triton.jit
+def decode(packed, PLAIN: tl.constexpr):
+    """uint8 [..] -> fp16 [..] of the even k and of the odd k, each times 2^-14.
+
+    PLAIN: an expression of the same, for Triton's interpreter, which has no inline assembly.
+    """
+    if PLAIN:
+        byte = packed.to(tl.uint16)
+        even = ((byte & 0x08) << 12) | ((byte & 0x07) << 9)
+        odd = ((byte & 0x80) << 8) | ((byte & 0x70) << 5)
+        return even.to(tl.float16, bitcast=True), odd.to(tl.float16, bitcast=True)
+    return tl.inline_asm_elementwise(
+        DECODE_PTX,
+        "=&r,=&r,=&r,=&r,r",
+        [packed],
+        dtype=(tl.float16, tl.float16),
+        is_pure=True,
+        pack=4,
+    )
+
+
+@triton.jit
+def block_scales(e4m3):
+    """uint8 [..], the bytes of E4M3 scales other than NaN -> fp16 [..], times 2^6."""
+    byte = e4m3.to(tl.uint16)
+    bits = ((byte & 0x80) << 8) | ((byte & 0x7F) << 7)
+    return bits.to(tl.float16, bitcast=True) * 16384.0
+
+
+@triton.jit
+def gated(gate, up, ACTIVATION: tl.constexpr):
+    """act(gate) * up in fp32. gelu in its tanh form: g (1 + tanh u) / 2 = g sigmoid(2u)."""
+    if ACTIVATION == "gelu_tanh":
+        inner = 1.5957691216057308 * (gate + 0.044715 * gate * gate * gate)
+    else:
+        tl.static_assert(ACTIVATION == "silu")
+        inner = gate
+    return gate * tl.sigmoid(inner) * up
+
+
+@triton.jit
+def weight_rows(first, count, BLOCK_N: tl.constexpr, GATED: tl.constexpr):
+    """int32 [BLOCK_N]: the rows of a tile that starts at output column `first`, kept in range.
+
+    count: output columns. GATED: gate rows 0 to count - 1 and their up rows `count` further on,
+    alternating, so that one tile holds both for BLOCK_N / 2 columns.
+    """
+    offset = tl.arange(0, BLOCK_N)
+    if GATED:
+        return (offset % 2) * count + tl.minimum(first + offset // 2, count - 1)
+    return tl.minimum(first + offset, count - 1)
+
+
+@triton.jit
+def multiply(
+    x_rows,
+    x_mask,
+    packed_rows,
+    scale_rows,
+    start,
+    stop,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    EVEN_K: tl.constexpr,
+    PLAIN: tl.constexpr,
+):
+    """fp32 [BLOCK_N, BLOCK_M]: w x^T / WEIGHT_SCALE, without row scales, over a range of K.
+
+    x_rows: pointers [BLOCK_M] to fp16, bf16 or fp32 rows; x_mask: [BLOCK_M], which to read
+    packed_rows, scale_rows: pointers [BLOCK_N] to uint8 rows; every one of them is read
+    start, stop: range in packed bytes, start a multiple of BLOCK_K / 2
+    EVEN_K: the range is whole tiles of BLOCK_K
+    """
+    byte = tl.arange(0, BLOCK_K // 2)
+    block = tl.arange(0, BLOCK_K // 16)
+    element = tl.arange(0, BLOCK_K)
+    acc = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
+    for k in range(start, stop, BLOCK_K // 2):
+        packed_at = packed_rows[:, None] + (k + byte)[None, :]
+        scale_at = scale_rows[:, None] + (k // 8 + block)[None, :]
+        x_at = x_rows[:, None] + (2 * k + element)[None, :]
+        if EVEN_K:
+            packed = tl.load(packed_at)
+            scale = tl.load(scale_at)
+            x = tl.load(x_at, mask=x_mask[:, None], other=0.0)
+        else:
+            packed = tl.load(packed_at, mask=(k + byte < stop)[None, :], other=0)
+            scale = tl.load(scale_at, mask=(k // 8 + block < stop // 8)[None, :], other=0)
+            x_inside = x_mask[:, None] & (2 * k + element < 2 * stop)[None, :]
+            x = tl.load(x_at, mask=x_inside, other=0.0)
+        even, odd = decode(packed, PLAIN)
+        scale = block_scales(scale)[:, :, None]
+        even = (even.reshape(BLOCK_N, BLOCK_K // 16, 8) * scale).reshape(BLOCK_N, BLOCK_K // 2)
+        odd = (odd.reshape(BLOCK_N, BLOCK_K // 16, 8) * scale).reshape(BLOCK_N, BLOCK_K // 2)
+        x_even, x_odd = tl.split(x.reshape(BLOCK_M, BLOCK_K // 2, 2))
+        acc = tl.dot(even.to(x.dtype), tl.trans(x_even), acc, input_precision="ieee")
+        acc = tl.dot(odd.to(x.dtype), tl.trans(x_odd), acc, input_precision="ieee")
+    return acc
+
+
+@triton.jit
+def gate_and_up(acc, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+    """[BLOCK_N, BLOCK_M] of alternating rows -> gate and up, each [BLOCK_N / 2, BLOCK_M]."""
+    return tl.split(acc.reshape(BLOCK_N // 2, 2, BLOCK_M).permute(0, 2, 1))

@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""NVFP4 routed experts at decode size, in two launches whatever the number of experts is.
+
+The first multiplies each (token, slot) by its expert's gate and up and applies the activation; the
+second multiplies by the down projections and adds a token's slots in their order, in fp32, inside
+one program. Neither sorts: the grouped kernels, which do, serve more tokens.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from sglang_gemma4_ext.kernels._nvfp4_tile import (
+    WEIGHT_SCALE,
+    gate_and_up,
+    gated,
+    launch_arguments,
+    multiply,
+    weight_rows,
+)
+from sglang_gemma4_ext.kernels.nvfp4_checks import (
+    check_activations,
+    check_routing,
+    check_weight,
+)
+from sglang_gemma4_ext.kernels.nvfp4_dispatch import Config, choose
+from sglang_gemma4_ext.kernels.nvfp4_linear import Activation
+
+
+@triton.jit
+def _experts_up_kernel(
+    x_ptr,
+    topk_ids_ptr,
+    packed_ptr,
+    block_scale_ptr,
+    row_scale_ptr,
+    out_ptr,
+    top_k,
+    columns,
+    x_stride,
+    bytes_a_row,
+    scales_a_row,
+    ACTIVATION: tl.constexpr,
+    BYTES_ALIGN: tl.constexpr,
+    SCALES_ALIGN: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    EVEN_K: tl.constexpr,
+    PLAIN: tl.constexpr,
+):
+    """out [T * k, columns] = act(gate) * up of each slot's expert; a slot of no expert gets 0."""
+    packed_stride = bytes_a_row * BYTES_ALIGN
+    scale_stride = scales_a_row * SCALES_ALIGN
+    slot = tl.program_id(0).to(tl.int64)
+    first = tl.program_id(1) * (BLOCK_N // 2)
+    column = first + tl.arange(0, BLOCK_N // 2)
+    expert = tl.load(topk_ids_ptr + slot).to(tl.int64)
+    out_at = out_ptr + slot * columns + column
+    if expert < 0:
+        tl.store(out_at, tl.zeros_like(column).to(out_ptr.dtype.element_ty), mask=column < columns)
+        return
+    rows = expert * (2 * columns) + weight_rows(first, columns, BLOCK_N, True)
+    # One token in the first of the tile's columns: the tensor core has no narrower one.
+    lane = tl.arange(0, BLOCK_M)
+    acc = multiply(
+        x_ptr + (slot // top_k) * x_stride + tl.zeros_like(lane),
+        lane == 0,
+        packed_ptr + rows * packed_stride,
+        block_scale_ptr + rows * scale_stride,
+        0,
+        packed_stride,
+        BLOCK_M,
+        BLOCK_N,
+        BLOCK_K,
+        EVEN_K,
+        PLAIN,
+    )
+    acc *= (tl.load(row_scale_ptr + rows) * WEIGHT_SCALE)[:, None]
+    gate, up = gate_and_up(acc, BLOCK_M, BLOCK_N)
+    y = tl.sum(gated(gate, up, ACTIVATION), axis=1)
+    tl.store(out_at, y.to(out_ptr.dtype.element_ty), mask=column < columns)
+
+
+@triton.jit
+def _experts_down_kernel(
+    h_ptr,
+    topk_ids_ptr,
+    topk_weights_ptr,
+    packed_ptr,
+    block_scale_ptr,
+    row_scale_ptr,
+    out_ptr,
+    top_k,
+    N,
+    bytes_a_row,
+    scales_a_row,
+    BYTES_ALIGN: tl.constexpr,
+    SCALES_ALIGN: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    EVEN_K: tl.constexpr,
+    PLAIN: tl.constexpr,
+):
+    """out [T, N] = sum over a token's slots of weight * w2 h, h [T * k, K] of the slots."""
+    packed_stride = bytes_a_row * BYTES_ALIGN
+    scale_stride = scales_a_row * SCALES_ALIGN
+    token = tl.program_id(0).to(tl.int64)
+    first = tl.program_id(1) * BLOCK_N
+    lane = tl.arange(0, BLOCK_M)
+    in_expert = weight_rows(first, N, BLOCK_N, False)
+    total = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
+    for i in range(top_k):
+        slot = token * top_k + i
+        expert = tl.load(topk_ids_ptr + slot).to(tl.int64)
+        if expert >= 0:
+            rows = expert * N + in_expert
+            acc = multiply(
+                h_ptr + slot * (2 * packed_stride) + tl.zeros_like(lane),
+                lane == 0,
+                packed_ptr + rows * packed_stride,
+                block_scale_ptr + rows * scale_stride,
+                0,
+                packed_stride,
+                BLOCK_M,
+                BLOCK_N,
+                BLOCK_K,
+                EVEN_K,
+                PLAIN,
+            )
+            weight = tl.load(topk_weights_ptr + slot).to(tl.float32) * WEIGHT_SCALE
+            total += acc * (tl.load(row_scale_ptr + rows) * weight)[:, None]
+    column = first + tl.arange(0, BLOCK_N)
+    y = tl.sum(total, axis=1).to(out_ptr.dtype.element_ty)
+    tl.store(out_ptr + token * N + column, y, mask=column < N)
+
+
+def nvfp4_experts(
+    x: torch.Tensor,
+    topk_ids: torch.Tensor,
+    topk_weights: torch.Tensor,
+    w13_packed: torch.Tensor,
+    w13_block_scale: torch.Tensor,
+    w13_row_scale: torch.Tensor,
+    w2_packed: torch.Tensor,
+    w2_block_scale: torch.Tensor,
+    w2_row_scale: torch.Tensor,
+    activation: Activation,
+    *,
+    up_config: Config | None = None,
+    down_config: Config | None = None,
+) -> torch.Tensor:
+    """For each token, the sum over its experts of weight * w2(act(gate(x)) * up(x)).
+
+    x: bf16 or fp16 [T, H], the last dimension contiguous; fp32 in the interpreter only
+    topk_ids: int32 or int64 [T, k], contiguous, 0 to E - 1; a negative id is skipped
+    topk_weights: floating [T, k], contiguous
+    w13_packed: uint8 [E, 2I, H/2], the gate's I rows before the up projection's
+    w13_block_scale: float8_e4m3fn [E, 2I, H/16], without NaN
+    w13_row_scale: float32 [E, 2I]
+    w2_packed: uint8 [E, H, I/2]
+    w2_block_scale: float8_e4m3fn [E, H, I/16], without NaN
+    w2_row_scale: float32 [E, H]
+    Returns [T, H] in x's dtype. Sums are fp32; the activation's result is rounded to x's dtype.
+    Raises ValueError on a shape, dtype, stride or activation that does not fit.
+    """
+    rows, hidden = check_weight(w13_packed, w13_block_scale, w13_row_scale, dim=3)
+    out_rows, inner = check_weight(w2_packed, w2_block_scale, w2_row_scale, dim=3)
+    tokens = check_activations(x, hidden)
+    check_routing(tokens, topk_ids, topk_weights, activation, w13_packed, w2_packed)
+    count, top_k = topk_ids.shape
+    out = torch.empty((count, out_rows), dtype=x.dtype, device=x.device)
+    if count == 0:
+        return out
+    up = up_config or choose("experts_up", x.device, count, rows, hidden)
+    down = down_config or choose("experts_down", x.device, count, out_rows, inner)
+    h = torch.empty((count * top_k, inner), dtype=x.dtype, device=x.device)
+    _experts_up_kernel[(count * top_k, triton.cdiv(inner, up.block_n // 2))](
+        tokens,
+        topk_ids,
+        w13_packed,
+        w13_block_scale.view(torch.uint8),
+        w13_row_scale,
+        h,
+        top_k,
+        inner,
+        tokens.stride(0),
+        ACTIVATION=activation,
+        **launch_arguments(up, hidden),
+    )
+    _experts_down_kernel[(count, triton.cdiv(out_rows, down.block_n))](
+        h,
+        topk_ids,
+        topk_weights,
+        w2_packed,
+        w2_block_scale.view(torch.uint8),
+        w2_row_scale,
+        out,
+        top_k,
+        out_rows,
+        **launch_arguments(down, inner),
+    )
+    return out

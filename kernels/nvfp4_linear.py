@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: Apache-2.0
+"""NVFP4 weight-only linear from packed weights, at every number of tokens; twin of `*_ref`.
+
+One kernel from M = 1 to prefill: what changes with M is the tile (`nvfp4_dispatch`). Where N is
+small, K is split over programs whose fp32 parts a second launch adds in a fixed order, so that a
+result depends on nothing but its inputs.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import triton
+import triton.language as tl
+
+from sglang_gemma4_ext.kernels._nvfp4_tile import (
+    WEIGHT_SCALE,
+    gate_and_up,
+    gated,
+    launch_arguments,
+    multiply,
+    weight_rows,
+)
+from sglang_gemma4_ext.kernels.nvfp4_checks import check_activations, check_weight
+from sglang_gemma4_ext.kernels.nvfp4_dispatch import Config, choose
+
+Activation = Literal["gelu_tanh", "silu"]
+FINISH_COLUMNS = 512
+
+
+@triton.jit
+def _nvfp4_linear_kernel(
+    x_ptr,
+    packed_ptr,
+    block_scale_ptr,
+    row_scale_ptr,
+    bias_ptr,
+    out_ptr,
+    M,
+    N,
+    x_stride,
+    bytes_a_row,
+    scales_a_row,
+    ACTIVATION: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    SPLITS: tl.constexpr,
+    BYTES_ALIGN: tl.constexpr,
+    SCALES_ALIGN: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    EVEN_K: tl.constexpr,
+    PLAIN: tl.constexpr,
+):
+    """N: columns of the output, half the rows of the weight where there is an ACTIVATION.
+
+    bytes_a_row, scales_a_row: divided by their ALIGN, from which Triton knows what divides them.
+    """
+    GATED: tl.constexpr = ACTIVATION is not None
+    COLUMNS: tl.constexpr = BLOCK_N // 2 if GATED else BLOCK_N
+    packed_stride = bytes_a_row * BYTES_ALIGN
+    scale_stride = scales_a_row * SCALES_ALIGN
+    # Neighbours share a weight tile and differ in tokens: a weight comes from memory once.
+    tiles_m = tl.cdiv(M, BLOCK_M)
+    tile = tl.program_id(0)
+    first_n = (tile // tiles_m) * COLUMNS
+    token = (tile % tiles_m) * BLOCK_M + tl.arange(0, BLOCK_M)
+    split = tl.program_id(1)
+    span = tl.cdiv(tl.cdiv(packed_stride, BLOCK_K // 2), SPLITS) * (BLOCK_K // 2)
+    start = split * span
+    rows = weight_rows(first_n, N, BLOCK_N, GATED)
+    wide = rows.to(tl.int64)
+    acc = multiply(
+        x_ptr + token.to(tl.int64) * x_stride,
+        token < M,
+        packed_ptr + wide * packed_stride,
+        block_scale_ptr + wide * scale_stride,
+        start,
+        tl.minimum(start + span, packed_stride),
+        BLOCK_M,
+        BLOCK_N,
+        BLOCK_K,
+        EVEN_K,
+        PLAIN,
+    )
+    if SPLITS == 1:
+        acc *= (tl.load(row_scale_ptr + rows) * WEIGHT_SCALE)[:, None]
+        if HAS_BIAS:
+            acc += tl.load(bias_ptr + rows).to(tl.float32)[:, None]
+    else:
+        # Raw parts [SPLITS, M, N], of both halves where gated: `_finish_kernel` does the rest.
+        out_ptr += split.to(tl.int64) * M * N
+    if GATED:
+        gate, up = gate_and_up(acc, BLOCK_M, BLOCK_N)
+        acc = gated(gate, up, ACTIVATION)
+    column = first_n + tl.arange(0, COLUMNS)
+    at = token[None, :].to(tl.int64) * N + column[:, None]
+    inside = (token < M)[None, :] & (column < N)[:, None]
+    tl.store(out_ptr + at, acc.to(out_ptr.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _finish_kernel(
+    parts_ptr,
+    row_scale_ptr,
+    bias_ptr,
+    out_ptr,
+    M,
+    N,
+    ACTIVATION: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    SPLITS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """Add the parts, fp32 [SPLITS, M, rows], then row scales, bias, activation; out is [M, N]."""
+    token = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    inside = column < N
+    rows = 2 * N if ACTIVATION is not None else N
+    parts_ptr += token * rows
+    size = M.to(tl.int64) * rows
+    y = _scaled_sum(
+        parts_ptr, size, row_scale_ptr, bias_ptr, column, inside, HAS_BIAS, SPLITS, COLUMNS
+    )
+    if ACTIVATION is not None:
+        up = _scaled_sum(
+            parts_ptr, size, row_scale_ptr, bias_ptr, N + column, inside, HAS_BIAS, SPLITS, COLUMNS
+        )
+        y = gated(y, up, ACTIVATION)
+    tl.store(out_ptr + token * N + column, y.to(out_ptr.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _scaled_sum(
+    parts_ptr,
+    size,
+    row_scale_ptr,
+    bias_ptr,
+    row,
+    inside,
+    HAS_BIAS: tl.constexpr,
+    SPLITS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    total = tl.zeros([COLUMNS], tl.float32)
+    for split in tl.static_range(SPLITS):
+        total += tl.load(parts_ptr + split * size + row, mask=inside, other=0.0)
+    total *= tl.load(row_scale_ptr + row, mask=inside, other=0.0) * WEIGHT_SCALE
+    if HAS_BIAS:
+        total += tl.load(bias_ptr + row, mask=inside, other=0.0).to(tl.float32)
+    return total
+
+
+def nvfp4_linear(
+    x: torch.Tensor,
+    packed: torch.Tensor,
+    block_scale: torch.Tensor,
+    row_scale: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    *,
+    activation: Activation | None = None,
+    config: Config | None = None,
+) -> torch.Tensor:
+    """x w^T + bias, w = e2m1(packed) * block_scale * row_scale, decoded in registers.
+
+    x: bf16 or fp16 [..., K], the last dimension contiguous, one stride for all rows; fp32 in the
+        interpreter only
+    packed: uint8 [N, K/2], two E2M1 per byte, low nibble first; contiguous, K a multiple of 16
+    block_scale: float8_e4m3fn [N, K/16], contiguous, without NaN
+    row_scale: float32 [N]; multiplies; stacked linears keep each their own
+    bias: [N] in x's dtype, or None
+    activation: None, or the act of act(gate) * up, gate being the first N/2 rows and up the others
+    config: None for what `nvfp4_dispatch` says of this shape and device
+    Returns [..., N], or [..., N/2] with an activation, in x's dtype. Weights are exact, products
+    accumulate in fp32, the result is rounded once.
+    Raises ValueError on a shape, dtype or stride that does not fit.
+    """
+    rows, k = check_weight(packed, block_scale, row_scale, dim=2)
+    tokens = check_activations(x, k)
+    _check_epilogue(x, rows, bias, activation)
+    columns = rows if activation is None else rows // 2
+    out = torch.empty((*x.shape[:-1], columns), dtype=x.dtype, device=x.device)
+    if tokens.shape[0] == 0:
+        return out
+    config = config or choose("linear", x.device, tokens.shape[0], rows, k)
+    weight = (packed, block_scale.view(torch.uint8), row_scale)
+    if config.splits == 1:
+        _multiply(tokens, weight, bias, out, columns, activation, config)
+        return out
+    shape = (config.splits, tokens.shape[0], rows)
+    parts = torch.empty(shape, dtype=torch.float32, device=x.device)
+    _multiply(tokens, weight, None, parts, rows, None, config)
+    _finish_kernel[(tokens.shape[0], triton.cdiv(columns, FINISH_COLUMNS))](
+        parts,
+        row_scale,
+        bias,
+        out,
+        tokens.shape[0],
+        columns,
+        ACTIVATION=activation,
+        HAS_BIAS=bias is not None,
+        SPLITS=config.splits,
+        COLUMNS=FINISH_COLUMNS,
+    )
+    return out
+
+
+def _multiply(
+    tokens: torch.Tensor,
+    weight: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    bias: torch.Tensor | None,
+    out: torch.Tensor,
+    columns: int,
+    activation: Activation | None,
+    config: Config,
+) -> None:
+    """out: [T, columns], or the raw fp32 parts [splits, T, columns] of a split K."""
+    count, k = tokens.shape
+    tile_columns = config.block_n if activation is None else config.block_n // 2
+    tiles = triton.cdiv(count, config.block_m) * triton.cdiv(columns, tile_columns)
+    _nvfp4_linear_kernel[(tiles, config.splits)](
+        tokens,
+        *weight,
+        bias,
+        out,
+        count,
+        columns,
+        tokens.stride(0),
+        ACTIVATION=activation,
+        HAS_BIAS=bias is not None,
+        SPLITS=config.splits,
+        **launch_arguments(config, k),
+    )
+
+
+def _check_epilogue(
+    x: torch.Tensor, rows: int, bias: torch.Tensor | None, activation: str | None
+) -> None:
+    if activation not in (None, "gelu_tanh", "silu"):
+        raise ValueError(f"{activation=} is not gelu_tanh or silu")
+    if activation is not None and rows % 2:
+        raise ValueError(f"gate and up have the same rows, packed has {rows}")
+    if bias is not None and (bias.shape != (rows,) or bias.dtype != x.dtype):
+        raise ValueError(f"bias must be {x.dtype} {(rows,)}, got {bias.dtype} {bias.shape}")
+    if bias is not None and not bias.is_contiguous():
+        raise ValueError("bias must be contiguous")

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""NVFP4 weights drawn for tests, their exact values, and the one error metric of kernel tests."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from sglang_gemma4_ext.kernels.nvfp4_format import e2m1_values
+
+
+class Weight(NamedTuple):
+    """packed uint8 [.., N, K/2], block E4M3 [.., N, K/16], row fp32 [.., N]."""
+
+    packed: torch.Tensor
+    block: torch.Tensor
+    row: torch.Tensor
+
+    @property
+    def exact(self) -> torch.Tensor:
+        """float64 [.., N, K], independent of `dequantize` and of the kernels."""
+        values = e2m1_values(self.packed, torch.float64).unflatten(-1, (-1, 16))
+        return (values * self.block.double().unsqueeze(-1)).flatten(-2) * self.row[..., None]
+
+    def to(self, device: str) -> Weight:
+        return Weight(*(tensor.to(device) for tensor in self))
+
+
+def draw(*shape: int, seed: int = 0, parts: int = 0) -> Weight:
+    """Every code; block scales over E4M3's range, negative and subnormal ones among them.
+
+    shape: [.., N, K]. parts: stacked linears, each with one tensor scale; 0 gives each row its own.
+    """
+    *rows, k = shape
+    g = torch.Generator().manual_seed(seed)
+    packed = torch.randint(0, 256, (*rows, k // 2), generator=g, dtype=torch.uint8)
+    block = (torch.randn(*rows, k // 16, generator=g) * 2).to(torch.float8_e4m3fn)
+    if parts:
+        scale = torch.rand(*rows[:-1], parts, generator=g) * 0.02 + 0.001
+        row = scale.repeat_interleave(rows[-1] // parts, dim=-1)
+    else:
+        row = torch.rand(*rows, generator=g) * 0.02 + 0.001
+    return Weight(packed, block, row)
+
+
+class Error(NamedTuple):
+    """rms: RMS(error) / RMS(want); worst: max over elements of |error| / max(RMS(want), |want|)."""
+
+    rms: float
+    worst: float
+
+
+def error(got: torch.Tensor, want: torch.Tensor) -> Error:
+    """want: float64. What is not a number counts as infinitely wrong."""
+    difference = (got.detach().cpu().double() - want.cpu()).nan_to_num(nan=torch.inf).abs()
+    size = want.cpu().square().mean().sqrt()
+    worst = (difference / want.cpu().abs().clamp(min=size)).max()
+    return Error((difference.square().mean().sqrt() / size).item(), worst.item())
+
+
+def poisoned(monkeypatch) -> None:
+    """Fill with NaN what host functions allocate by torch.empty: a byte left unwritten shows."""
+    monkeypatch.setattr(torch, "empty", _nan_filled(torch.empty))
+
+
+def _nan_filled(empty):
+    def allocate(*args, **kwargs):
+        tensor = empty(*args, **kwargs)
+        return tensor.fill_(torch.nan) if tensor.is_floating_point() else tensor.fill_(127)
+
+    return allocate

@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The fused kernels as operators, inside SGLang's layers, and against SGLang's own oracle."""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from sglang_gemma4_ext.kernels import nvfp4_linear as module
+from sglang_gemma4_ext.kernels.nvfp4_dispatch import table_of
+from sglang_gemma4_ext.kernels.nvfp4_linear_ref import nvfp4_experts_ref
+from sglang_gemma4_ext.patches import (
+    _nvfp4_layers,
+    _nvfp4_ops,
+    nvfp4_fused_activation,
+    nvfp4_modelopt,
+)
+from tests.kernels.oracle import draw, error
+from tests.unit.test_nvfp4_layers import Loaded, both
+
+# Not test_schema, which compares inputs by arithmetic that PyTorch has not for FP8.
+FAKE = ("test_faketensor",)
+
+
+@pytest.fixture(autouse=True)
+def _fused(monkeypatch, mended_bf16) -> Any:
+    """NVFP4 layers multiply by the operators."""
+    _nvfp4_ops.register()
+    monkeypatch.setattr(_nvfp4_layers, "_fused", lambda: True)
+    return torch.ops.sglang_gemma4_ext
+
+
+def _x(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(9)).half()
+
+
+def _experts(tokens: int, device: str) -> list[torch.Tensor]:
+    w13, w2 = draw(4, 64, 64).to(device), draw(4, 64, 32).to(device)
+    ids = torch.randint(0, 4, (tokens, 2), dtype=torch.int32, device=device)
+    return [_x(tokens, 64).to(device), ids, torch.rand(tokens, 2, device=device), *w13, *w2]
+
+
+@pytest.mark.parametrize("activation", [None, "gelu_tanh"])
+def test_the_linear_operator_is_one_that_can_be_traced(activation, device) -> None:
+    weight = draw(32, 64).to(device)
+    given = (_x(3, 64).to(device), *weight, None, activation)
+    torch.library.opcheck(torch.ops.sglang_gemma4_ext.nvfp4_linear, given, test_utils=FAKE)
+
+
+def test_the_experts_operator_is_one_that_can_be_traced(device) -> None:
+    given = (*_experts(3, device), "gelu_tanh")
+    torch.library.opcheck(torch.ops.sglang_gemma4_ext.nvfp4_experts, given, test_utils=FAKE)
+
+
+def test_torch_compile_keeps_the_operator_whole(device) -> None:
+    weight = draw(32, 64).to(device)
+    traced = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: Any) -> Any:
+        traced.extend(str(node.target) for node in graph.graph.nodes if node.op == "call_function")
+        return graph.forward
+
+    def layer(x: torch.Tensor) -> torch.Tensor:
+        return torch.ops.sglang_gemma4_ext.nvfp4_linear(x, *weight, None, None) + 1
+
+    x = _x(3, 64).to(device)
+    got = torch.compile(layer, backend=backend, fullgraph=True)(x)
+    assert torch.equal(got, layer(x))
+    assert any("nvfp4_linear" in target for target in traced)
+
+
+@pytest.mark.parametrize("over", [0, 1], ids=["decode", "grouped"])
+def test_both_paths_of_the_experts_operator(over, device) -> None:
+    tokens = table_of(torch.device(device)).largest_m("experts_up") + over
+    given = _experts(tokens, device)
+    got = torch.ops.sglang_gemma4_ext.nvfp4_experts(*given, "gelu_tanh")
+    want = nvfp4_experts_ref(given[0].double(), *given[1:], "gelu_tanh")
+    assert error(got, want).rms < 1e-3
+
+
+@both
+def test_a_loaded_layer_and_one_loaded_again(make) -> None:
+    """Unequal scales of stacked linears; the second load is served from the same memory."""
+    loaded = Loaded(make)
+    w = loaded.load_all()
+    apply = getattr(loaded.owner, "apply_weights", None) or loaded.owner.apply
+    loaded.owner.process_weights_after_loading(loaded.layer)
+    x = _x(5, 64)
+    assert error(apply(loaded.layer, x), x.double() @ w.T.double()).rms < 1e-3
+    rows = getattr(loaded.layer, loaded.weight.rows)
+    where = rows.data_ptr()
+    for shard in range(2):
+        loaded.load(loaded.weight.tensor, shard, torch.ones(1 if loaded.weight.divides else ()))
+    loaded.owner.process_weights_after_loading(loaded.layer)
+    assert getattr(loaded.layer, loaded.weight.rows).data_ptr() == where
+    assert (rows == 1).all()
+    parts = (w[:32] / 0.25, w[32:] / 0.5)
+    assert error(apply(loaded.layer, x), x.double() @ torch.cat(parts).T.double()).rms < 1e-3
+
+
+@both
+def test_the_mlp_activates_inside_its_matmul(make) -> None:
+    """The same as linear and activation apart; the activation's own launch is gone."""
+    loaded = Loaded(make, rows=(32, 32))
+    w = loaded.load_all()
+    loaded.owner.process_weights_after_loading(loaded.layer)
+    mlp = SimpleNamespace(gate_up_proj=loaded.layer, down_proj=lambda x: (x, None))
+    x = _x(3, 64)
+    gate, up = (x.double() @ w.T.double()).chunk(2, dim=-1)
+    want = torch.nn.functional.gelu(gate, approximate="tanh") * up
+    got = nvfp4_fused_activation._forward(None, mlp, x)
+    assert error(got, want).rms < 1e-3
+
+
+def test_an_mlp_that_is_not_nvfp4_is_left_alone() -> None:
+    mlp = SimpleNamespace(gate_up_proj=torch.nn.Linear(4, 4))
+    assert nvfp4_fused_activation._forward(lambda self, x: (self, x), mlp, 1) == (mlp, 1)
+
+
+def test_experts_through_sglangs_dispatch(device) -> None:
+    """What a MoE method of SGLang is handed and hands back, its activation named as SGLang does."""
+    x, ids, weights, *tensors = _experts(3, device)
+    layer = SimpleNamespace(nvfp4_fused=True)
+    w13, w2 = nvfp4_modelopt.W13, nvfp4_modelopt.W2
+    names = [getattr(w, part) for w in (w13, w2) for part in ("packed", "block", "rows")]
+    for name, tensor in zip(names, tensors, strict=True):
+        setattr(layer, name, tensor)
+    routing = SimpleNamespace(topk_ids=ids, topk_weights=weights)
+    given = SimpleNamespace(hidden_states=x, topk_output=routing)
+    got = _nvfp4_layers.apply_experts(layer, w13, w2, "gelu", given).hidden_states
+    want = nvfp4_experts_ref(x.double(), ids, weights, *tensors, "gelu_tanh")
+    assert error(got, want).rms < 1e-3
+
+
+class _Largest(TorchDispatchMode):
+    """The most elements of any result in a dtype of activations.
+
+    Other dtypes are left out because Triton's interpreter copies a kernel's arguments.
+    """
+
+    numel = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        plain = (torch.float16, torch.bfloat16, torch.float32)
+        if torch.is_tensor(out) and out.dtype in plain:
+            self.numel = max(self.numel, out.numel())
+        return out
+
+
+def test_no_copy_of_a_weight_is_ever_made(device) -> None:
+    """What PyTorch allocates is smaller than any weight's unpacked rows: results, nothing else."""
+    weight, x = draw(256, 512).to(device), _x(3, 512).to(device)
+    with _Largest() as seen:
+        module.nvfp4_linear(x, *weight)
+    assert seen.numel <= 8 * 3 * 256  # the fp32 parts of a split, at most eight
+    experts = _experts(3, device)
+    with _Largest() as seen:
+        torch.ops.sglang_gemma4_ext.nvfp4_experts(*experts, "gelu_tanh")
+    assert seen.numel <= 3 * 2 * 64
+    with _Largest() as reference:
+        nvfp4_experts_ref(*experts, "gelu_tanh")
+    assert reference.numel >= 64 * 64  # the same watch sees the reference's copy
+
+
+def test_fp32_is_for_all_but_the_fused_kernels_on_a_gpu(monkeypatch) -> None:
+    monkeypatch.setenv("SGLANG_PLATFORM", "")
+    assert _nvfp4_layers.allow_fp32([torch.bfloat16]) == [torch.bfloat16]
+    monkeypatch.setenv("SGLANG_PLATFORM", "gemma4_cpu")
+    assert _nvfp4_layers.allow_fp32([torch.bfloat16]) == [torch.bfloat16, torch.float32]
+
+
+def test_sglangs_own_oracle_agrees(monkeypatch, device) -> None:
+    """The weights and reference of its Marlin tests; sgl_kernel is not importable without CUDA."""
+    if not torch.cuda.is_available():
+        for name in ("sgl_kernel", "sgl_kernel.scalar_type"):
+            stub = ModuleType(name)
+            stub.__getattr__ = lambda attribute: object
+            monkeypatch.setitem(sys.modules, name, stub)
+    from sglang.test.test_marlin_utils import make_nvfp4_weight_and_ref
+
+    torch.manual_seed(0)
+    packed, block, scale, weight = make_nvfp4_weight_and_ref(96, 256, torch.float32, device=device)
+    rows = scale.float().expand(96).contiguous()
+    x = _x(7, 256).to(device)
+    got = module.nvfp4_linear(x, packed, block, rows)
+    assert error(got, (x.double() @ weight.double().T).cpu()).rms < 5e-4
