@@ -14,6 +14,7 @@ import platform
 import sys
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from sglang_gemma4_ext import VERIFIED_SGLANG, __version__
@@ -129,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     gpu = detect_gpu()
     if gpu.vendor == "none":
         # What the launcher would choose on this machine.
-        settings = Settings(settings.disable, settings.cpu_attention, settings.nvfp4, cpu=True)
+        settings = replace(settings, cpu=True)
     ctx = Context(settings, model, gpu, sglang_version())
     data = report(examine(PATCHES, ctx), ctx)
     print(json.dumps(data, indent=2) if args.json else render(data))

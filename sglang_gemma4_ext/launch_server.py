@@ -21,6 +21,7 @@ from sglang_gemma4_ext.preflight import check_address, check_checkpoint
 from sglang_gemma4_ext.settings import (
     CpuAttention,
     Nvfp4Backend,
+    Router,
     Settings,
     SettingsError,
     parse_names,
@@ -58,6 +59,13 @@ def build_parser() -> argparse.ArgumentParser:
         help="who multiplies NVFP4 weights: SGLang's Marlin kernels, the exact "
         "dequantize-then-matmul reference, or Marlin on a GPU and the reference without "
         "(default: %(default)s)",
+    )
+    group.add_argument(
+        "--gemma4-router",
+        choices=get_args(Router),
+        default=Settings.router,
+        help="who routes tokens to experts on a GPU: our kernels, SGLang's, or ours where they "
+        "were measured and are faster (default: %(default)s)",
     )
     group.add_argument(
         "--gemma4-cpu-attention",
@@ -101,6 +109,7 @@ def _prepare(ours: argparse.Namespace, theirs: list[str]) -> CommandLine:
         disable=ours.gemma4_ext_disable,
         cpu_attention=ours.gemma4_cpu_attention,
         nvfp4=ours.gemma4_nvfp4,
+        router=ours.gemma4_router,
     )
     plugin.check_names(settings)
     if _runs_on_cpu(line):

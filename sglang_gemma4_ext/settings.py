@@ -17,6 +17,7 @@ CPU_PLATFORM = "gemma4_cpu"
 
 CpuAttention = Literal["torch_native", "triton"]
 Nvfp4Backend = Literal["auto", "marlin", "dequant"]
+Router = Literal["auto", "fused", "sglang"]
 
 _PREFIX = "SGLANG_GEMMA4_EXT_"
 
@@ -34,17 +35,20 @@ class Settings:
         Triton's interpreter (slow; for testing kernels).
     nvfp4: who multiplies NVFP4 weights. `marlin` is SGLang's kernel, `dequant` is the exact
         dequantize-then-matmul reference, `auto` takes Marlin on a GPU and the reference without.
+    router: who routes tokens to experts: our kernels, SGLang's, or ours where they measured faster.
     cpu: the CPU reference is active (set by the launcher when there is no GPU).
     """
 
     disable: frozenset[str] = frozenset()
     cpu_attention: CpuAttention = "torch_native"
     nvfp4: Nvfp4Backend = "auto"
+    router: Router = "auto"
     cpu: bool = False
 
     def __post_init__(self) -> None:
         _require("--gemma4-cpu-attention", self.cpu_attention, get_args(CpuAttention))
         _require("--gemma4-nvfp4", self.nvfp4, get_args(Nvfp4Backend))
+        _require("--gemma4-router", self.router, get_args(Router))
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> Settings:
@@ -53,6 +57,7 @@ class Settings:
             disable=parse_names(env.get(_PREFIX + "DISABLE", "")),
             cpu_attention=env.get(_PREFIX + "CPU_ATTENTION", cls.cpu_attention),
             nvfp4=env.get(_PREFIX + "NVFP4", cls.nvfp4),
+            router=env.get(_PREFIX + "ROUTER", cls.router),
             cpu=env.get("SGLANG_PLATFORM") == CPU_PLATFORM,
         )
 
@@ -64,6 +69,7 @@ class Settings:
         env[_PREFIX + "DISABLE"] = ",".join(sorted(self.disable))
         env[_PREFIX + "CPU_ATTENTION"] = self.cpu_attention
         env[_PREFIX + "NVFP4"] = self.nvfp4
+        env[_PREFIX + "ROUTER"] = self.router
         if self.cpu:
             env["SGLANG_PLATFORM"] = CPU_PLATFORM
             if self.cpu_attention == "triton":
@@ -79,6 +85,11 @@ def plugin_allowed(name: str, env: Mapping[str, str] = os.environ) -> bool:
     """Whether SGLANG_PLUGINS, SGLang's allow-list of plugins, lets plugin `name` load."""
     allowed = parse_names(env.get("SGLANG_PLUGINS", ""))
     return not allowed or name in allowed
+
+
+def nvcc_host_compiler(env: Mapping[str, str] = os.environ) -> str:
+    """The C++ compiler that nvcc hands host code to; SGLang passes it none."""
+    return env.get("NVCC_CCBIN", "g++")
 
 
 def failure_file() -> str | None:
