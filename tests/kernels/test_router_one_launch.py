@@ -115,7 +115,7 @@ def test_nothing_is_allocated_but_the_outputs(device) -> None:
 
     class Allocations(TorchDispatchMode):
         def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            # The interpreter's own copies are empty_like and empty_strided.
+            # The interpreter's own copies are made of empty_like and of tensors of no element.
             if function in (torch.ops.aten.empty.memory_format, torch.ops.aten.zeros.default):
                 sizes.append(tuple(args[0]))
             return function(*args, **(kwargs or {}))
@@ -123,7 +123,7 @@ def test_nothing_is_allocated_but_the_outputs(device) -> None:
     given, sizes = drawn(2, 64, 8, torch.float32, device), []
     with Allocations():
         route_one_launch(**given, k=3)
-    assert sizes == [(2, 8), (2, 3), (2, 3)]
+    assert [size for size in sizes if size != (0,)] == [(2, 8), (2, 3), (2, 3)]
 
 
 @pytest.mark.gpu
