@@ -6,7 +6,8 @@ the choice. At few tokens `route_one_launch` makes both at once, in the router's
 go on through SGLang, and the closure's successor knows them by identity and hands out the choice
 made with them. Logits that are not those, whatever touched them on the way, are routed anew.
 
-Under torch.compile both stay SGLang's own.
+For more tokens SGLang's norm and projection make the logits (`router_scale` sees to their scale)
+and `route` the choice. Under torch.compile both stay SGLang's own.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 
 import torch
 
-from sglang_gemma4_ext.context import Context
+from sglang_gemma4_ext.context import Context, detect_gpu
 from sglang_gemma4_ext.kernels.router_dispatch import row_of
 from sglang_gemma4_ext.registry import Hook, Patch, Source
 
@@ -95,12 +96,9 @@ def _say_once(max_tokens: int) -> None:
 
 def _connect(result: None, layer: Any, *args: Any, **kwargs: Any) -> None:
     """AFTER Gemma4DecoderLayer.__init__: what follows needs both the router and the experts."""
-    if layer.router is None:
+    if layer.router is None or not _asks_for_a_choice(layer.moe.topk.topk_config.output_format):
         return
-    from sglang.srt.runtime_context import get_server_args
-
-    # A paused server loses what is in the weights' memory; counters must be zero to be right.
-    max_tokens = 0 if get_server_args().enable_memory_saver else _row().one_launch_max_tokens
+    max_tokens = _row().one_launch_max_tokens if _counters_are_safe() else 0
     routing = Routing(layer.router, layer.moe, max_tokens)
     layer.router.register_buffer(
         "arrivals", torch.zeros(max_tokens, dtype=torch.int32), persistent=False
@@ -109,9 +107,24 @@ def _connect(result: None, layer: Any, *args: Any, **kwargs: Any) -> None:
     layer.moe.topk.topk_config.custom_routing_function = routing.choose
 
 
-def _row() -> Any:
-    from sglang_gemma4_ext.context import detect_gpu
+def _asks_for_a_choice(output_format: Any) -> bool:
+    """Whether TopK will call its routing function; some MoE backends route by themselves."""
+    return output_format is None or output_format.name == "STANDARD"
 
+
+def _counters_are_safe() -> bool:
+    """One launch needs its counters at zero and to itself.
+
+    A paused server loses what is in the weights' memory; multiplexed prefill and decode, and
+    overlapped batches, may run the same layer at the same time.
+    """
+    from sglang.srt.runtime_context import get_server_args
+
+    args = get_server_args()
+    return not (args.enable_memory_saver or args.enable_pdmux or args.enable_two_batch_overlap)
+
+
+def _row() -> Any:
     gpu = detect_gpu()
     return row_of(gpu.capability if gpu.vendor == "nvidia" else INTERPRETED)
 

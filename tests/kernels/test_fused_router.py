@@ -37,20 +37,23 @@ def layer(monkeypatch, device):
     router.norm = SimpleNamespace(variance_epsilon=EPS)
     moe = torch.nn.Module()
     moe.per_expert_scale = torch.nn.Parameter(torch.rand(EXPERTS, device=device) + 0.5)
-    config = SimpleNamespace(top_k=K, custom_routing_function=lambda *args: "stock")
+    config = SimpleNamespace(
+        top_k=K, custom_routing_function=lambda *args: "stock", output_format=None
+    )
     moe.topk = SimpleNamespace(topk_config=config)
     layer = SimpleNamespace(router=router, moe=moe)
-    _serve(monkeypatch, memory_saver=False)
+    _serve(monkeypatch)
     fused_router._connect(None, layer)
     router.to(device)
     return layer
 
 
-def _serve(monkeypatch, memory_saver: bool) -> None:
-    monkeypatch.setattr(
-        "sglang.srt.runtime_context.get_server_args",
-        lambda: SimpleNamespace(enable_memory_saver=memory_saver),
-    )
+FLAGS = ("enable_memory_saver", "enable_pdmux", "enable_two_batch_overlap")
+
+
+def _serve(monkeypatch, *flags: str) -> None:
+    args = SimpleNamespace(**{flag: flag in flags for flag in FLAGS})
+    monkeypatch.setattr("sglang.srt.runtime_context.get_server_args", lambda: args)
 
 
 def choice(layer, x, logits):
@@ -129,11 +132,25 @@ def test_under_torch_compile_all_is_sglangs(layer, device, monkeypatch) -> None:
     assert choice(layer, x, torch.zeros(2, EXPERTS)) == "stock"
 
 
-def test_a_server_that_pauses_keeps_no_counters(layer, device, monkeypatch) -> None:
-    _serve(monkeypatch, memory_saver=True)
+@pytest.mark.parametrize("flag", FLAGS)
+def test_no_counters_where_they_may_be_lost_or_shared(flag, layer, device, monkeypatch) -> None:
+    from sglang.srt.server_args import ServerArgs
+
+    assert flag in ServerArgs.__dataclass_fields__
+    _serve(monkeypatch, flag)
     fused_router._connect(None, layer)
     x = torch.randn(1, HIDDEN, device=device)
     assert fused_router._forward(lambda router, given: "stock", layer.router, x) == "stock"
+
+
+def test_a_backend_that_routes_by_itself_is_left_alone(layer) -> None:
+    from sglang.srt.layers.moe.topk import TopKOutputFormat
+
+    for output_format in TopKOutputFormat:
+        config = layer.moe.topk.topk_config
+        config.output_format, config.custom_routing_function = output_format, None
+        fused_router._connect(None, layer)
+        assert bool(config.custom_routing_function) is (output_format == TopKOutputFormat.STANDARD)
 
 
 def test_counters_and_choices_are_no_weights(layer) -> None:
