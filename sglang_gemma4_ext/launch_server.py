@@ -22,6 +22,7 @@ from sglang_gemma4_ext.preflight import check_address, check_checkpoint
 from sglang_gemma4_ext.settings import (
     CpuAttention,
     Nvfp4Backend,
+    Router,
     Settings,
     SettingsError,
     SwaPolicy,
@@ -75,6 +76,13 @@ def build_parser() -> argparse.ArgumentParser:
         "context, chunk and requests to match; what is chosen is printed",
     )
     group.add_argument(
+        "--gemma4-router",
+        choices=get_args(Router),
+        default=Settings.router,
+        help="who routes tokens to experts on a GPU: our kernels, SGLang's, or ours where they "
+        "were measured and are faster (default: %(default)s)",
+    )
+    group.add_argument(
         "--gemma4-cpu-attention",
         choices=get_args(CpuAttention),
         default=Settings.cpu_attention,
@@ -117,6 +125,7 @@ def _prepare(ours: argparse.Namespace, theirs: list[str]) -> CommandLine:
         cpu_attention=ours.gemma4_cpu_attention,
         nvfp4=ours.gemma4_nvfp4,
         swa_policy=ours.gemma4_swa_policy,
+        router=ours.gemma4_router,
     )
     plugin.check_names(settings)
     if _runs_on_cpu(line):

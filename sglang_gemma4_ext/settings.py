@@ -18,6 +18,7 @@ CPU_PLATFORM = "gemma4_cpu"
 CpuAttention = Literal["torch_native", "triton"]
 Nvfp4Backend = Literal["auto", "fused", "marlin", "dequant"]
 SwaPolicy = Literal["auto", "seed", "upstream"]
+Router = Literal["auto", "fused", "sglang"]
 
 _PREFIX = "SGLANG_GEMMA4_EXT_"
 
@@ -38,6 +39,7 @@ class Settings:
         reference. `auto` takes on a GPU the fused kernels where they were measured to be faster,
         else Marlin; without one the reference.
     swa_policy: how KV memory is split between full and sliding layers; see plan/pools.py.
+    router: who routes tokens to experts: our kernels, SGLang's, or ours where they measured faster.
     cpu: the CPU reference is active (set by the launcher when there is no GPU).
     check_bounds: the slots that attention reads are checked (SGLANG_TRTLLM_MHA_DEBUG=1).
     """
@@ -46,6 +48,7 @@ class Settings:
     cpu_attention: CpuAttention = "torch_native"
     nvfp4: Nvfp4Backend = "auto"
     swa_policy: SwaPolicy = "auto"
+    router: Router = "auto"
     cpu: bool = False
     check_bounds: bool = False
 
@@ -58,6 +61,7 @@ class Settings:
                 "--gemma4-nvfp4 fused needs a GPU and none was found; without one it runs in "
                 "Triton's interpreter: add --gemma4-cpu-attention triton, or leave it out"
             )
+        _require("--gemma4-router", self.router, get_args(Router))
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> Settings:
@@ -67,6 +71,7 @@ class Settings:
             cpu_attention=env.get(_PREFIX + "CPU_ATTENTION", cls.cpu_attention),
             nvfp4=env.get(_PREFIX + "NVFP4", cls.nvfp4),
             swa_policy=env.get(_PREFIX + "SWA_POLICY", cls.swa_policy),
+            router=env.get(_PREFIX + "ROUTER", cls.router),
             cpu=env.get("SGLANG_PLATFORM") == CPU_PLATFORM,
             check_bounds=env.get("SGLANG_TRTLLM_MHA_DEBUG") == "1",
         )
@@ -83,6 +88,7 @@ class Settings:
         env[_PREFIX + "CPU_ATTENTION"] = self.cpu_attention
         env[_PREFIX + "NVFP4"] = self.nvfp4
         env[_PREFIX + "SWA_POLICY"] = self.swa_policy
+        env[_PREFIX + "ROUTER"] = self.router
         if self.cpu:
             env["SGLANG_PLATFORM"] = CPU_PLATFORM
             if self.cpu_attention == "triton" or speculative:
@@ -98,6 +104,11 @@ def plugin_allowed(name: str, env: Mapping[str, str] = os.environ) -> bool:
     """Whether SGLANG_PLUGINS, SGLang's allow-list of plugins, lets plugin `name` load."""
     allowed = parse_names(env.get("SGLANG_PLUGINS", ""))
     return not allowed or name in allowed
+
+
+def nvcc_host_compiler(env: Mapping[str, str] = os.environ) -> str:
+    """The C++ compiler that nvcc hands host code to; SGLang passes it none."""
+    return env.get("NVCC_CCBIN", "g++")
 
 
 def failure_file() -> str | None:

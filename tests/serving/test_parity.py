@@ -154,6 +154,14 @@ def test_concurrent_requests_do_not_meet(running: Running):
         assert compared.greedy, len(prompt)
 
 
+def test_the_router_was_fused(running: Running):
+    """The case with experts in Triton's interpreter did route by our kernels."""
+    if running.case.name != "moe-triton":
+        pytest.skip(reason="no experts, or no Triton")
+    running.server.generate(prompt_ids(5), 2)
+    assert "norm, projection and choice in one launch" in running.server.log
+
+
 def test_chunked_prefill_happened(running: Running):
     """The one case with small chunks did cut its long prompt."""
     if "--chunked-prefill-size" not in running.case.flags:

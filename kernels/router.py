@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Router logits to experts and their weights in one launch.
+
+Gemma 4 takes a softmax over all experts, keeps the best K and renormalizes; that is a softmax over
+the K best logits. The per-expert scale multiplies after it.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from sglang_gemma4_ext.kernels._routing import MAX_EXPERTS, choose_experts
+
+LOGIT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+# Rows of a program in Triton's interpreter, which pays by the program.
+_INTERPRETED_ROWS = 256
+
+
+@triton.jit
+def _route_kernel(
+    logits_ptr,
+    expert_scale_ptr,
+    weights_ptr,
+    ids_ptr,
+    tokens,
+    stride_t,
+    stride_e,
+    E: tl.constexpr,
+    K: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    BLOCK_E: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    token = (tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)).to(tl.int64)[:, None]
+    expert = tl.arange(0, BLOCK_E)[None, :]
+    inside = (token < tokens) & (expert < E)
+    at = logits_ptr + token * stride_t + expert * stride_e
+    logits = tl.load(at, mask=inside, other=0.0).to(tl.float32)
+    weights, ids = choose_experts(logits, expert_scale_ptr, E, K, BLOCK_T, BLOCK_E, BLOCK_K)
+    slot = tl.arange(0, BLOCK_K)[None, :]
+    inside = (token < tokens) & (slot < K)
+    tl.store(weights_ptr + token * K + slot, weights, mask=inside)
+    tl.store(ids_ptr + token * K + slot, ids, mask=inside)
+
+
+def route(
+    logits: torch.Tensor, expert_scale: torch.Tensor, k: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The K best experts of each token, best first, and their weights.
+
+    logits: fp32, bf16 or fp16 [T, E], E at most 1024, any strides
+    expert_scale: fp32, bf16 or fp16 [E], contiguous; read when the kernel runs
+    Returns weights fp32 [T, k] and ids int32 [T, k]; computed in fp32. Of equal logits, +0 and -0
+    among them, the lower id comes first; NaN comes before +inf. A row whose best logit is NaN,
+    +inf or -inf has NaN weights and distinct ids in range.
+    Raises ValueError on a dtype, shape or k that does not fit.
+    """
+    _require(logits.dim() == 2, f"logits must be [T, E], got {tuple(logits.shape)}")
+    _require(logits.dtype in LOGIT_DTYPES, f"logits are fp32, bf16 or fp16, not {logits.dtype}")
+    tokens, experts = logits.shape
+    check_choice(experts, k, expert_scale)
+    weights = torch.empty((tokens, k), dtype=torch.float32, device=logits.device)
+    ids = torch.empty((tokens, k), dtype=torch.int32, device=logits.device)
+    rows = _INTERPRETED_ROWS if triton.knobs.runtime.interpret else 1
+    if tokens:
+        _route_kernel[(triton.cdiv(tokens, rows),)](
+            logits,
+            expert_scale,
+            weights,
+            ids,
+            tokens,
+            logits.stride(0),
+            logits.stride(1),
+            E=experts,
+            K=k,
+            BLOCK_T=rows,
+            BLOCK_E=triton.next_power_of_2(experts),
+            BLOCK_K=triton.next_power_of_2(k),
+            num_warps=1 if experts <= 256 else 4,
+        )
+    return weights, ids
+
+
+def route_ref(
+    logits: torch.Tensor, expert_scale: torch.Tensor, k: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`route` in PyTorch, in fp32, or in fp64 if the logits are fp64."""
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    # torch.topk promises no order among equals; a stable sort does.
+    best, ids = torch.sort(logits, dim=-1, descending=True, stable=True)
+    weights = torch.softmax(best[:, :k], dim=-1) * expert_scale[ids[:, :k]].to(logits.dtype)
+    return weights, ids[:, :k].to(torch.int32)
+
+
+def check_choice(experts: int, k: int, expert_scale: torch.Tensor) -> None:
+    """What both router kernels ask of E, k and the per-expert scale; raises ValueError."""
+    _require(1 <= experts <= MAX_EXPERTS, f"E must be 1 to {MAX_EXPERTS}, got {experts}")
+    _require(1 <= k <= experts, f"k must be 1 to E = {experts}, got {k}")
+    _require(
+        expert_scale.shape == (experts,) and expert_scale.is_contiguous(),
+        f"expert_scale must be [{experts}], contiguous, got {tuple(expert_scale.shape)}",
+    )
+    _require(
+        expert_scale.dtype in LOGIT_DTYPES,
+        f"expert_scale is fp32, bf16 or fp16, not {expert_scale.dtype}",
+    )
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Triton kernels compiled for GPUs that are not here, and what their machine code holds.
+
+Triton needs no GPU to compile and ships ptxas and cuobjdump. The tests' process has Triton's
+interpreter in the place of its compiler, so `compile_all` runs this module in a process of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pkgutil
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+CAPABILITIES = (80, 86, 89, 90)
+# Bytes a block may have, by capability: CUDA's programming guide, opt-in maximum.
+MAX_SHARED_BYTES = {80: 163 * 1024, 86: 99 * 1024, 89: 99 * 1024, 90: 227 * 1024}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One kernel for one GPU.
+
+    kernel: "module:name". signature: Triton's type of each argument that is no constexpr, such as
+    "*bf16", "i32" or "fp32". constants: the constexprs, and arguments fixed at 1 or None.
+    aligned: arguments known to be multiples of 16 (pointers always are).
+    """
+
+    kernel: str
+    capability: int
+    signature: dict[str, str]
+    constants: dict[str, object]
+    aligned: tuple[str, ...] = ()
+    num_warps: int = 4
+    num_stages: int = 3
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """registers a thread; local (stack and spills) and shared in bytes a thread and a block.
+
+    error: why there is no machine code, or None.
+    """
+
+    registers: int = 0
+    local_bytes: int = 0
+    shared_bytes: int = 0
+    ptx: str = field(default="", repr=False)
+    error: str | None = None
+
+    def count(self, pattern: str) -> int:
+        """How often a regular expression matches in the PTX."""
+        return len(re.findall(pattern, self.ptx))
+
+
+def compile_all(jobs: Iterable[Job]) -> list[Compiled]:
+    """Compile every job, in order, by the compiler and not the interpreter."""
+    env = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.kernels.compiled"],
+        input=json.dumps([asdict(job) for job in jobs]),
+        stdout=subprocess.PIPE,
+        text=True,
+        env=env,
+        cwd=Path(__file__).parents[2],
+        check=True,
+    )
+    return [Compiled(**fields) for fields in json.loads(done.stdout.splitlines()[-1])]
+
+
+def _compile(job: Job) -> Compiled:
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    kernel = pkgutil.resolve_name(job.kernel)
+    signature = {name: job.signature.get(name, "constexpr") for name in kernel.arg_names}
+    source = ASTSource(
+        kernel,
+        signature,
+        {(kernel.arg_names.index(name),): value for name, value in job.constants.items()},
+        {
+            (at,): [["tt.divisibility", 16]]
+            for at, name in enumerate(kernel.arg_names)
+            if name in job.aligned or signature[name].startswith("*")
+        },
+    )
+    options = {"num_warps": job.num_warps, "num_stages": job.num_stages}
+    try:
+        built = triton.compile(source, GPUTarget("cuda", job.capability, 32), options)
+    except Exception as error:
+        return Compiled(error=f"{type(error).__name__}: {error}")
+    used = _resources(built.asm["cubin"])
+    return Compiled(
+        used["REG"], used["STACK"] + used["LOCAL"], built.metadata.shared, built.asm["ptx"]
+    )
+
+
+def _resources(cubin: bytes) -> dict[str, int]:
+    import triton.backends.nvidia
+
+    tool = Path(triton.backends.nvidia.__file__).parent / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        said = subprocess.run(
+            [tool, "-res-usage", file.name], capture_output=True, text=True, check=True
+        ).stdout
+    return {name: int(value) for name, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", said)}
+
+
+if __name__ == "__main__":
+    jobs = [Job(**fields) for fields in json.load(sys.stdin)]
+    print(json.dumps([asdict(_compile(job)) for job in jobs]))
