@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is trained when: recall first, then letters, then longer stories with more facts.
+
+A batch depends on the seed and its step alone, so that a run can stop and go on.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+import torch
+
+from sglang_gemma4_ext.demo.rows import Row, canned_row, chat_row, story_for, story_row
+
+TOKENS_PER_STEP = 2048
+
+
+@dataclass(frozen=True)
+class Stage:
+    """From `starts` (a share of all steps) on: row length, story length, and what is asked."""
+
+    starts: float
+    length: int
+    story: tuple[int, int]
+    relations: tuple[int, ...]
+    per_name: int
+    mix: dict[str, float]
+
+
+LEARN = {"again": 2, "short": 2, "key": 3, "pick": 3}
+ASK = {"again": 1, "reply": 1, "short": 1, "key": 1, "pick": 2, "explained": 1, "plain": 3}
+CHOOSE = {"again": 1, "reply": 1, "short": 1, "pick": 1, "explained": 2, "plain": 5}
+STAGES = (
+    Stage(0.00, 96, (12, 36), (1, 2), 1, LEARN),
+    Stage(0.05, 160, (24, 70), (1, 2), 1, LEARN),
+    Stage(0.10, 192, (40, 110), (1, 2), 1, ASK),
+    Stage(0.25, 256, (40, 160), (1, 2, 3), 2, ASK),
+    Stage(0.45, 320, (40, 240), (1, 2, 3, 5), 3, CHOOSE),
+    Stage(0.65, 512, (40, 420), (1, 2, 3, 5), 3, CHOOSE),
+)
+
+
+def stage_at(progress: float) -> Stage:
+    return [stage for stage in STAGES if stage.starts <= progress][-1]
+
+
+def batch(seed: int, step: int, steps: int) -> list[Row]:
+    """The rows of one step, all of one length, `TOKENS_PER_STEP` tokens together."""
+    draw = random.Random(f"train {seed} {step}")
+    stage = stage_at(step / steps)
+    if draw.random() < 0.2:  # the earlier stages stay alive
+        stage = draw.choice(STAGES[: STAGES.index(stage) + 1])
+    kind = "story"
+    if step / steps > STAGES[2].starts:
+        kind = draw.choices(("story", "chat", "canned"), (0.78, 0.17, 0.05))[0]
+    length = 96 if kind == "canned" else stage.length
+    if kind == "story" and step / steps > STAGES[-1].starts and draw.random() < 0.1:
+        length = 1024
+    rows = []
+    for _ in range(max(1, TOKENS_PER_STEP // length)):
+        if kind == "canned":
+            rows.append(canned_row(draw, length))
+            continue
+        longest = stage.story[1] if length < 1024 else 800
+        tokens = int(draw.uniform(stage.story[0], longest))
+        story = story_for(draw, tokens, stage.per_name, stage.relations)
+        make = chat_row(draw, length, story) if kind == "chat" else None
+        rows.append(make or story_row(draw, length, story, stage.mix))
+    return rows
+
+
+def tensors(rows: list[Row]) -> tuple[torch.Tensor, torch.Tensor]:
+    """ids and weights, both [rows, length]."""
+    return torch.tensor([row.ids for row in rows]), torch.tensor([row.weights for row in rows])
