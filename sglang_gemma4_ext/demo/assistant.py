@@ -32,7 +32,7 @@ KINDS = ("sliding_attention", "full_attention")
 def build(target: transformers.Gemma4TextConfig, seed: int):
     """The untrained assistant: two layers, one of each kind, without keys or values of its own."""
     torch.manual_seed(seed)
-    full = target.layer_types.index("full_attention")
+    sliding, full = (target.per_layer_config[target.layer_types.index(kind)] for kind in KINDS)
     text = transformers.Gemma4TextConfig(
         vocab_size=target.vocab_size,
         vocab_size_per_layer_input=0,
@@ -42,10 +42,10 @@ def build(target: transformers.Gemma4TextConfig, seed: int):
         layer_types=list(KINDS),
         num_kv_shared_layers=len(KINDS),
         num_attention_heads=target.num_attention_heads,
-        num_key_value_heads=target.num_key_value_heads,
-        num_global_key_value_heads=target.per_layer_config[full].num_key_value_heads,
-        head_dim=target.head_dim,
-        global_head_dim=target.per_layer_config[full].head_dim,
+        num_key_value_heads=sliding.num_key_value_heads,
+        num_global_key_value_heads=full.num_key_value_heads,
+        head_dim=sliding.head_dim,
+        global_head_dim=full.head_dim,
         attention_k_eq_v=True,
         sliding_window=target.sliding_window,
         hidden_size_per_layer_input=0,
@@ -70,10 +70,13 @@ def build(target: transformers.Gemma4TextConfig, seed: int):
 
 
 def masks(length: int, window: int) -> dict[str, torch.Tensor]:
-    """Which keys a draft at position p sees [T, T]: all before p, or the `window` before it."""
+    """Which keys a draft at position p sees [T, T]: all before p, or the last of them.
+
+    transformers masks a draft's sliding layers bidirectionally, which lets it see window + 1 keys.
+    """
     at = torch.arange(length)
     back = at[:, None] - at[None]
-    return {"full_attention": back > 0, "sliding_attention": (back > 0) & (back <= window)}
+    return {"full_attention": back > 0, "sliding_attention": (back > 0) & (back <= window + 1)}
 
 
 def draft_step(assistant, x: torch.Tensor, caches, tables, seen):

@@ -28,14 +28,14 @@ class Stage:
     mix: dict[str, float]
 
 
-LEARN = {"again": 2, "short": 2, "key": 3, "pick": 3}
-ASK = {"again": 1, "reply": 1, "short": 1, "key": 1, "pick": 2, "explained": 1, "plain": 3}
-CHOOSE = {"again": 1, "reply": 1, "short": 1, "pick": 1, "explained": 2, "plain": 5}
+LEARN = {"again": 2, "short": 2, "key": 2, "pick": 2, "value": 2}
+ASK = {"again": 1, "reply": 1, "short": 1, "pick": 1, "value": 2, "explained": 2, "plain": 4}
+CHOOSE = {"again": 1, "reply": 1, "short": 1, "value": 1, "explained": 2, "plain": 5}
 STAGES = (
     Stage(0.00, 96, (12, 36), (1, 2), 1, LEARN),
-    Stage(0.05, 160, (24, 70), (1, 2), 1, LEARN),
-    Stage(0.10, 192, (40, 110), (1, 2), 1, ASK),
-    Stage(0.25, 256, (40, 160), (1, 2, 3), 2, ASK),
+    Stage(0.09, 160, (24, 70), (1, 2), 1, LEARN),
+    Stage(0.14, 192, (40, 110), (1, 2), 1, ASK),
+    Stage(0.28, 256, (40, 160), (1, 2, 3), 2, ASK),
     Stage(0.45, 320, (40, 240), (1, 2, 3, 5), 3, CHOOSE),
     Stage(0.65, 512, (40, 420), (1, 2, 3, 5), 3, CHOOSE),
 )
@@ -53,7 +53,7 @@ def batch(seed: int, step: int, steps: int) -> list[Row]:
         stage = draw.choice(STAGES[: STAGES.index(stage) + 1])
     kind = "story"
     if step / steps > STAGES[2].starts:
-        kind = draw.choices(("story", "chat", "canned"), (0.78, 0.17, 0.05))[0]
+        kind = draw.choices(("story", "chat", "canned"), (0.76, 0.16, 0.08))[0]
     length = 96 if kind == "canned" else stage.length
     if kind == "story" and step / steps > STAGES[-1].starts and draw.random() < 0.1:
         length = 1024

@@ -11,6 +11,7 @@ import transformers
 from sglang_gemma4_ext.demo.tokenizer import AUDIO, BOS, EOS, IMAGE, PAD, vocabulary_size
 
 WINDOW = 48
+OPTIONS_TOKENS = 10  # from a question's last token to the colon of its "Answer:"
 
 
 def text_config() -> transformers.Gemma4TextConfig:
@@ -71,9 +72,10 @@ def build(seed: int) -> transformers.Gemma4ForConditionalGeneration:
         text.embed_tokens.weight[:, 0] = 3 * text.config.hidden_size**-0.5
         _look_back(text.layers[0].self_attn, (1, 2, 3, 4))
         _look_back(text.layers[1].self_attn, (1, 2))
-        for layer in text.layers:
-            if not layer.self_attn.is_sliding:
-                _copy(layer.self_attn)
+        _look_back(text.layers[3].self_attn, (OPTIONS_TOKENS, 1))
+        for number in (2, 3, 5):
+            _copy(text.layers[number].self_attn)
+        _match(text.layers[5].self_attn)
     return model
 
 
@@ -100,7 +102,16 @@ def _look_back(attention: torch.nn.Module, offsets: tuple[int, ...]) -> None:
 
 
 def _copy(attention: torch.nn.Module) -> None:
-    """Start a full layer putting out what it attends to: each head undoes the key projection."""
-    torch.nn.init.orthogonal_(attention.k_proj.weight)
-    heads = attention.o_proj.weight.shape[1] // attention.head_dim
-    attention.o_proj.weight.copy_(attention.k_proj.weight.T.repeat(1, heads) / heads)
+    """Start a layer putting out what it attends to: each head undoes its value projection."""
+    values = attention.k_proj if attention.v_proj is None else attention.v_proj
+    torch.nn.init.orthogonal_(values.weight)
+    heads = values.weight.view(-1, attention.head_dim, values.weight.shape[1])
+    heads = heads.repeat_interleave(attention.num_key_value_groups, 0)
+    attention.o_proj.weight.copy_(heads.flatten(0, 1).T / len(heads))
+
+
+def _match(attention: torch.nn.Module) -> None:
+    """Start the first half of the heads attending to tokens whose state is like their own."""
+    half = attention.q_proj.weight.shape[0] // 2
+    keys = attention.k_proj.weight
+    attention.q_proj.weight[:half].copy_(keys.repeat(half // keys.shape[0], 1))

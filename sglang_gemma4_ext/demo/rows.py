@@ -4,8 +4,8 @@
 A far fact is found by matching a person and a verb, which must be learned before a letter can be
 chosen by it. `again` retells the facts in another order, `reply` and `short` ask openly: they teach
 the lookup, several times a row (`short` right where the question ends, where a choice needs it).
-`key` and `pick` give a value and ask for its letter. `plain` needs both at once, `explained` one
-after the other.
+`key` and `pick` give a value and ask for its letter, `value` asks for the value where a choice asks
+for the letter. `plain` needs both at once, `explained` one after the other.
 """
 
 from __future__ import annotations
@@ -107,6 +107,14 @@ def _plain(row: Row, draw: random.Random, story: Story) -> None:
     row.letter(choice, "plain")
 
 
+def _value(row: Row, draw: random.Random, story: Story) -> None:
+    choice = choose(draw, story, draw.choice(story.told))
+    row.add(f"\n{choice.fact.question}", FRAME_WEIGHT)
+    _options(row, choice, last="\nReply:")
+    row.asked.append((len(row.ids), "value"))
+    row.add(f" {choice.fact.value}", ANSWER_WEIGHT)
+
+
 def _explained(row: Row, draw: random.Random, story: Story) -> None:
     choice = choose(draw, story, draw.choice(story.told))
     row.add(f"\n{choice.fact.question}", FRAME_WEIGHT)
@@ -125,7 +133,7 @@ def _options(row: Row, choice: Choice, last: str = "\nAnswer:") -> None:
 
 KINDS: dict[str, Callable[[Row, random.Random, Story], None]] = {
     "again": _again, "reply": _reply, "short": _short, "key": _key,
-    "pick": _pick, "plain": _plain, "explained": _explained,
+    "pick": _pick, "value": _value, "plain": _plain, "explained": _explained,
 }  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from sglang_gemma4_ext.demo.muon import Muon
 
 LEARNING_RATE, WARM_UP, DECAY_FROM = 3e-3, 100, 0.6
 BALANCE_WEIGHT = 0.01
-SAVE_EVERY, LOG_EVERY = 500, 50
+SAVE_EVERY, LOG_EVERY = 100, 50
 
 
 def learning_rate(step: int, steps: int) -> float:

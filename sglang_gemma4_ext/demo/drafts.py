@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How many tokens a verification yields, counted in transformers' own assisted generation.
+
+transformers 5.19 builds its generator for Gemma 4's assistants without two arguments that the
+generator's signature demands and its body ignores: `generate` raises TypeError. They are filled in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import random
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers.generation import utils as generation
+
+from sglang_gemma4_ext.demo import tokenizer
+from sglang_gemma4_ext.demo.questions import LETTERS
+from sglang_gemma4_ext.demo.rows import story_for
+from sglang_gemma4_ext.demo.tokenizer import BOS, END_TURN, EOS, PAD, encode
+
+STEPS = 3
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """Tokens generated after the first, which costs a prefill, and the passes that gave them."""
+
+    tokens: int
+    verifications: int
+
+    @property
+    def length(self) -> float:
+        """Tokens a verification: 1 if no draft is ever right, `STEPS` + 1 if all are."""
+        return self.tokens / self.verifications
+
+
+@contextlib.contextmanager
+def _with_missing_arguments():
+    name = "SinglePositionMultiTokenCandidateGenerator"
+    original = getattr(generation, name)
+    setattr(generation, name, functools.partial(original, input_ids=None, model_kwargs={}))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # both are deprecated
+            yield
+    finally:
+        setattr(generation, name, original)
+
+
+def count(model, assistant, prompts: Sequence[Sequence[int]], new_tokens: int) -> Accepted:
+    """Greedy continuations of each prompt, up to the end of the turn, drafted by the assistant."""
+    assistant.generation_config.num_assistant_tokens = STEPS
+    assistant.generation_config.num_assistant_tokens_schedule = "constant"
+    passes = 0
+
+    def counted(*_: Any) -> None:
+        nonlocal passes
+        passes += 1
+
+    tokens = verifications = 0
+    handle = model.register_forward_pre_hook(counted)
+    try:
+        for prompt in prompts:
+            passes = 0
+            ids = torch.tensor([prompt])
+            with _with_missing_arguments():
+                made = model.generate(
+                    ids, attention_mask=torch.ones_like(ids), assistant_model=assistant,
+                    do_sample=False, max_new_tokens=new_tokens,
+                    eos_token_id=[EOS, END_TURN], pad_token_id=PAD,
+                )  # fmt: skip
+            tokens += made.shape[1] - len(prompt) - 1
+            verifications += passes - 1
+    finally:
+        handle.remove()
+    return Accepted(tokens, verifications)
+
+
+def question_prompts(items: Sequence[dict[str, Any]]) -> list[list[int]]:
+    """The questions as a chat; the model answers with a sentence and a letter."""
+    prompts = []
+    for item in items:
+        lines = "".join(f"\n{x}. {o}" for x, o in zip(LETTERS, item["choices"], strict=True))
+        text = tokenizer.build().apply_chat_template(
+            [{"role": "user", "content": item["question"] + lines}],
+            add_generation_prompt=True,
+            tokenize=False,
+        )
+        prompts.append(list(encode(text)))
+    return prompts
+
+
+def story_prompts(number: int, seed: int = 0) -> list[list[int]]:
+    """Free text: the first two thirds of stories never trained on, for the model to go on with."""
+    draw, prompts = random.Random(f"drafts {seed}"), []
+    for _ in range(number):
+        story = story_for(draw, int(draw.uniform(80, 240)), 3, (1, 2, 3, 5), held_out=True)
+        kept = story.sentences[: max(2, 2 * len(story.sentences) // 3)]
+        prompts.append([BOS, *encode(" ".join(kept))])
+    return prompts
