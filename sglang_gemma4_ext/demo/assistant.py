@@ -20,7 +20,7 @@ import transformers
 from tqdm import tqdm
 
 from sglang_gemma4_ext.demo import forward
-from sglang_gemma4_ext.demo.curriculum import batch, tensors
+from sglang_gemma4_ext.demo.curriculum import STAGES, STEPS, batch, tensors
 from sglang_gemma4_ext.demo.forward import _norm, _rotate
 from sglang_gemma4_ext.demo.tokenizer import PAD
 
@@ -143,7 +143,7 @@ def train(assistant, text, *, steps: int, seed: int, out: Path) -> None:
     bar = tqdm(range(first, steps), initial=first, total=steps, unit="step", mininterval=5)
     for step in bar:
         draw = random.Random(f"assistant {seed} {step}")
-        ids, _ = tensors(batch(seed + 1, draw.randrange(500, 1000), 1000))
+        ids, _ = tensors(batch(seed + 1, draw.randrange(STAGES[-2].starts, STEPS)))
         length = ids.shape[1]
         if length not in cache:
             window = text.config.sliding_window

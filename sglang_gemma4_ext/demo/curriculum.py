@@ -14,13 +14,14 @@ import torch
 from sglang_gemma4_ext.demo.rows import Row, canned_row, chat_row, story_for, story_row
 
 TOKENS_PER_STEP = 2048
+STEPS = 2000
 
 
 @dataclass(frozen=True)
 class Stage:
-    """From `starts` (a share of all steps) on: row length, story length, and what is asked."""
+    """From the step `starts` on: row length, story length in tokens, and what is asked."""
 
-    starts: float
+    starts: int
     length: int
     story: tuple[int, int]
     relations: tuple[int, ...]
@@ -32,30 +33,30 @@ LEARN = {"again": 2, "short": 2, "key": 2, "pick": 2, "value": 2}
 ASK = {"again": 1, "reply": 1, "short": 1, "pick": 1, "value": 2, "explained": 2, "plain": 4}
 CHOOSE = {"again": 1, "reply": 1, "short": 1, "value": 1, "explained": 2, "plain": 5}
 STAGES = (
-    Stage(0.00, 96, (12, 36), (1, 2), 1, LEARN),
-    Stage(0.09, 160, (24, 70), (1, 2), 1, LEARN),
-    Stage(0.14, 192, (40, 110), (1, 2), 1, ASK),
-    Stage(0.28, 256, (40, 160), (1, 2, 3), 2, ASK),
-    Stage(0.45, 320, (40, 240), (1, 2, 3, 5), 3, CHOOSE),
-    Stage(0.65, 512, (40, 420), (1, 2, 3, 5), 3, CHOOSE),
+    Stage(0, 96, (12, 36), (1, 2), 1, LEARN),
+    Stage(252, 160, (24, 70), (1, 2), 1, LEARN),
+    Stage(392, 192, (40, 110), (1, 2), 1, ASK),
+    Stage(784, 256, (40, 160), (1, 2, 3), 2, ASK),
+    Stage(1240, 320, (40, 240), (1, 2, 3, 5), 3, CHOOSE),
+    Stage(1450, 512, (40, 420), (1, 2, 3, 5), 3, CHOOSE),
 )
 
 
-def stage_at(progress: float) -> Stage:
-    return [stage for stage in STAGES if stage.starts <= progress][-1]
+def stage_at(step: int) -> Stage:
+    return [stage for stage in STAGES if stage.starts <= step][-1]
 
 
-def batch(seed: int, step: int, steps: int) -> list[Row]:
+def batch(seed: int, step: int) -> list[Row]:
     """The rows of one step, all of one length, `TOKENS_PER_STEP` tokens together."""
     draw = random.Random(f"train {seed} {step}")
-    stage = stage_at(step / steps)
+    stage = stage_at(step)
     if draw.random() < 0.2:  # the earlier stages stay alive
         stage = draw.choice(STAGES[: STAGES.index(stage) + 1])
     kind = "story"
-    if step / steps > STAGES[2].starts:
+    if step > STAGES[2].starts:
         kind = draw.choices(("story", "chat", "canned"), (0.76, 0.16, 0.08))[0]
     length = 96 if kind == "canned" else stage.length
-    if kind == "story" and step / steps > STAGES[-1].starts and draw.random() < 0.1:
+    if kind == "story" and step > STAGES[-1].starts and draw.random() < 0.1:
         length = 1024
     rows = []
     for _ in range(max(1, TOKENS_PER_STEP // length)):

@@ -33,8 +33,15 @@ def distance(story: Story, choice: Choice) -> int:
     return len(encode("." + after)) + len(encode(choice.plain))
 
 
+def _with_answer_at(choice: Choice, place: int) -> Choice:
+    offered = list(choice.options)
+    offered[place], offered[choice.answer] = offered[choice.answer], offered[place]
+    return Choice(choice.fact, tuple(offered), place)
+
+
 def items(count: int, seed: int = 0) -> Iterator[dict[str, Any]]:
-    """Questions on held-out stories, by turns within and beyond the window."""
+    """Questions on held-out stories, by turns within and beyond the window; the right letters go
+    round, so that each is right as often."""
     draw = random.Random(f"questions {seed}")
     made = 0
     while made < count:
@@ -45,7 +52,7 @@ def items(count: int, seed: int = 0) -> Iterator[dict[str, Any]]:
         choices = [c for c in choices if (distance(story, c) >= WINDOW) == beyond]
         if not choices:
             continue
-        choice = draw.choice(choices)
+        choice = _with_answer_at(draw.choice(choices), made // 2 % 4)
         yield {
             "question": f"{story.text}\n{choice.fact.question}",
             "subject": choice.fact.kind.subject,

@@ -15,17 +15,17 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from sglang_gemma4_ext.demo import forward
-from sglang_gemma4_ext.demo.curriculum import batch, tensors
+from sglang_gemma4_ext.demo.curriculum import STEPS, batch, tensors
 from sglang_gemma4_ext.demo.muon import Muon
 
-LEARNING_RATE, WARM_UP, DECAY_FROM = 3e-3, 100, 0.6
+LEARNING_RATE, WARM_UP, DECAY_FROM = 3e-3, 100, 1300
 BALANCE_WEIGHT = 0.01
 SAVE_EVERY, LOG_EVERY = 100, 50
 
 
-def learning_rate(step: int, steps: int) -> float:
+def learning_rate(step: int) -> float:
     """Up for `WARM_UP` steps, level, then down to a twentieth in a straight line."""
-    rest = (1 - step / steps) / (1 - DECAY_FROM)
+    rest = (STEPS - step) / (STEPS - DECAY_FROM)
     return LEARNING_RATE * min(1.0, (step + 1) / WARM_UP) * min(1.0, max(0.05, rest))
 
 
@@ -65,8 +65,8 @@ def step_loss(text: torch.nn.Module, ids: torch.Tensor, weights: torch.Tensor, t
     return loss, logits.argmax(-1) == ids[:, 1:]
 
 
-def train(text: torch.nn.Module, *, steps: int, seed: int, out: Path, until: int | None = None):
-    """Train `text` in place to step `until` (`steps` if None); what `out` holds is gone on from."""
+def train(text: torch.nn.Module, *, seed: int, out: Path, until: int = STEPS) -> None:
+    """Train `text` in place to step `until`; what `out` holds is gone on from."""
     parameters = [p for p in text.parameters() if p.requires_grad]
     optimizer = Optimizers(text)
     state_file, log_file = out / "training.pt", out / "training.jsonl"
@@ -79,20 +79,19 @@ def train(text: torch.nn.Module, *, steps: int, seed: int, out: Path, until: int
     tables: dict[int, dict[str, forward.Tables]] = {}
     right: dict[str, list[bool]] = {}
     started = time.monotonic() - seconds
-    last = until or steps
-    bar = tqdm(range(first, last), initial=first, total=steps, unit="step", mininterval=5)
+    bar = tqdm(range(first, until), initial=first, total=until, unit="step", mininterval=5)
     for step in bar:
-        rows = batch(seed, step, steps)
+        rows = batch(seed, step)
         ids, weights = tensors(rows)
         table = tables.setdefault(ids.shape[1], forward.tables(text, ids.shape[1]))
         loss, hits = step_loss(text, ids, weights, table)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step(learning_rate(step, steps))
+        optimizer.step(learning_rate(step))
         for number, row in enumerate(rows):
             for at, kind in row.asked:
                 right.setdefault(kind, []).append(bool(hits[number, at - 1]))
-        if (step + 1) % LOG_EVERY == 0 or step + 1 == last:
+        if (step + 1) % LOG_EVERY == 0 or step + 1 == until:
             record = {"step": step + 1, "seconds": round(time.monotonic() - started)}
             record |= {"loss": round(loss.item(), 4)}
             record |= {kind: round(sum(v) / len(v), 3) for kind, v in sorted(right.items())}
@@ -100,7 +99,7 @@ def train(text: torch.nn.Module, *, steps: int, seed: int, out: Path, until: int
             bar.set_postfix(record)
             with log_file.open("a") as log:
                 log.write(json.dumps(record) + "\n")
-        if (step + 1) % SAVE_EVERY == 0 or step + 1 == last:
+        if (step + 1) % SAVE_EVERY == 0 or step + 1 == until:
             _save(state_file, text, optimizer, step + 1, time.monotonic() - started)
 
 
