@@ -52,33 +52,38 @@ def _with_missing_arguments():
         setattr(generation, name, original)
 
 
+def complete(model, prompt: Sequence[int], new_tokens: int, assistant=None) -> list[int]:
+    """The new tokens of a greedy continuation, up to the end of the turn, drafted if there is an
+    assistant."""
+    if assistant is not None:
+        assistant.generation_config.num_assistant_tokens = STEPS
+        assistant.generation_config.num_assistant_tokens_schedule = "constant"
+    ids = torch.tensor([list(prompt)])
+    with _with_missing_arguments():
+        made = model.generate(
+            ids, attention_mask=torch.ones_like(ids), assistant_model=assistant,
+            do_sample=False, max_new_tokens=new_tokens,
+            eos_token_id=[EOS, END_TURN], pad_token_id=PAD,
+        )  # fmt: skip
+    return made[0, len(prompt) :].tolist()
+
+
 def count(model, assistant, prompts: Sequence[Sequence[int]], new_tokens: int) -> Accepted:
-    """Greedy continuations of each prompt, up to the end of the turn, drafted by the assistant."""
-    assistant.generation_config.num_assistant_tokens = STEPS
-    assistant.generation_config.num_assistant_tokens_schedule = "constant"
+    """The accept length over all prompts, by counting the model's forward passes."""
     passes = 0
 
     def counted(*_: Any) -> None:
         nonlocal passes
         passes += 1
 
-    tokens = verifications = 0
+    tokens = 0
     handle = model.register_forward_pre_hook(counted)
     try:
         for prompt in prompts:
-            passes = 0
-            ids = torch.tensor([prompt])
-            with _with_missing_arguments():
-                made = model.generate(
-                    ids, attention_mask=torch.ones_like(ids), assistant_model=assistant,
-                    do_sample=False, max_new_tokens=new_tokens,
-                    eos_token_id=[EOS, END_TURN], pad_token_id=PAD,
-                )  # fmt: skip
-            tokens += made.shape[1] - len(prompt) - 1
-            verifications += passes - 1
+            tokens += len(complete(model, prompt, new_tokens, assistant)) - 1
     finally:
         handle.remove()
-    return Accepted(tokens, verifications)
+    return Accepted(tokens, passes - len(prompts))
 
 
 def question_prompts(items: Sequence[dict[str, Any]]) -> list[list[int]]:

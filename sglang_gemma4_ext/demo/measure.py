@@ -73,17 +73,33 @@ def bf16_model(folder: Path) -> torch.nn.Module:
     return model.eval()
 
 
-def everything(bf16: Path, nvfp4: Path, assistant: Path) -> dict[str, Any]:
+def trained(out: Path) -> dict[str, Any]:
+    """What the two training logs end with. Seconds are those of the wall, stops left out."""
+    last, drafter = (
+        json.loads((out / name).read_text().splitlines()[-1])
+        for name in ("training.jsonl", "assistant.jsonl")
+    )
+    return {
+        "steps": last["step"], "seconds": last["seconds"], "loss": last["loss"],
+        "assistant_steps": drafter["step"], "assistant_seconds": drafter["seconds"],
+    }  # fmt: skip
+
+
+def everything(out: Path) -> dict[str, Any]:
+    """All figures of what `train` wrote to `out`."""
+    nvfp4 = out / "nvfp4"
     served = quantized.load(nvfp4)
     drafter = transformers.Gemma4AssistantForCausalLM.from_pretrained(
-        assistant, dtype=torch.float32
+        out / "assistant", dtype=torch.float32
     )
     return {
         "command": " ".join(["python -m sglang_gemma4_ext.demo.measure", *sys.argv[1:]]),
         "date": datetime.date.today().isoformat(),
         "machine": f"{_processor()}, {torch.get_num_threads()} thread",
         "versions": {name: version(name) for name in ("torch", "transformers", "nvidia-modelopt")},
-        "bf16": quality(bf16_model(bf16), 500),
+        "training": trained(out),
+        "farthest": max(item["distance"] for item in read(500)),
+        "bf16": quality(bf16_model(out / "bf16"), 500),
         "nvfp4": quality(served, 500),
         "nvfp4_100": quality(served, 100),
         "faults": {name: quality(make(nvfp4), 100) for name, make in FAULTS.items()},
@@ -106,9 +122,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    out = args.out
-    figures = everything(out / "bf16", out / "nvfp4", out / "assistant")
-    print(json.dumps(figures, indent=1))
+    print(json.dumps(everything(args.out), indent=1))
 
 
 if __name__ == "__main__":

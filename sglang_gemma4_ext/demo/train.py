@@ -41,7 +41,7 @@ def main() -> None:
     export.assistant(drafter, args.out / "assistant")
     export.nvfp4(args.out / "bf16", args.out / "nvfp4")
     print(f"trained in {(time.monotonic() - started) / 60:.0f} minutes; measuring")
-    figures = measure.everything(args.out / "bf16", args.out / "nvfp4", args.out / "assistant")
+    figures = measure.everything(args.out)
     (args.out / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
 
 

@@ -16,39 +16,43 @@ class Relation:
     objects: tuple[str, ...]
 
 
-NAMES: tuple[str, ...] = tuple(
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+NAMES: tuple[str, ...] = _words(
     "Abel Agnes Alma Anton Arlo Astrid Basil Bianca Boris Bruno Carla Cedric Celia Clara Conrad "
     "Cyril Daisy Dario Delia Edgar Edith Elena Elmo Enzo Esther Fabian Felix Fiona Flora Frieda "
     "Gerda Gideon Greta Gustav Harriet Hector Heidi Hilda Igor Ingrid Irene Ivan Jasper Jonas "
     "Judith Julius Karin Klara Lars Laura Leander Lena Lydia Magnus Marta Miriam Nadia Nestor "
-    "Nora Oscar Otto Paula Petra Quentin".split()
+    "Nora Oscar Otto Paula Petra Quentin"
 )
 
 RELATIONS: tuple[Relation, ...] = (
     Relation(
         "places", "visit", "visits",
-        tuple("barn bridge canyon castle chapel farm forest harbor island library market meadow "
-              "mill mine museum palace quarry school temple tower".split()),
+        _words("barn bridge canyon castle chapel farm forest harbor island library market meadow "
+              "mill mine museum palace quarry school temple tower"),
     ),
     Relation(
         "belongings", "carry", "carries",
-        tuple("basket blanket bottle bucket candle compass hammer kettle key ladder lamp letter "
-              "map mirror needle rope saddle shovel sword umbrella".split()),
+        _words("basket blanket bottle bucket candle compass hammer kettle key ladder lamp letter "
+              "map mirror needle rope saddle shovel sword umbrella"),
     ),
     Relation(
         "animals", "feed", "feeds",
-        tuple("badger bear camel cat cow donkey duck falcon fox goat goose hen horse lamb otter "
-              "owl pony rabbit swan wolf".split()),
+        _words("badger bear camel cat cow donkey duck falcon fox goat goose hen horse lamb otter "
+              "owl pony rabbit swan wolf"),
     ),
     Relation(
         "meals", "cook", "cooks",
-        tuple("beans beet broth cabbage carrot corn curry fish ham lentils mushroom noodles "
-              "omelet pancake pie pumpkin rice soup stew turnip".split()),
+        _words("beans beet broth cabbage carrot corn curry fish ham lentils mushroom noodles "
+              "omelet pancake pie pumpkin rice soup stew turnip"),
     ),
     Relation(
         "instruments", "play", "plays",
-        tuple("accordion banjo bassoon bugle cello clarinet cornet drum fiddle flute gong guitar "
-              "harp horn lute oboe organ piano trumpet whistle".split()),
+        _words("accordion banjo bassoon bugle cello clarinet cornet drum fiddle flute gong guitar "
+              "harp horn lute oboe organ piano trumpet whistle"),
     ),
 )  # fmt: skip
 

@@ -19,7 +19,7 @@ LENGTH = 2 * WINDOW + 7
 def target():
     built = model.build(seed=0).eval()
     with torch.no_grad():  # nothing may hide behind a scale of one or a symmetric start
-        for name, tensor in built.named_parameters():
+        for tensor in built.parameters():
             if tensor.dim() <= 1:
                 tensor.mul_(torch.rand_like(tensor) + 0.5)
     return built
