@@ -35,8 +35,9 @@ trained on; the question sets (`questions/`, MMLU's columns) are made of those a
 `python -m sglang_gemma4_ext.demo.train OUT` rebuilds everything, resumably: {steps} steps of 2048
 tokens with Muon and AdamW, then the assistant against the frozen model. On one core of an
 {machine_name}, shared with other work, it took {minutes} minutes for the model and
-{assistant_minutes} for the assistant. Some attention heads do not start at random: `model.py`
-begins the ones that look a fixed distance back, that copy and that match; all weights are trained.
+{assistant_minutes} for the assistant. Some attention heads do not start at random:
+`architecture.py` begins the ones that look a fixed distance back, that copy and that match; all
+weights are trained.
 
 ## Figures
 
@@ -58,7 +59,7 @@ Tokens a verification with {draft_steps} draft steps (4 at best), greedy, in tra
 assisted generation: {on_questions} on {question_prompts} questions asked as a chat, {on_text} on
 {text_prompts} stories to be continued.
 
-{command}, {date}, {machine}, torch {torch}, transformers {transformers}.
+{commands}; {date}, {machine}, torch {torch}, transformers {transformers}.
 Raw figures: `bench/results/demo_model.json`.
 """
 
@@ -76,13 +77,15 @@ def _row(name: str, found: dict[str, Any]) -> str:
 def card(figures: dict[str, Any]) -> str:
     """The card's Markdown. Raises KeyError if a figure is missing."""
     drafts, training = figures["assistant"], figures["training"]
+    conditions = figures["conditions"]
+    where = conditions["quality"]
     faults = [("none", figures["nvfp4_100"]), *figures["faults"].items()]
     return _TEXT.format(
-        modelopt=figures["versions"]["nvidia-modelopt"],
+        modelopt=where["versions"]["nvidia-modelopt"],
         steps=training["steps"],
         minutes=round(training["seconds"] / 60),
         assistant_minutes=round(training["assistant_seconds"] / 60),
-        machine_name=figures["machine"].partition(",")[0],
+        machine_name=where["machine"].partition(",")[0],
         questions=figures["bf16"]["questions"],
         farthest=figures["farthest"],
         texts=figures["bf16"]["log_likelihood"]["texts"],
@@ -93,11 +96,11 @@ def card(figures: dict[str, Any]) -> str:
         question_prompts=drafts["question_set"]["prompts"],
         on_text=drafts["free_text"]["accept_length"],
         text_prompts=drafts["free_text"]["prompts"],
-        command=f"`{figures['command']}`",
-        date=figures["date"],
-        machine=figures["machine"],
-        torch=figures["versions"]["torch"],
-        transformers=figures["versions"]["transformers"],
+        commands="; ".join(sorted(f"`{part['command']}`" for part in conditions.values())),
+        date=where["date"],
+        machine=where["machine"],
+        torch=where["versions"]["torch"],
+        transformers=where["versions"]["transformers"],
     )
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All figures of the demo, by transformers: `python -m sglang_gemma4_ext.demo.measure OUT`.
+"""All figures of the demo, by transformers: `python -m sglang_gemma4_ext.demo.measure OUT FIGURES`.
 
-OUT is what `train` wrote. Prints JSON: accuracy on the 500 questions with each answer, held-out
-log-likelihood, the same under each fault, and the assistant's accept length.
+OUT is what `train` wrote, FIGURES a JSON file: accuracy on the 500 questions with each answer,
+held-out log-likelihood, the same under each fault, and the assistant's accept length.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import datetime
 import json
 import platform
 import sys
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from statistics import mean
@@ -85,26 +86,48 @@ def trained(out: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def everything(out: Path) -> dict[str, Any]:
-    """All figures of what `train` wrote to `out`."""
-    nvfp4 = out / "nvfp4"
-    served = quantized.load(nvfp4)
-    drafter = transformers.Gemma4AssistantForCausalLM.from_pretrained(
-        out / "assistant", dtype=torch.float32
-    )
+def conditions() -> dict[str, Any]:
     return {
         "command": " ".join(["python -m sglang_gemma4_ext.demo.measure", *sys.argv[1:]]),
         "date": datetime.date.today().isoformat(),
         "machine": f"{_processor()}, {torch.get_num_threads()} thread",
         "versions": {name: version(name) for name in ("torch", "transformers", "nvidia-modelopt")},
-        "training": trained(out),
+    }
+
+
+def measure_quality(out: Path) -> dict[str, Any]:
+    """Accuracy and log-likelihood of what `train` wrote to `out`, with and without faults."""
+    nvfp4 = out / "nvfp4"
+    served = quantized.load(nvfp4)
+    return {
         "farthest": max(item["distance"] for item in read(500)),
         "bf16": quality(bf16_model(out / "bf16"), 500),
         "nvfp4": quality(served, 500),
         "nvfp4_100": quality(served, 100),
         "faults": {name: quality(make(nvfp4), 100) for name, make in FAULTS.items()},
-        "assistant": accepted(served, drafter.eval()),
     }
+
+
+def measure_assistant(out: Path) -> dict[str, Any]:
+    """Accept lengths, and how long the two trainings took."""
+    assistant = transformers.Gemma4AssistantForCausalLM.from_pretrained(
+        out / "assistant", dtype=torch.float32
+    )
+    drafted = accepted(quantized.load(out / "nvfp4"), assistant.eval())
+    return {"training": trained(out), "assistant": drafted}
+
+
+PARTS = {"quality": measure_quality, "assistant": measure_assistant}
+
+
+def update(figures: Path, out: Path, parts: Iterable[str] = PARTS) -> None:
+    """Measure `parts` and put them, with their conditions, into the JSON file `figures`."""
+    found = json.loads(figures.read_text()) if figures.is_file() else {}
+    for part in parts:
+        found |= PARTS[part](out)
+        found["conditions"] = found.get("conditions", {}) | {part: conditions()}
+    figures.parent.mkdir(parents=True, exist_ok=True)
+    figures.write_text(json.dumps(found, indent=1) + "\n")
 
 
 def _processor() -> str:
@@ -119,10 +142,12 @@ def _processor() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path, help="the folder that train wrote")
+    parser.add_argument("figures", type=Path, help="the JSON file to write or update")
+    parser.add_argument("--part", choices=PARTS, action="append", help="not all, only this")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    print(json.dumps(everything(args.out), indent=1))
+    update(args.figures, args.out, args.part or PARTS)
 
 
 if __name__ == "__main__":

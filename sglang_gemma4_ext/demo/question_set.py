@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sglang_gemma4_ext.demo.model import WINDOW
+from sglang_gemma4_ext.demo.architecture import WINDOW
 from sglang_gemma4_ext.demo.questions import LETTERS, Choice
 from sglang_gemma4_ext.demo.rows import choose, story_for
 from sglang_gemma4_ext.demo.stories import Story

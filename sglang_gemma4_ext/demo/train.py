@@ -9,40 +9,35 @@ and `figures.json`. Seeded; another version of PyTorch may give other bits.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from pathlib import Path
 
 import torch
 
-from sglang_gemma4_ext.demo import assistant, export, measure, model, training
+from sglang_gemma4_ext.demo import architecture, assistant_training, export, measure, training
 from sglang_gemma4_ext.demo.curriculum import STEPS
-
-ASSISTANT_STEPS = 1500
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
     parser.add_argument("--steps", type=int, default=STEPS, help="stop early")
-    parser.add_argument("--assistant-steps", type=int, default=ASSISTANT_STEPS)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    target = model.build(args.seed)
+    target = architecture.build(args.seed)
     text = target.model.language_model
     training.train(text, until=args.steps, seed=args.seed, out=args.out)
-    drafter = assistant.build(target.config.text_config, args.seed)
-    assistant.train(drafter, text, steps=args.assistant_steps, seed=args.seed, out=args.out)
+    drafter = assistant_training.build(target.config.text_config, args.seed)
+    assistant_training.train(drafter, text, seed=args.seed, out=args.out)
     export.bf16(target, args.out / "bf16")
     export.assistant(drafter, args.out / "assistant")
     export.nvfp4(args.out / "bf16", args.out / "nvfp4")
     print(f"trained in {(time.monotonic() - started) / 60:.0f} minutes; measuring")
-    figures = measure.everything(args.out)
-    (args.out / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
+    measure.update(args.out / "figures.json", args.out)
 
 
 if __name__ == "__main__":

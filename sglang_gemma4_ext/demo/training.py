@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import time
+from functools import cache
 from pathlib import Path
+from statistics import mean
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +19,7 @@ from tqdm import tqdm
 from sglang_gemma4_ext.demo import forward
 from sglang_gemma4_ext.demo.curriculum import STEPS, batch, tensors
 from sglang_gemma4_ext.demo.muon import Muon
+from sglang_gemma4_ext.demo.rows import Row
 
 LEARNING_RATE, WARM_UP, DECAY_FROM = 3e-3, 100, 1300
 BALANCE_WEIGHT = 0.01
@@ -65,45 +68,60 @@ def step_loss(text: torch.nn.Module, ids: torch.Tensor, weights: torch.Tensor, t
     return loss, logits.argmax(-1) == ids[:, 1:]
 
 
+class Log:
+    """How often each kind of answer was right since the last record, and the records' file."""
+
+    def __init__(self, path: Path, seconds: float):
+        self.path, self.right = path, {}
+        self.started = time.monotonic() - seconds
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.started
+
+    def count(self, rows: list[Row], hits: torch.Tensor) -> None:
+        for number, row in enumerate(rows):
+            for at, kind in row.asked:
+                self.right.setdefault(kind, []).append(bool(hits[number, at - 1]))
+
+    def write(self, step: int, loss: float) -> dict[str, float]:
+        record = {"step": step, "seconds": round(self.seconds), "loss": round(loss, 4)}
+        record |= {kind: round(mean(found), 3) for kind, found in sorted(self.right.items())}
+        self.right.clear()
+        with self.path.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+        return record
+
+
 def train(text: torch.nn.Module, *, seed: int, out: Path, until: int = STEPS) -> None:
     """Train `text` in place to step `until`; what `out` holds is gone on from."""
-    parameters = [p for p in text.parameters() if p.requires_grad]
-    optimizer = Optimizers(text)
-    state_file, log_file = out / "training.pt", out / "training.jsonl"
+    optimizer, state_file = Optimizers(text), out / "training.pt"
     first, seconds = 0, 0.0
     if state_file.is_file():
         state = torch.load(state_file, weights_only=True)
         text.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         first, seconds = state["step"], state["seconds"]
-    tables: dict[int, dict[str, forward.Tables]] = {}
-    right: dict[str, list[bool]] = {}
-    started = time.monotonic() - seconds
+    tables = cache(lambda length: forward.tables(text, length))
+    log = Log(out / "training.jsonl", seconds)
     bar = tqdm(range(first, until), initial=first, total=until, unit="step", mininterval=5)
     for step in bar:
         rows = batch(seed, step)
         ids, weights = tensors(rows)
-        table = tables.setdefault(ids.shape[1], forward.tables(text, ids.shape[1]))
-        loss, hits = step_loss(text, ids, weights, table)
+        loss, hits = step_loss(text, ids, weights, tables(ids.shape[1]))
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        torch.nn.utils.clip_grad_norm_(text.parameters(), 1.0)
         optimizer.step(learning_rate(step))
-        for number, row in enumerate(rows):
-            for at, kind in row.asked:
-                right.setdefault(kind, []).append(bool(hits[number, at - 1]))
-        if (step + 1) % LOG_EVERY == 0 or step + 1 == until:
-            record = {"step": step + 1, "seconds": round(time.monotonic() - started)}
-            record |= {"loss": round(loss.item(), 4)}
-            record |= {kind: round(sum(v) / len(v), 3) for kind, v in sorted(right.items())}
-            right.clear()
-            bar.set_postfix(record)
-            with log_file.open("a") as log:
-                log.write(json.dumps(record) + "\n")
-        if (step + 1) % SAVE_EVERY == 0 or step + 1 == until:
-            _save(state_file, text, optimizer, step + 1, time.monotonic() - started)
+        log.count(rows, hits)
+        is_last = step + 1 == until
+        if (step + 1) % LOG_EVERY == 0 or is_last:
+            bar.set_postfix(log.write(step + 1, loss.item()))
+        if (step + 1) % SAVE_EVERY == 0 or is_last:
+            state = {"model": text.state_dict(), "optimizer": optimizer.state_dict()}
+            save(state_file, {**state, "step": step + 1, "seconds": log.seconds})
 
 
-def _save(path: Path, text, optimizer, step: int, seconds: float) -> None:
-    state = {"model": text.state_dict(), "optimizer": optimizer.state_dict()}
-    torch.save({**state, "step": step, "seconds": seconds}, path.with_suffix(".new"))
+def save(path: Path, state: dict) -> None:
+    """Whole or not at all, however the process ends."""
+    torch.save(state, path.with_suffix(".new"))
     path.with_suffix(".new").replace(path)

@@ -10,8 +10,8 @@ import pytest
 from transformers import AutoTokenizer
 
 from sglang_gemma4_ext.demo import model_path, question_set, tokenizer
+from sglang_gemma4_ext.demo.architecture import WINDOW
 from sglang_gemma4_ext.demo.curriculum import STEPS, batch
-from sglang_gemma4_ext.demo.model import WINDOW
 from sglang_gemma4_ext.demo.stories import Fact
 from sglang_gemma4_ext.demo.vocabulary import NAMES, RELATIONS
 

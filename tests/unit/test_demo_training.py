@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from sglang_gemma4_ext.demo import assistant, curriculum, forward, model, training
-from sglang_gemma4_ext.demo.model import WINDOW
+from sglang_gemma4_ext.demo import architecture, assistant_training, curriculum, forward, training
+from sglang_gemma4_ext.demo.architecture import WINDOW
 from sglang_gemma4_ext.demo.muon import orthogonalized
 
 LENGTH = 2 * WINDOW + 7
@@ -17,7 +17,7 @@ LENGTH = 2 * WINDOW + 7
 
 @pytest.fixture(scope="module")
 def target():
-    built = model.build(seed=0).eval()
+    built = architecture.build(seed=0).eval()
     with torch.no_grad():  # nothing may hide behind a scale of one or a symmetric start
         for tensor in built.parameters():
             if tensor.dim() <= 1:
@@ -47,15 +47,18 @@ def test_the_training_forward_is_transformers(target, ids):
 @torch.no_grad()
 def test_the_assistants_draft_steps_are_transformers(target, ids):
     """Two steps from the last position, as transformers' candidate generator takes them."""
-    text, drafter = target.model.language_model, assistant.build(target.config.text_config, 0)
-    kinds, tables = assistant.masks(LENGTH, WINDOW), forward.tables(text, LENGTH)
+    text, drafter = (
+        target.model.language_model,
+        assistant_training.build(target.config.text_config, 0),
+    )
+    kinds, tables = assistant_training.masks(LENGTH, WINDOW), forward.tables(text, LENGTH)
     hidden, caches, _ = forward.hidden_states(text, ids, tables)
     embedded = target.get_input_embeddings()(ids)
     theirs = target(input_ids=ids[:, :-1], return_shared_kv_states=True)
     state, last = hidden.roll(1, 1), hidden[:, -2:-1]
     for _ in range(2):
         x = torch.cat((embedded, state), -1)
-        state, ours = assistant.draft_step(drafter, x, caches, tables, kinds)
+        state, ours = assistant_training.draft_step(drafter, x, caches, tables, kinds)
         reference = drafter(
             inputs_embeds=torch.cat((embedded[:, -1:], last), -1),
             position_ids=torch.tensor([[LENGTH - 1]]),
@@ -86,7 +89,7 @@ def test_training_goes_on_where_it_stopped(tmp_path: Path, monkeypatch):
         out = tmp_path / str(len(stops))
         out.mkdir()
         for stop in stops:
-            text = model.build(seed=3).model.language_model
+            text = architecture.build(seed=3).model.language_model
             training.train(text, seed=3, out=out, until=stop)
         weights.append(text.state_dict())
     for name, tensor in weights[0].items():

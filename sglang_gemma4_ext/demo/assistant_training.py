@@ -9,9 +9,8 @@ and pulls each towards the frozen model's next-token distribution.
 
 from __future__ import annotations
 
-import json
 import random
-import time
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -23,9 +22,10 @@ from sglang_gemma4_ext.demo import forward
 from sglang_gemma4_ext.demo.curriculum import STAGES, STEPS, batch, tensors
 from sglang_gemma4_ext.demo.forward import _norm, _rotate
 from sglang_gemma4_ext.demo.tokenizer import PAD
+from sglang_gemma4_ext.demo.training import Log, save
 
 DRAFT_STEPS = 3
-LEARNING_RATE = 3e-3
+LEARNING_RATE, WARM_UP, DECAY_FROM, TRAINING_STEPS = 3e-3, 50, 260, 400
 KINDS = ("sliding_attention", "full_attention")
 
 
@@ -128,39 +128,40 @@ def losses(assistant, text, ids: torch.Tensor, tables, seen):
     return total, agreed
 
 
-def train(assistant, text, *, steps: int, seed: int, out: Path) -> None:
+def learning_rate(step: int) -> float:
+    """Up, level, then down to a twentieth in a straight line."""
+    rest = (TRAINING_STEPS - step) / (TRAINING_STEPS - DECAY_FROM)
+    return LEARNING_RATE * min(1.0, (step + 1) / WARM_UP, max(0.05, rest))
+
+
+def train(assistant, text, *, seed: int, out: Path, until: int = TRAINING_STEPS) -> None:
     """Train `assistant` in place for the frozen `text`, on the last stages' rows; resumable."""
     text.requires_grad_(False)
     parameters = [p for p in assistant.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0)
-    state_file, first = out / "assistant.pt", 0
+    state_file, first, seconds = out / "assistant.pt", 0, 0.0
     if state_file.is_file():
         saved = torch.load(state_file, weights_only=True)
         assistant.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
-        first = saved["step"]
-    started, cache = time.monotonic(), {}
-    bar = tqdm(range(first, steps), initial=first, total=steps, unit="step", mininterval=5)
+        first, seconds = saved["step"], saved["seconds"]
+    window = text.config.sliding_window
+    tables = cache(lambda length: (forward.tables(text, length), masks(length, window)))
+    log = Log(out / "assistant.jsonl", seconds)
+    bar = tqdm(range(first, until), initial=first, total=until, unit="step", mininterval=5)
     for step in bar:
         draw = random.Random(f"assistant {seed} {step}")
         ids, _ = tensors(batch(seed + 1, draw.randrange(STAGES[-2].starts, STEPS)))
-        length = ids.shape[1]
-        if length not in cache:
-            window = text.config.sliding_window
-            cache[length] = forward.tables(text, length), masks(length, window)
-        for group in optimizer.param_groups:
-            group["lr"] = LEARNING_RATE * min(1.0, (step + 1) / 50, 0.05 + 1.6 * (1 - step / steps))
-        loss, agreed = losses(assistant, text, ids, *cache[length])
+        loss, agreed = losses(assistant, text, ids, *tables(ids.shape[1]))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        if (step + 1) % 50 == 0 or step + 1 == steps:
-            record = {"step": step + 1, "seconds": round(time.monotonic() - started)}
-            record |= {"loss": round(loss.item(), 4), "agreed": [round(a, 3) for a in agreed]}
-            bar.set_postfix(record)
-            with (out / "assistant.jsonl").open("a") as log:
-                log.write(json.dumps(record) + "\n")
-        if (step + 1) % 250 == 0 or step + 1 == steps:
+        for number, share in enumerate(agreed, 1):
+            log.right.setdefault(f"step {number}", []).append(share)
+        if (step + 1) % 50 == 0 or step + 1 == until:
+            bar.set_postfix(log.write(step + 1, loss.item()))
             state = {"model": assistant.state_dict(), "optimizer": optimizer.state_dict()}
-            torch.save({**state, "step": step + 1}, state_file)
+            save(state_file, {**state, "step": step + 1, "seconds": log.seconds})
