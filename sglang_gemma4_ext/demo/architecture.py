@@ -47,7 +47,7 @@ def build(seed: int) -> transformers.Gemma4ForConditionalGeneration:
     """The untrained model in fp32.
 
     Attention in Gemma 4 has no 1/sqrt(head_dim): it starts in the q and k norms. The router's
-    scales start spread over a factor of four around 1, as trained ones are.
+    scales start up to a factor of four from 1, so that a server which ignores them is found out.
     """
     torch.manual_seed(seed)
     config = transformers.Gemma4Config(
