@@ -46,9 +46,21 @@ def quality(model: torch.nn.Module, questions: int) -> dict[str, Any]:
     values = evaluate.log_likelihoods(logits, evaluate.held_out_texts(TEXTS))
     found["log_likelihood"] = {
         "nats_a_token": round(mean(values), 5), "texts": TEXTS,
+        "of_each": [round(value, 6) for value in values],
         "interval": [round(end, 5) for end in evaluate.bootstrap_interval(values)],
     }  # fmt: skip
     return found
+
+
+def change(found: dict[str, Any], reference: dict[str, Any]) -> dict[str, Any]:
+    """How log-likelihood differs from `reference`'s, text by text: what all texts share, such as
+    how surprising a name is, drops out."""
+    pairs = zip(
+        found["log_likelihood"]["of_each"], reference["log_likelihood"]["of_each"], strict=True
+    )
+    values = [ours - theirs for ours, theirs in pairs]
+    low, high = evaluate.bootstrap_interval(values)
+    return {"nats_a_token": round(mean(values), 6), "interval": [round(low, 6), round(high, 6)]}
 
 
 def accepted(model: torch.nn.Module, assistant: torch.nn.Module) -> dict[str, Any]:
@@ -99,12 +111,16 @@ def measure_quality(out: Path) -> dict[str, Any]:
     """Accuracy and log-likelihood of what `train` wrote to `out`, with and without faults."""
     nvfp4 = out / "nvfp4"
     served = quantized.load(nvfp4)
+    clean = quality(served, 100)
+    faults = {name: quality(make(nvfp4), 100) for name, make in FAULTS.items()}
     return {
         "farthest": max(item["distance"] for item in read(500)),
         "bf16": quality(bf16_model(out / "bf16"), 500),
         "nvfp4": quality(served, 500),
-        "nvfp4_100": quality(served, 100),
-        "faults": {name: quality(make(nvfp4), 100) for name, make in FAULTS.items()},
+        "nvfp4_100": clean | {"change": change(clean, clean)},
+        "faults": {
+            name: found | {"change": change(found, clean)} for name, found in faults.items()
+        },
     }
 
 
