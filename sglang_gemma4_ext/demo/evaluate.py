@@ -37,7 +37,7 @@ class Score:
         z, n, p = NormalDist().inv_cdf(0.975), self.count, self.accuracy
         middle = (p + z * z / (2 * n)) / (1 + z * z / n)
         half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-        return middle - half, middle + half
+        return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def prompt_ids(item: dict[str, Any]) -> list[int]:
