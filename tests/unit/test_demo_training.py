@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from sglang_gemma4_ext.demo import architecture, assistant_training, curriculum,
 from sglang_gemma4_ext.demo.architecture import WINDOW
 from sglang_gemma4_ext.demo.muon import orthogonalized
 
+RESULTS = Path(__file__).parents[2] / "bench" / "results"
 LENGTH = 2 * WINDOW + 7
 
 
@@ -94,3 +96,15 @@ def test_training_goes_on_where_it_stopped(tmp_path: Path, monkeypatch):
         weights.append(text.state_dict())
     for name, tensor in weights[0].items():
         assert torch.equal(tensor, weights[1][name]), name
+
+
+@pytest.mark.slow
+def test_the_committed_run_is_this_codes(tmp_path: Path):
+    """The first 50 steps, recorded when the bundled model was trained, come again."""
+    committed = json.loads((RESULTS / "demo_training.jsonl").read_text().splitlines()[0])
+    text = architecture.build(seed=0).model.language_model
+    training.train(text, seed=0, out=tmp_path, until=committed["step"])
+    made = json.loads((tmp_path / "training.jsonl").read_text())
+    assert made.keys() == committed.keys()
+    for key in made.keys() - {"seconds"}:
+        assert made[key] == pytest.approx(committed[key], abs=0.02), key
