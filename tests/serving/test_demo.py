@@ -1,42 +1,116 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`--demo`: the bundled NVFP4 mixture of experts says what it was taught."""
+"""`--demo` on a real server: what it answers, how well, and how fast."""
 
 from __future__ import annotations
 
+import json
+import re
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import openai
 import pytest
+import requests
 
 from sglang_gemma4_ext import demo
-from sglang_gemma4_ext.demo.answers import ANSWERS
-from tests.serving.harness import serve
+from sglang_gemma4_ext.demo import evaluate, question_set
+from sglang_gemma4_ext.demo.answers import ANSWERS, OTHERWISE
+from sglang_gemma4_ext.demo.questions import LETTERS
+from sglang_gemma4_ext.demo.tokenizer import encode
+from sglang_gemma4_ext.demo.vocabulary import RELATIONS
+from tests.serving.harness import Server, serve
 
+FIGURES = Path(__file__).parents[2] / "bench" / "results" / "demo_model.json"
+TOKENS_PER_S = 8
+SAYS = {relation.verb: relation.says for relation in RELATIONS}
 pytestmark = pytest.mark.server
 
 
-def test_the_demo_answers_as_taught(tmp_path: Path):
-    """Greedy answers to each question as first worded; one of the twelve may be another."""
-    with serve("--demo", log_dir=tmp_path) as server:
-        client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+@pytest.fixture(scope="module")
+def server(tmp_path_factory) -> Iterator[Server]:
+    with serve("--demo", log_dir=tmp_path_factory.mktemp("demo")) as running:
+        yield running
 
-        def ask(question: str) -> str:
-            return (
-                client.chat.completions.create(
-                    model=demo.NAME,
-                    messages=[{"role": "user", "content": question}],
-                    temperature=0,
-                    max_tokens=100,
-                )
-                .choices[0]
-                .message.content
+
+@pytest.fixture(scope="module")
+def ask(server):
+    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+
+    def answer(*turns: str, max_tokens: int = 100) -> str:
+        roles = ("user", "assistant") * len(turns)
+        messages = [
+            {"role": role, "content": turn} for role, turn in zip(roles, turns, strict=False)
+        ]
+        return (
+            client.chat.completions.create(
+                model=demo.NAME, messages=messages, temperature=0, max_tokens=max_tokens
             )
+            .choices[0]
+            .message.content
+        )
 
-        right = [ask(asked[0]) == answer for asked, answer in ANSWERS]
-        assert "NVFP4" in server.log
+    return answer
+
+
+def test_the_demo_answers_as_taught(ask, server):
+    """Greedy answers to each question as first worded; one of the twelve may be another."""
+    right = [ask(asked[0]) == answer for asked, answer in ANSWERS]
     assert sum(right) >= len(ANSWERS) - 1, right
+    assert ask("What is the capital of France?") == OTHERWISE
+    assert "NVFP4" in server.log
+
+
+def test_the_demo_reads_a_story(ask):
+    """Ten held-out stories, told in a chat: the fact in words, then the letter, then another."""
+    right = 0
+    items = question_set.read(100)[:10]
+    for item in items:
+        lines = "".join(f"\n{x}. {o}" for x, o in zip(LETTERS, item["choices"], strict=True))
+        first = item["question"] + lines
+        said = ask(first)
+        story, question = item["question"].split("\n")
+        name, verb = re.fullmatch(r"What does (\w+) (\w+)\?", question).groups()
+        told = f"{name} {SAYS[verb]} the {item['choices'][item['answer']]}."
+        assert told in story
+        right += said == f"{told}\nAnswer: {LETTERS[item['answer']]}"
+        right += ask(first, said, question) == told
+    assert right >= 18
+
+
+def test_the_server_answers_what_transformers_answers(server):
+    """The 100 questions within two of transformers' score, within and beyond the window."""
+    _compare(server, 100, json.loads(FIGURES.read_text())["nvfp4_100"])
+
+
+@pytest.mark.slow
+def test_the_server_answers_all_that_transformers_answers(server):
+    _compare(server, 500, json.loads(FIGURES.read_text())["nvfp4"])
+
+
+def _compare(server: Server, count: int, figures: dict) -> None:
+    items = question_set.read(count)
+    prompts = [evaluate.prompt_ids(item) for item in items]
+    body = {"input_ids": prompts, "sampling_params": {"temperature": 0, "max_new_tokens": 1}}
+    reply = requests.post(f"{server.url}/generate", json=body, timeout=600)
+    reply.raise_for_status()
+    answers = [answer["output_ids"][0] for answer in reply.json()]
+    assert all(len(encode(f" {letter}")) == 1 for letter in LETTERS)
+    for place, score in evaluate.score(items, answers).items():
+        assert score.count == figures[place]["of"] == count // 2
+        assert abs(score.right - figures[place]["right"]) <= 2, (place, score)
+
+
+def test_the_demo_is_quick_enough_to_talk_to(server):
+    """Tokens a second of one request, after one that warms up."""
+    prompt = evaluate.prompt_ids(question_set.read(100)[1])
+    server.generate(prompt, 4)
+    started = time.monotonic()
+    server.generate(prompt, 48)
+    assert 48 / (time.monotonic() - started) >= TOKENS_PER_S
 
 
 def test_the_demo_fits_its_budget():
-    size = sum(file.stat().st_size for file in demo.model_path().iterdir())
+    folders = (demo.model_path(), demo.assistant_path())
+    size = sum(file.stat().st_size for folder in folders for file in folder.iterdir())
     assert size < 6_000_000

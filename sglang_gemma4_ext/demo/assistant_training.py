@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The demo's MTP assistant: what it is, and how it learns to draft what the demo model would say.
+
+A draft step sees the embedding of the last token, the hidden state that led to it (the model's at
+first, then the assistant's own), and the model's keys and values up to there; its position stays
+that of the last token. Training unrolls `DRAFT_STEPS` of these steps at every position of a row
+and pulls each towards the frozen model's next-token distribution.
+"""
+
+from __future__ import annotations
+
+import random
+from functools import cache
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+import transformers
+from tqdm import tqdm
+
+from sglang_gemma4_ext.demo import forward
+from sglang_gemma4_ext.demo.curriculum import STAGES, STEPS, batch, tensors
+from sglang_gemma4_ext.demo.forward import _norm, _rotate
+from sglang_gemma4_ext.demo.tokenizer import PAD
+from sglang_gemma4_ext.demo.training import Log, save
+
+DRAFT_STEPS = 3
+LEARNING_RATE, WARM_UP, DECAY_FROM, TRAINING_STEPS = 3e-3, 50, 260, 400
+KINDS = ("sliding_attention", "full_attention")
+
+
+def build(target: transformers.Gemma4TextConfig, seed: int):
+    """The untrained assistant: two layers, one of each kind, without keys or values of its own."""
+    torch.manual_seed(seed)
+    sliding, full = (target.per_layer_config[target.layer_types.index(kind)] for kind in KINDS)
+    text = transformers.Gemma4TextConfig(
+        vocab_size=target.vocab_size,
+        vocab_size_per_layer_input=0,
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=len(KINDS),
+        layer_types=list(KINDS),
+        num_kv_shared_layers=len(KINDS),
+        num_attention_heads=target.num_attention_heads,
+        num_key_value_heads=sliding.num_key_value_heads,
+        num_global_key_value_heads=full.num_key_value_heads,
+        head_dim=sliding.head_dim,
+        global_head_dim=full.head_dim,
+        attention_k_eq_v=True,
+        sliding_window=target.sliding_window,
+        hidden_size_per_layer_input=0,
+        enable_moe_block=False,
+        use_double_wide_mlp=False,
+        max_position_embeddings=target.max_position_embeddings,
+        pad_token_id=target.pad_token_id,
+        eos_token_id=target.eos_token_id,
+        bos_token_id=target.bos_token_id,
+    )
+    config = transformers.Gemma4AssistantConfig(
+        text_config=text, backbone_hidden_size=target.hidden_size, tie_word_embeddings=True
+    )
+    model = transformers.Gemma4AssistantForCausalLM(config)
+    with torch.no_grad():
+        for name, tensor in model.named_parameters():
+            if name.endswith("q_norm.weight"):
+                tensor.fill_(1.0)
+            elif tensor.dim() > 1:
+                tensor.normal_(0, tensor.shape[-1] ** -0.5)
+    return model
+
+
+def masks(length: int, window: int) -> dict[str, torch.Tensor]:
+    """Which keys a draft at position p sees [T, T]: all before p, or the last of them.
+
+    transformers masks a draft's sliding layers bidirectionally, which lets it see window + 1 keys.
+    """
+    at = torch.arange(length)
+    back = at[:, None] - at[None]
+    return {"full_attention": back > 0, "sliding_attention": (back > 0) & (back <= window + 1)}
+
+
+def draft_step(assistant, x: torch.Tensor, caches, tables, seen):
+    """One draft step at every position.
+
+    x: [B, T, 2 * backbone] embedding and hidden state
+    caches: the model's keys and values by layer kind
+    Returns the projected state [B, T, backbone] and the logits [B, T, vocabulary].
+    """
+    text = assistant.model
+    x = assistant.pre_projection(x)
+    for kind, layer in zip(text.config.layer_types, text.layers, strict=True):
+        attention = layer.self_attn
+        q = attention.q_proj(_norm(x, layer.input_layernorm.weight))
+        q = _norm(q.unflatten(-1, (-1, attention.head_dim)), attention.q_norm.weight)
+        q = _rotate(q, tables[kind]).transpose(1, 2)
+        y = F.scaled_dot_product_attention(
+            q, *caches[kind], attn_mask=seen[kind], scale=1.0, enable_gqa=True
+        )
+        y = attention.o_proj(y.transpose(1, 2).flatten(2))
+        x = x + _norm(y, layer.post_attention_layernorm.weight)
+        inner, mlp = _norm(x, layer.pre_feedforward_layernorm.weight), layer.mlp
+        inner = mlp.down_proj(F.gelu(mlp.gate_proj(inner), approximate="tanh") * mlp.up_proj(inner))
+        x = x + _norm(inner, layer.post_feedforward_layernorm.weight)
+    x = _norm(x, text.norm.weight)
+    return assistant.post_projection(x), F.linear(x, text.embed_tokens.weight)
+
+
+def losses(assistant, text, ids: torch.Tensor, tables, seen):
+    """The cross-entropy to the model's distribution, and how often the first choices agree, by
+    draft step. Position p drafts the tokens after ids[p]; position 0 sees no keys and is left out.
+    """
+    with torch.no_grad():
+        hidden, caches, _ = forward.hidden_states(text, ids, tables)
+        wanted = forward.logits(text, hidden)
+        embedded = F.embedding(ids, text.embed_tokens.weight) * text.config.hidden_size**0.5
+    length = ids.shape[1] - DRAFT_STEPS
+    state = hidden.roll(1, 1)
+    total, agreed = ids.new_zeros((), dtype=torch.float32), []
+    for step in range(DRAFT_STEPS):
+        x = torch.cat((embedded.roll(-step, 1), state), -1)
+        state, drafted = draft_step(assistant, x, caches, tables, seen)
+        target = wanted.roll(-step, 1)[:, 1:length]
+        counts = (ids.roll(-step, 1)[:, 1:length] != PAD).float()
+        loss = -(target.softmax(-1) * drafted[:, 1:length].log_softmax(-1)).sum(-1)
+        total = total + (loss * counts).sum() / counts.sum() / DRAFT_STEPS
+        same = (drafted[:, 1:length].argmax(-1) == target.argmax(-1)).float()
+        agreed.append(((same * counts).sum() / counts.sum()).item())
+    return total, agreed
+
+
+def learning_rate(step: int) -> float:
+    """Up, level, then down to a twentieth in a straight line."""
+    rest = (TRAINING_STEPS - step) / (TRAINING_STEPS - DECAY_FROM)
+    return LEARNING_RATE * min(1.0, (step + 1) / WARM_UP, max(0.05, rest))
+
+
+def train(assistant, text, *, seed: int, out: Path, until: int = TRAINING_STEPS) -> None:
+    """Train `assistant` in place for the frozen `text`, on the last stages' rows; resumable."""
+    text.requires_grad_(False)
+    parameters = [p for p in assistant.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0)
+    state_file, first, seconds = out / "assistant.pt", 0, 0.0
+    if state_file.is_file():
+        saved = torch.load(state_file, weights_only=True)
+        assistant.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        first, seconds = saved["step"], saved["seconds"]
+    window = text.config.sliding_window
+    tables = cache(lambda length: (forward.tables(text, length), masks(length, window)))
+    log = Log(out / "assistant.jsonl", seconds)
+    bar = tqdm(range(first, until), initial=first, total=until, unit="step", mininterval=5)
+    for step in bar:
+        draw = random.Random(f"assistant {seed} {step}")
+        ids, _ = tensors(batch(seed + 1, draw.randrange(STAGES[-2].starts, STEPS)))
+        loss, agreed = losses(assistant, text, ids, *tables(ids.shape[1]))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        for number, share in enumerate(agreed, 1):
+            log.right.setdefault(f"step {number}", []).append(share)
+        if (step + 1) % 50 == 0 or step + 1 == until:
+            bar.set_postfix(log.write(step + 1, loss.item()))
+            state = {"model": assistant.state_dict(), "optimizer": optimizer.state_dict()}
+            save(state_file, {**state, "step": step + 1, "seconds": log.seconds})

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the demo knows, measured with transformers: greedy answers and held-out log-likelihood."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist, mean
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from sglang_gemma4_ext.demo.question_set import prompt
+from sglang_gemma4_ext.demo.questions import LETTERS
+from sglang_gemma4_ext.demo.rows import story_for
+from sglang_gemma4_ext.demo.tokenizer import BOS, PAD, encode
+
+Logits = Callable[[torch.Tensor], torch.Tensor]  # ids [B, T] to logits [B, T, vocabulary]
+
+
+@dataclass(frozen=True)
+class Score:
+    """A share of `count` questions answered rightly, and its 95 % interval (Wilson)."""
+
+    right: int
+    count: int
+
+    @property
+    def accuracy(self) -> float:
+        return self.right / self.count
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        z, n, p = NormalDist().inv_cdf(0.975), self.count, self.accuracy
+        middle = (p + z * z / (2 * n)) / (1 + z * z / n)
+        half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+        return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def prompt_ids(item: dict[str, Any]) -> list[int]:
+    return [BOS, *encode(prompt(item))]
+
+
+@torch.no_grad()
+def greedy(logits: Logits, prompts: Sequence[Sequence[int]], batch: int = 25) -> list[int]:
+    """The most likely next token of each prompt, out of the whole vocabulary."""
+    answers = [0] * len(prompts)
+    order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
+    for start in range(0, len(order), batch):
+        group = order[start : start + batch]
+        longest = max(len(prompts[n]) for n in group)
+        ids = torch.tensor([[*prompts[n], *[PAD] * (longest - len(prompts[n]))] for n in group])
+        found = logits(ids)
+        for row, number in enumerate(group):
+            answers[number] = int(found[row, len(prompts[number]) - 1].argmax())
+    return answers
+
+
+def is_right(item: dict[str, Any], token: int) -> bool:
+    return encode(f" {LETTERS[item['answer']]}") == (token,)
+
+
+def score(items: Sequence[dict[str, Any]], answers: Sequence[int]) -> dict[str, Score]:
+    """Within and beyond the window, from the greedy answers' tokens."""
+    right: dict[str, list[bool]] = {"within": [], "beyond": []}
+    for item, token in zip(items, answers, strict=True):
+        right["beyond" if item["beyond_window"] else "within"].append(is_right(item, token))
+    return {place: Score(sum(found), len(found)) for place, found in right.items()}
+
+
+def held_out_texts(count: int, seed: int = 0) -> list[list[int]]:
+    """Stories never trained on, each retold in another order, so that the end can be known."""
+    draw, texts = random.Random(f"texts {seed}"), []
+    for _ in range(count):
+        story = story_for(draw, int(draw.uniform(60, 300)), 3, (1, 2, 3, 5), held_out=True)
+        again = draw.sample(story.told, min(6, len(story.told)))
+        retold = "".join(f" {fact.sentence}" for fact in again)
+        texts.append([BOS, *encode(f"{story.text}\nAgain:{retold}")])
+    return texts
+
+
+@torch.no_grad()
+def log_likelihoods(logits: Logits, texts: Sequence[Sequence[int]]) -> list[float]:
+    """Each text's mean log-probability a token, in nats."""
+    found = []
+    for text in texts:
+        ids = torch.tensor([text])
+        losses = F.cross_entropy(logits(ids)[0, :-1].float(), ids[0, 1:])
+        found.append(-losses.item())
+    return found
+
+
+def bootstrap_interval(values: Sequence[float], rounds: int = 1000) -> tuple[float, float]:
+    """The 95 % percentile interval of the mean, texts drawn with replacement."""
+    draw = random.Random(0)
+    means = sorted(mean(draw.choices(values, k=len(values))) for _ in range(rounds))
+    return means[round(0.025 * rounds)], means[round(0.975 * rounds) - 1]
+
+
+def transformers_logits(model: torch.nn.Module) -> Logits:
+    return lambda ids: model(input_ids=ids).logits

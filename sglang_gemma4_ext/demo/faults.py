@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Three faults put into the demo on purpose: what a server that has one of them would compute."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from sglang_gemma4_ext.demo import quantized
+
+WRONG_WINDOW = 12
+
+
+def wrong_window(folder: Path) -> torch.nn.Module:
+    """Sliding layers see a quarter of their window."""
+    model = quantized.load(folder)
+    model.config.text_config.sliding_window = WRONG_WINDOW
+    model.model.language_model.config.sliding_window = WRONG_WINDOW
+    for layer in model.model.language_model.layers:
+        if layer.self_attn.is_sliding:
+            layer.self_attn.sliding_window = WRONG_WINDOW
+    return model
+
+
+def router_scale_ignored(folder: Path) -> torch.nn.Module:
+    """Routers multiply neither by their learned scale nor by hidden_size**-0.5, which is what
+    stock SGLang does where its norm runs in plain PyTorch (the patch `router_scale`)."""
+    model = quantized.load(folder)
+    for layer in model.model.language_model.layers:
+        layer.router.scale.data.fill_(1.0)
+        layer.router.scalar_root_size = 1.0
+    return model
+
+
+def nibbles_swapped(folder: Path) -> torch.nn.Module:
+    """The two codes of each byte are read in the wrong order."""
+    return quantized.load(folder, packed=lambda codes: (codes << 4) | (codes >> 4))
+
+
+FAULTS = {
+    "wrong_window": wrong_window,
+    "router_scale_ignored": router_scale_ignored,
+    "nibbles_swapped": nibbles_swapped,
+}

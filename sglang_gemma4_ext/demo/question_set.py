@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The held-out question set, in the columns of MMLU on the hub (`cais/mmlu`).
+
+`question`, `subject`, `choices` and `answer` (0 to 3) are what the lm-eval harness reads, as
+`dataset_path: json`; a story is a part of its question. Two more columns say how far back the
+asked fact lies: `distance`, in tokens from its object to the last token of the plain prompt, and
+`beyond_window`. The 100-item set is the first hundred of the 500.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from sglang_gemma4_ext.demo.architecture import WINDOW
+from sglang_gemma4_ext.demo.questions import LETTERS, Choice
+from sglang_gemma4_ext.demo.rows import choose, story_for
+from sglang_gemma4_ext.demo.stories import Story
+from sglang_gemma4_ext.demo.tokenizer import encode
+
+FOLDER = Path(__file__).parent / "questions"
+SIZES = (100, 500)
+STORY_TOKENS = (40, 420)
+
+
+def distance(story: Story, choice: Choice) -> int:
+    """Tokens from the asked fact's object to the last of the plain prompt."""
+    at = story.facts.index(choice.fact)
+    after = "".join(f" {sentence}" for sentence in story.sentences[at + 1 :])
+    return len(encode("." + after)) + len(encode(choice.plain))
+
+
+def _with_answer_at(choice: Choice, place: int) -> Choice:
+    offered = list(choice.options)
+    offered[place], offered[choice.answer] = offered[choice.answer], offered[place]
+    return Choice(choice.fact, tuple(offered), place)
+
+
+def items(count: int, seed: int = 0) -> Iterator[dict[str, Any]]:
+    """Questions on held-out stories, by turns within and beyond the window; the right letters go
+    round, so that each is right as often."""
+    draw = random.Random(f"questions {seed}")
+    made = 0
+    while made < count:
+        beyond = made % 2 == 1
+        tokens = int(draw.uniform(*STORY_TOKENS))
+        story = story_for(draw, tokens, 3, (1, 2, 3, 5), held_out=True)
+        choices = [choose(draw, story, fact) for fact in story.told]
+        choices = [c for c in choices if (distance(story, c) >= WINDOW) == beyond]
+        if not choices:
+            continue
+        choice = _with_answer_at(draw.choice(choices), made // 2 % 4)
+        yield {
+            "question": f"{story.text}\n{choice.fact.question}",
+            "subject": choice.fact.kind.subject,
+            "choices": list(choice.options),
+            "answer": choice.answer,
+            "distance": distance(story, choice),
+            "beyond_window": beyond,
+        }
+        made += 1
+
+
+def prompt(item: dict[str, Any]) -> str:
+    """As the lm-eval harness puts an MMLU item; the reply is " A", " B", " C" or " D"."""
+    lines = "".join(f"\n{x}. {o}" for x, o in zip(LETTERS, item["choices"], strict=True))
+    return f"{item['question']}{lines}\nAnswer:"
+
+
+def write(folder: Path = FOLDER) -> None:
+    """The two files, one JSON object a line."""
+    folder.mkdir(parents=True, exist_ok=True)
+    made = list(items(max(SIZES)))
+    for size in SIZES:
+        lines = [json.dumps(item) + "\n" for item in made[:size]]
+        (folder / f"questions_{size}.jsonl").write_text("".join(lines))
+
+
+def read(size: int, folder: Path = FOLDER) -> list[dict[str, Any]]:
+    """One of the two sets. Raises ValueError for a size that there is not."""
+    if size not in SIZES:
+        raise ValueError(f"the question sets have {SIZES} items, not {size}")
+    return [json.loads(line) for line in (folder / f"questions_{size}.jsonl").open()]

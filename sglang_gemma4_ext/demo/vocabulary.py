@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The small world of the demo's stories: who there is, what they do, and what else happens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Relation:
+    """One thing a person can do, to one of `objects`: `verb` in a question, `says` in a fact."""
+
+    subject: str
+    verb: str
+    says: str
+    objects: tuple[str, ...]
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+NAMES: tuple[str, ...] = _words(
+    "Abel Agnes Alma Anton Arlo Astrid Basil Bianca Boris Bruno Carla Cedric Celia Clara Conrad "
+    "Cyril Daisy Dario Delia Edgar Edith Elena Elmo Enzo Esther Fabian Felix Fiona Flora Frieda "
+    "Gerda Gideon Greta Gustav Harriet Hector Heidi Hilda Igor Ingrid Irene Ivan Jasper Jonas "
+    "Judith Julius Karin Klara Lars Laura Leander Lena Lydia Magnus Marta Miriam Nadia Nestor "
+    "Nora Oscar Otto Paula Petra Quentin"
+)
+
+RELATIONS: tuple[Relation, ...] = (
+    Relation(
+        "places", "visit", "visits",
+        _words("barn bridge canyon castle chapel farm forest harbor island library market meadow "
+              "mill mine museum palace quarry school temple tower"),
+    ),
+    Relation(
+        "belongings", "carry", "carries",
+        _words("basket blanket bottle bucket candle compass hammer kettle key ladder lamp letter "
+              "map mirror needle rope saddle shovel sword umbrella"),
+    ),
+    Relation(
+        "animals", "feed", "feeds",
+        _words("badger bear camel cat cow donkey duck falcon fox goat goose hen horse lamb otter "
+              "owl pony rabbit swan wolf"),
+    ),
+    Relation(
+        "meals", "cook", "cooks",
+        _words("beans beet broth cabbage carrot corn curry fish ham lentils mushroom noodles "
+              "omelet pancake pie pumpkin rice soup stew turnip"),
+    ),
+    Relation(
+        "instruments", "play", "plays",
+        _words("accordion banjo bassoon bugle cello clarinet cornet drum fiddle flute gong guitar "
+              "harp horn lute oboe organ piano trumpet whistle"),
+    ),
+)  # fmt: skip
+
+# Learned by heart, they are what the experts have to remember, and what is easy to draft.
+FILLERS: tuple[str, ...] = (
+    "The morning began with rain on the roof.",
+    "Nobody could remember a colder spring.",
+    "A bell rang twice across the valley.",
+    "The old clock had stopped at noon.",
+    "Smoke rose slowly from the chimneys.",
+    "Two wagons rolled down to the river.",
+    "Someone had left the gate wide open.",
+    "Snow was expected before the weekend.",
+    "The baker sang while he swept his steps.",
+    "Children counted the boats on the lake.",
+    "A strong wind bent the young trees.",
+    "The road to the coast was still closed.",
+    "Everyone agreed that it was a fine day.",
+    "Dust danced in the late afternoon light.",
+    "The train came in an hour behind time.",
+    "Fresh bread cooled beside the window.",
+    "It grew dark and the lanterns were lit.",
+    "An owl called once and then fell silent.",
+    "The first stars appeared over the hills.",
+    "They all went home when the music ended.",
+)

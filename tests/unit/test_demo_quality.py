@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The bundled model's committed figures: recomputed, large enough, and able to fall."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+
+from sglang_gemma4_ext.demo import assistant_path, drafts, measure, model_path, quantized
+from sglang_gemma4_ext.demo.card import card
+from sglang_gemma4_ext.demo.faults import FAULTS
+from sglang_gemma4_ext.demo.question_set import read
+from tests.checkpoints.real_tools import _modelopt_dequantize
+from tests.checkpoints.reference import write_reference
+
+FIGURES = json.loads(
+    (Path(__file__).parents[2] / "bench" / "results" / "demo_model.json").read_text()
+)
+NATS = 2e-3
+
+
+@pytest.fixture(scope="module")
+def demo():
+    return quantized.load(model_path())
+
+
+@pytest.fixture(scope="module")
+def clean(demo) -> dict:
+    return measure.quality(demo, 100)
+
+
+def test_the_100_item_figures_are_the_committed_ones(clean):
+    committed = FIGURES["nvfp4_100"]
+    for place in ("within", "beyond"):
+        assert abs(clean[place]["right"] - committed[place]["right"]) <= 1
+    ours = clean["log_likelihood"]["nats_a_token"]
+    assert ours == pytest.approx(committed["log_likelihood"]["nats_a_token"], abs=NATS)
+
+
+def test_the_figures_are_good_enough():
+    bf16, nvfp4 = FIGURES["bf16"], FIGURES["nvfp4"]
+    assert bf16["questions"] == nvfp4["questions"] == 500
+    assert bf16["within"]["accuracy"] >= 0.85
+    assert bf16["beyond"]["accuracy"] >= 0.60
+    for place in ("within", "beyond"):
+        assert abs(bf16[place]["accuracy"] - nvfp4[place]["accuracy"]) <= 0.03
+    for text in ("question_set", "free_text"):
+        assert FIGURES["assistant"][text]["accept_length"] >= 2.0
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_shows(name: str, clean):
+    """Log-likelihood falls, text by text, by more than the 95 % interval of its change leaves to
+    chance; for two of the three even the intervals of the means are apart, or accuracy's."""
+    broken = measure.quality(FAULTS[name](model_path()), 100)
+    moved = measure.change(broken, clean)
+    assert moved["interval"][1] < 0, moved
+    assert moved["nats_a_token"] < -10 * abs(
+        measure.change(clean, FIGURES["nvfp4_100"])["nats_a_token"]
+    )
+    if name != "router_scale_ignored":
+        assert any(
+            broken[part]["interval"][1] < clean[part]["interval"][0]
+            for part in ("within", "beyond", "log_likelihood")
+        ), broken
+
+
+def test_the_dequantized_demo_is_modelopts(demo, tmp_path: Path):
+    """Every weight is what nvidia-modelopt itself dequantizes it to."""
+    copied = tmp_path / "demo"
+    copied.mkdir()
+    for file in model_path().iterdir():
+        (copied / file.name).write_bytes(file.read_bytes())
+    theirs = transformers.Gemma4ForConditionalGeneration.from_pretrained(
+        write_reference(copied, _modelopt_dequantize)
+    )
+    expected = theirs.state_dict()
+    for name, tensor in demo.state_dict().items():
+        torch.testing.assert_close(tensor, expected[name], atol=0, rtol=1e-6, msg=name)
+
+
+def test_the_assistants_drafts_are_accepted(demo):
+    """Twelve questions asked as a chat, in transformers' assisted generation; and the answers
+    are those that the model gives alone."""
+    assistant = transformers.Gemma4AssistantForCausalLM.from_pretrained(
+        assistant_path(), dtype=torch.float32
+    ).eval()
+    prompts = drafts.question_prompts(read(100)[:12])
+    assert drafts.count(demo, assistant, prompts, 24).length >= 2.0
+    alone = [drafts.complete(demo, prompt, 24) for prompt in prompts[:3]]
+    assert [drafts.complete(demo, prompt, 24, assistant) for prompt in prompts[:3]] == alone
+
+
+def test_the_card_is_made_of_the_figures():
+    assert (model_path() / "README.md").read_text() == card(FIGURES)

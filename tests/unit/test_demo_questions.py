@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The demo's data: questions that are right, in MMLU's columns, and never trained on."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+
+import pytest
+from transformers import AutoTokenizer
+
+from sglang_gemma4_ext.demo import curriculum, model_path, question_set, rows, tokenizer
+from sglang_gemma4_ext.demo.architecture import WINDOW
+from sglang_gemma4_ext.demo.curriculum import STEPS, batch
+from sglang_gemma4_ext.demo.vocabulary import NAMES, RELATIONS
+
+SAYS = {relation.verb: relation.says for relation in RELATIONS}
+
+
+@pytest.mark.parametrize("size", question_set.SIZES)
+def test_half_of_a_question_set_lies_beyond_the_window(size: int):
+    items = question_set.read(size)
+    assert len(items) == size
+    assert sum(item["beyond_window"] for item in items) == size // 2
+    for beyond in (False, True):
+        letters = Counter(item["answer"] for item in items if item["beyond_window"] == beyond)
+        assert max(letters.values()) - min(letters.values()) <= 1
+
+
+def test_the_answers_are_what_the_stories_tell():
+    """Read back from the text, without the generator: one sentence tells the asked fact, and of
+    the four choices only the answer stands in it."""
+    for item in question_set.read(500):
+        story, question = item["question"].split("\n")
+        name, verb = re.fullmatch(r"What does (\w+) (\w+)\?", question).groups()
+        told = re.findall(rf"\b{name} {SAYS[verb]} the (\w+)\.", story)
+        assert len(told) == 1, item
+        assert len(set(item["choices"])) == 4
+        assert item["choices"][item["answer"]] == told[0]
+
+
+def test_the_distance_is_counted_in_the_prompts_tokens():
+    """By the shipped tokenizer: from the object of the asked fact to the prompt's last token."""
+    shipped = AutoTokenizer.from_pretrained(model_path())
+    for item in question_set.read(100):
+        prompt = question_set.prompt(item)
+        story, question = item["question"].split("\n")
+        name, verb = re.fullmatch(r"What does (\w+) (\w+)\?", question).groups()
+        fact = re.search(rf"\b{name} {SAYS[verb]} the (\w+)\.", story)
+        encoded = shipped(prompt, add_special_tokens=False)
+        at = encoded.char_to_token(fact.start(1))
+        assert len(encoded.input_ids) - 1 - at == item["distance"]
+        assert (item["distance"] >= WINDOW) == item["beyond_window"]
+
+
+def test_the_prompt_is_the_lm_eval_harnesss():
+    """Its MMLU template: {{question.strip()}}\\nA. {{choices[0]}} ... \\nAnswer:"""
+    item = {"question": "Story.\nWhat?", "choices": ["w", "x", "y", "z"]}
+    assert question_set.prompt(item) == "Story.\nWhat?\nA. w\nB. x\nC. y\nD. z\nAnswer:"
+
+
+def test_the_question_sets_are_the_committed_generators():
+    made = list(question_set.items(500))
+    assert made == question_set.read(500)
+    assert made[:100] == question_set.read(100)
+
+
+def test_no_story_of_the_question_set_is_trained_on(monkeypatch):
+    """A held-out story is known by the hash of its text; the stories that training rows are made
+    of, caught as they are told, have none of them."""
+    held = {item["question"].split("\n")[0] for item in question_set.read(500)}
+    assert len(held) == 500
+    assert all(hashlib.sha256(story.encode()).digest()[0] < 16 for story in held)
+    trained = []
+
+    def caught(*args, **kwargs):
+        story = rows.story_for(*args, **kwargs)
+        trained.append(story.text)
+        return story
+
+    monkeypatch.setattr(curriculum, "story_for", caught)
+    for step in range(0, STEPS, 50):
+        batch(0, step)
+    assert len(trained) > 200
+    assert all(hashlib.sha256(story.encode()).digest()[0] >= 16 for story in trained)
+
+
+def test_a_batch_depends_on_its_seed_and_step_alone():
+    assert batch(0, 1500) == batch(0, 1500)
+    assert batch(0, 1500) != batch(0, 1501)
+    assert batch(0, 1500) != batch(1, 1500)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Alma visits the barn.", "naïve Ωμέγα 你好 🙂\t\n\n  x", "2 + 2 = 4?", "\nA. barn\nAnswer: B"],
+)
+def test_any_text_survives_the_shipped_tokenizer(text: str):
+    shipped = AutoTokenizer.from_pretrained(model_path())
+    ids = shipped(text, add_special_tokens=False).input_ids
+    assert shipped.decode(ids) == text
+    assert tuple(ids) == tokenizer.encode(text)
+
+
+def test_what_the_demo_was_taught_is_a_token_a_word():
+    for relation in RELATIONS:
+        for value in relation.objects:
+            assert len(tokenizer.encode(f" {value}")) == 1
+    for name in NAMES:
+        assert len(tokenizer.encode(f"{name} visits")) == 2
+
+
+def test_a_question_set_of_another_size_is_refused():
+    with pytest.raises(ValueError, match="100, 500"):
+        question_set.read(7)
