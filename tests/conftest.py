@@ -16,6 +16,10 @@ import pytest
 hypothesis.settings.register_profile("default", deadline=None)
 hypothesis.settings.load_profile("default")
 
+# A model of an invented name is looked up on the hub, with retries, unless this is set before
+# huggingface_hub is imported.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep the tests of one running server in one worker of pytest-xdist (--dist loadgroup)."""
