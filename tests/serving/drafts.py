@@ -40,7 +40,8 @@ class DraftReference:
     def worst(self, folder: Path) -> float:
         """max |logits - transformers'| over all recorded draft forwards, infinite if none.
 
-        Also of the hidden state that the first one of each draft starts from.
+        Also of the hidden state that the first one of each draft starts from, relative to its
+        largest component.
         """
         differences = [
             self._difference(record, row, step_zero=record["step"] == 0)
@@ -55,7 +56,8 @@ class DraftReference:
         known, cached = record["known"][request], record["cached"][request]
         ids, prev_hidden = record["ids"][row], record["prev_hidden"][row]
         hidden, keys_values = self._run(known)
-        off = (hidden[cached - 1] - prev_hidden).abs().max().item() if step_zero else 0.0
+        expected = hidden[cached - 1]
+        off = ((expected - prev_hidden).abs().max() / expected.abs().max()).item()
         embedded = self.target.get_input_embeddings()(ids[None, None])
         logits = self.assistant(
             inputs_embeds=torch.cat([embedded, prev_hidden[None, None]], -1),
@@ -63,7 +65,8 @@ class DraftReference:
             position_ids=torch.tensor([[cached]]),
             shared_kv_states=_seen(keys_values, cached),
         ).logits[0, 0]
-        return max(off, (logits - record["logits"][row]).abs().max().item())
+        # Later steps start from the assistant's own hidden state, which this does not follow.
+        return max(off if step_zero else 0.0, (logits - record["logits"][row]).abs().max().item())
 
     def _run(self, known: list[int]) -> tuple[torch.Tensor, dict[str, tuple[torch.Tensor, ...]]]:
         """(the target's last hidden states [tokens, H], its keys and values by layer type)."""
