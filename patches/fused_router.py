@@ -65,7 +65,7 @@ class Routing:
             self.router.proj.weight.data,
             self.moe.per_expert_scale.data,
             self.moe.topk.topk_config.top_k,
-            self.router.norm.variance_epsilon,
+            self.router.norm.eps,
             self.router.arrivals,
         )
         _say_once(self.max_tokens)
@@ -175,6 +175,7 @@ PATCH = Patch(
     relies_on=(
         Source(f"{MODEL}.Gemma4Router.__init__", "13bf946c5352"),
         Source(f"{MODEL}.Gemma4Router.fuse_scale", "f7ae349286c2"),
+        Source("sglang.srt.layers.layernorm.Gemma4RMSNorm.__init__", "8cf0d6b2d12d"),
         Source(f"{MODEL}.Gemma4MoE.__init__", "a838410016cc"),
         Source(f"{MODEL}.Gemma4MoE.forward", "8edd4b19cc4e"),
         Source(f"{MODEL}.Gemma4DecoderLayer._next_stream", "67f3446b2642"),
