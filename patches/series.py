@@ -49,7 +49,6 @@ PATCHES: tuple[Patch, ...] = (
     draft_defaults.PATCH,
     kv_bounds_check.PATCH,
     extend_attention_tiles.PATCH,
-    router_scale.PATCH,
     fused_router.PATCH,
     jit_bit_cast.PATCH,
     unified_kv_scales.PATCH,
