@@ -59,7 +59,7 @@ def test_the_launcher_passes_it_on(monkeypatch, capsys, checkpoint):
     monkeypatch.setattr(launch_server, "_runs_on_cpu", lambda line: False)
     monkeypatch.setattr(launch_server, "gpu_memory_bytes", lambda: 24 * GIB)
     monkeypatch.setattr(launch_server, "_serve", lambda argv: served.append(argv) or 0)
-    monkeypatch.setattr("sglang_gemma4_ext.settings.Settings.export", lambda self: None)
+    monkeypatch.setattr("sglang_gemma4_ext.settings.Settings.export", lambda self, **options: None)
     argv = ["--model-path", str(checkpoint("dense")), "--gemma4-low-memory"]
     assert launch_server.main(argv) == 0
     assert "--mem-fraction-static" in served[0]
