@@ -43,8 +43,6 @@ from sglang_gemma4_ext.kernels.nvfp4_dispatch import CAPABILITIES, FOLDER, Confi
 
 RESULT = Path(__file__).resolve().parents[1] / "results" / "nvfp4_compiled.csv"
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
-# Bytes of shared memory that one block may have, by compute capability.
-SHARED_LIMIT = {80: 163 * 1024, 86: 99 * 1024, 89: 99 * 1024, 90: 227 * 1024}
 TOKENS = (1, 2, 4, 8, 16, 32, 64, 256, 1024, 4096)
 _POINTERS = {
     "x_ptr": "half",

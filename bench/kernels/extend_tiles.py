@@ -23,6 +23,8 @@ import torch
 import triton
 
 from bench.kernels.conditions import capability, conditions
+from bench.kernels.cross_compile import compile_all
+from bench.kernels.extend_job import job
 from bench.kernels.timing import measure
 from sglang_gemma4_ext.kernels.extend_tiles import TABLE, Tile, read
 from sglang_gemma4_ext.patches import extend_attention_tiles as patch
@@ -148,9 +150,6 @@ def write_table(tiles: list[Tile], measured: str, shared_bytes: dict[Tile, int])
 
 def compiled_bytes(tiles: list[Tile]) -> dict[Tile, int]:
     """Shared memory of each tile as compiled for this GPU, without window or mask: the most."""
-    from tests.kernels.compiled import compile_all
-    from tests.kernels.test_extend_tiles_compiled import job
-
     number = int(capability().removeprefix("sm_"))
     built = compile_all(job(number, tile) for tile in tiles)
     return {tile: code.shared_bytes for tile, code in zip(tiles, built, strict=True)}

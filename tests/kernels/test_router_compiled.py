@@ -7,8 +7,8 @@ import itertools
 
 import pytest
 
+from bench.kernels.cross_compile import CAPABILITIES, Compiled, Job, compile_all
 from sglang_gemma4_ext.kernels import router_one_launch
-from tests.kernels.compiled import CAPABILITIES, Compiled, Job, compile_all
 
 CHOICE = {"E": 128, "K": 8, "BLOCK_E": 128, "BLOCK_K": 8}
 DTYPES = ("bf16", "fp16", "fp32")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Triton kernels compiled for GPUs that are not here, and what their machine code holds.
 
-Triton needs no GPU to compile and ships ptxas and cuobjdump. The tests' process has Triton's
-interpreter in the place of its compiler, so `compile_all` runs this module in a process of its own.
+Triton needs no GPU to compile and ships ptxas and cuobjdump. A process that has Triton's
+interpreter has no compiler, so `compile_all` runs this module in a process of its own.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def compile_all(jobs: Iterable[Job]) -> list[Compiled]:
     """Compile every job, in order, by the compiler and not the interpreter."""
     env = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     done = subprocess.run(
-        [sys.executable, "-m", "tests.kernels.compiled"],
+        [sys.executable, "-m", "bench.kernels.cross_compile"],
         input=json.dumps([asdict(job) for job in jobs]),
         stdout=subprocess.PIPE,
         text=True,
