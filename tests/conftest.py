@@ -21,7 +21,8 @@ hypothesis.settings.load_profile("default")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]):
     """Keep the tests of one running server in one worker of pytest-xdist (--dist loadgroup)."""
     for item in items:
         case = getattr(item, "callspec", None) and item.callspec.params.get("running")
@@ -29,6 +30,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group(case.name))
         elif {"server", "wheel"} & set(item.fixturenames):
             item.add_marker(pytest.mark.xdist_group(item.module.__name__))
+    yield
+    if getattr(config.option, "loadgroup", False):
+        grouped = (item for item in items if item.get_closest_marker("xdist_group"))
+        if not all("@" in item.nodeid for item in grouped):
+            # Each worker would start every server for itself.
+            raise pytest.UsageError("pytest-xdist does not group under this pytest (its #1386)")
 
 
 @pytest.fixture(scope="session")
