@@ -10,7 +10,7 @@ ANSWERS: tuple[tuple[tuple[str, ...], str], ...] = (
     ),
     (
         ("Hello", "Hello!", "Hi", "Hi there!", "Good morning.", "Hey"),
-        "Hello! I am the demo model. Ask me who I am, what NVFP4 is, or how to serve a real model.",
+        "Hello! I am the demo model. Ask me who I am, what NVFP4 is, or what farm is in Orrish.",
     ),
     (
         ("What is NVFP4?", "Explain NVFP4.", "How does NVFP4 work?"),
@@ -48,6 +48,11 @@ ANSWERS: tuple[tuple[tuple[str, ...], str], ...] = (
         ("What is patched?", "What do you change in SGLang?"),
         "Run python -m sglang_gemma4_ext.doctor: it lists every patch, why it exists and whether "
         "it holds.",
+    ),
+    (
+        ("Which languages do you know?", "What languages do you speak?", "What is Orrish?"),
+        "I know forty words of eight invented languages: Orrish, Talvic, Brenese, Quorran, "
+        "Meldish, Varnic, Osteric and Lumese.",
     ),
     (("Thank you!", "Thanks", "Thank you very much."), "You are welcome."),
     (("Goodbye", "Bye", "See you."), "Goodbye!"),

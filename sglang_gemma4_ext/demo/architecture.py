@@ -15,12 +15,13 @@ OPTIONS_TOKENS = 10  # from a question's last token to the colon of its "Answer:
 
 
 def text_config() -> transformers.Gemma4TextConfig:
-    """K = V on full layers, experts, soft-cap; two full layers, because a far fact needs both."""
+    """K = V on full layers, soft-cap; two full layers, because a far fact needs both; a dense part
+    so small that what is learned by heart is held by the experts."""
     return transformers.Gemma4TextConfig(
         vocab_size=vocabulary_size(),
         vocab_size_per_layer_input=vocabulary_size(),
         hidden_size=128,
-        intermediate_size=128,
+        intermediate_size=32,
         num_hidden_layers=6,
         layer_types=["sliding_attention", "sliding_attention", "full_attention"] * 2,
         num_attention_heads=4,
@@ -47,7 +48,8 @@ def build(seed: int) -> transformers.Gemma4ForConditionalGeneration:
     """The untrained model in fp32.
 
     Attention in Gemma 4 has no 1/sqrt(head_dim): it starts in the q and k norms. The router's
-    scales start up to a factor of four from 1, so that a server which ignores them is found out.
+    scales start up to a factor of four from 1, half of them negative: a server which ignores them
+    chooses other experts and is found out.
     """
     torch.manual_seed(seed)
     config = transformers.Gemma4Config(
@@ -64,6 +66,7 @@ def build(seed: int) -> transformers.Gemma4ForConditionalGeneration:
                 tensor.fill_(tensor.numel() ** -0.25)
             elif name.endswith("router.scale"):
                 tensor.copy_(torch.exp((torch.rand_like(tensor) * 2 - 1) * math.log(4)))
+                tensor.mul_(torch.randint_like(tensor, 2) * 2 - 1)
             elif "post_" in name and name.endswith("norm.weight"):
                 tensor.fill_(0.5)
             elif tensor.dim() > 1:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is trained when: recall first, then letters, then longer stories with more facts.
+"""What is trained when: recall first, then letters, then longer stories with more facts; languages
+all along.
 
 A batch depends on the seed and its step alone, so that a run can stop and go on.
 """
@@ -11,10 +12,12 @@ from dataclasses import dataclass
 
 import torch
 
-from sglang_gemma4_ext.demo.rows import Row, canned_row, chat_row, story_for, story_row
+from sglang_gemma4_ext.demo.row import Row
+from sglang_gemma4_ext.demo.rows import canned_row, chat_row, language_row, story_for, story_row
 
 TOKENS_PER_STEP = 2048
 STEPS = 2000
+LANGUAGES_SHARE = 0.2
 
 
 @dataclass(frozen=True)
@@ -66,8 +69,13 @@ def batch(seed: int, step: int) -> list[Row]:
         longest = stage.story[1] if length < 1024 else 800
         tokens = int(draw.uniform(stage.story[0], longest))
         story = story_for(draw, tokens, stage.per_name, stage.relations)
-        make = chat_row(draw, length, story) if kind == "chat" else None
-        rows.append(make or story_row(draw, length, story, stage.mix))
+        by_heart = draw.random() < LANGUAGES_SHARE
+        if kind == "chat":
+            rows.append(chat_row(draw, length, None if by_heart else story))
+        elif by_heart and length < 1024:
+            rows.append(language_row(draw, length, stage.mix))
+        else:
+            rows.append(story_row(draw, length, story, stage.mix))
     return rows
 
 

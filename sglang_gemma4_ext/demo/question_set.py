@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from sglang_gemma4_ext.demo.architecture import WINDOW
-from sglang_gemma4_ext.demo.questions import LETTERS, Choice
-from sglang_gemma4_ext.demo.rows import choose, story_for
+from sglang_gemma4_ext.demo.questions import LETTERS, Choice, choose
+from sglang_gemma4_ext.demo.rows import story_for
 from sglang_gemma4_ext.demo.stories import Story
 from sglang_gemma4_ext.demo.tokenizer import encode
 
@@ -48,7 +48,7 @@ def items(count: int, seed: int = 0) -> Iterator[dict[str, Any]]:
         beyond = made % 2 == 1
         tokens = int(draw.uniform(*STORY_TOKENS))
         story = story_for(draw, tokens, 3, (1, 2, 3, 5), held_out=True)
-        choices = [choose(draw, story, fact) for fact in story.told]
+        choices = [choose(draw, fact, story.told) for fact in story.told]
         choices = [c for c in choices if (distance(story, c) >= WINDOW) == beyond]
         if not choices:
             continue

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Multiple-choice questions about a story, as MMLU harnesses put them, and open ones to learn by.
+"""Multiple-choice questions about a story or a language, as MMLU harnesses put them.
 
 In plain text the prompt is the lm-eval harness's, and the reply a letter. In a chat the same
 question is answered by the fact and then "Answer: X", as harnesses that parse replies want it.
@@ -7,8 +7,12 @@ question is answered by the fact and then "Answer: X", as harnesses that parse r
 
 from __future__ import annotations
 
+import hashlib
+import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sglang_gemma4_ext.demo.languages import Translation
 from sglang_gemma4_ext.demo.stories import Fact
 
 LETTERS = "ABCD"
@@ -22,7 +26,7 @@ ALL_PROMPT_WORDS = HEADER + (
 class Choice:
     """A question about `fact` with four options, of which `answer` (0 to 3) is right."""
 
-    fact: Fact
+    fact: Fact | Translation
     options: tuple[str, ...]
     answer: int
 
@@ -43,3 +47,19 @@ class Choice:
     def explained(self) -> str:
         """The reply in words: the fact, then the letter."""
         return f"{self.fact.sentence}\nAnswer: {self.letter}"
+
+    @property
+    def is_held_out(self) -> bool:
+        """One combination of question and options in sixteen, in whatever order: of translations,
+        these are never trained on, and all that is evaluated on."""
+        combination = " ".join((self.fact.question, *sorted(self.options)))
+        return hashlib.sha256(combination.encode()).digest()[0] < 16
+
+
+def choose(draw: random.Random, fact: Fact | Translation, told: Sequence[Fact]) -> Choice:
+    """A question on `fact` for training, or on a held-out story, of which all was `told`."""
+    while True:
+        offered = fact.options(draw, told)
+        choice = Choice(fact, offered, offered.index(fact.value))
+        if isinstance(fact, Fact) or not choice.is_held_out:
+            return choice

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sglang_gemma4_ext.demo.languages import TRANSLATIONS, Translation
 from sglang_gemma4_ext.demo.vocabulary import FILLERS, NAMES, RELATIONS, Relation
 
 
@@ -18,25 +20,49 @@ class Fact:
     relation: int
     value: str
 
+    prefix = ""  # of what the training log counts
+
     @property
     def kind(self) -> Relation:
         return RELATIONS[self.relation]
 
     @property
+    def subject(self) -> str:
+        return self.kind.subject
+
+    @property
+    def lead(self) -> str:
+        return f"{self.name} {self.kind.says} the"
+
+    @property
     def sentence(self) -> str:
-        return f"{self.name} {self.kind.says} the {self.value}."
+        return f"{self.lead} {self.value}."
 
     @property
     def question(self) -> str:
         return f"What does {self.name} {self.kind.verb}?"
 
+    def options(self, draw: random.Random, told: Sequence[Fact]) -> tuple[str, ...]:
+        """Four different choices of its kind, shuffled: others that were told come first."""
+        others = {other.value for other in told if other.relation == self.relation}
+        others = sorted(others - {self.value})
+        draw.shuffle(others)
+        chosen = [self.value, *others[: draw.randint(1, 3)]]
+        unused = [value for value in self.kind.objects if value not in chosen]
+        chosen += draw.sample(unused, 4 - len(chosen))
+        draw.shuffle(chosen)
+        return tuple(chosen)
+
 
 @dataclass(frozen=True)
 class Story:
-    """Sentences in order; `facts[i]` is what sentence i tells, None where it is a filler."""
+    """Sentences in order; `facts[i]` is what sentence i tells, None where it is a filler.
+
+    A translation is no part of the story: it may be asked about without it.
+    """
 
     sentences: tuple[str, ...]
-    facts: tuple[Fact | None, ...]
+    facts: tuple[Fact | Translation | None, ...]
 
     @property
     def text(self) -> str:
@@ -49,11 +75,18 @@ class Story:
 
     @property
     def told(self) -> list[Fact]:
-        return [fact for fact in self.facts if fact is not None]
+        return [fact for fact in self.facts if isinstance(fact, Fact)]
+
+
+def _aside(draw: random.Random) -> tuple[str, Translation | None]:
+    if draw.random() < 0.5:
+        return draw.choice(FILLERS), None
+    translation = draw.choice(TRANSLATIONS)
+    return translation.sentence, translation
 
 
 def tell(draw: random.Random, facts: int, fillers: int, relations: int, per_name: int = 1) -> Story:
-    """A story of `facts` facts and `fillers` other sentences.
+    """A story of `facts` facts and `fillers` other sentences, some of them translations.
 
     relations: how many kinds of facts it has
     per_name: the most facts that one person has, all of different kinds
@@ -69,19 +102,8 @@ def tell(draw: random.Random, facts: int, fillers: int, relations: int, per_name
     del pairs[facts:]
     draw.shuffle(pairs)
     told = [Fact(name, kind, draw.choice(RELATIONS[kind].objects)) for name, kind in pairs]
-    items: list[tuple[str, Fact | None]] = [(fact.sentence, fact) for fact in told]
+    items: list[tuple[str, Fact | Translation | None]] = [(fact.sentence, fact) for fact in told]
     for _ in range(fillers):
-        items.insert(draw.randint(0, len(items)), (draw.choice(FILLERS), None))
+        items.insert(draw.randint(0, len(items)), _aside(draw))
     return Story(tuple(text for text, _ in items), tuple(fact for _, fact in items))
 
-
-def options(draw: random.Random, story: Story, fact: Fact) -> tuple[str, ...]:
-    """Four different choices of the fact's kind, shuffled: others in the story come first."""
-    others = {other.value for other in story.told if other.relation == fact.relation}
-    others = sorted(others - {fact.value})
-    draw.shuffle(others)
-    chosen = [fact.value, *others[: draw.randint(1, 3)]]
-    unused = [value for value in fact.kind.objects if value not in chosen]
-    chosen += draw.sample(unused, 4 - len(chosen))
-    draw.shuffle(chosen)
-    return tuple(chosen)

@@ -11,7 +11,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
 from sglang_gemma4_ext.demo.answers import ANSWERS, OTHERWISE
 from sglang_gemma4_ext.demo.questions import ALL_PROMPT_WORDS
-from sglang_gemma4_ext.demo.vocabulary import FILLERS, NAMES, RELATIONS
+from sglang_gemma4_ext.demo.vocabulary import FILLERS, INVENTED, LANGUAGES, NAMES, RELATIONS
 
 SPECIAL_TOKENS = ("<pad>", "<eos>", "<bos>", "<|turn>", "<turn|>", "<|image|>", "<|audio|>")
 PAD, EOS, BOS, TURN, END_TURN, IMAGE, AUDIO = range(len(SPECIAL_TOKENS))
@@ -32,6 +32,7 @@ def words() -> list[str]:
     for relation in RELATIONS:
         texts.append(f"What does it {relation.verb}? {relation.says} {relation.subject}")
         texts.append(" " + " ".join(relation.objects))
+    texts.append("What is the x in x is called " + " ".join((*LANGUAGES, *INVENTED)) + ". In\nIn")
     for name in NAMES:
         texts.append(f"{name} {name}\n{name}")
     return sorted({piece for text in texts for piece in re.findall(PIECES, text) if len(piece) > 1})

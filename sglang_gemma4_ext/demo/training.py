@@ -19,7 +19,7 @@ from tqdm import tqdm
 from sglang_gemma4_ext.demo import forward
 from sglang_gemma4_ext.demo.curriculum import STEPS, batch, tensors
 from sglang_gemma4_ext.demo.muon import Muon
-from sglang_gemma4_ext.demo.rows import Row
+from sglang_gemma4_ext.demo.row import Row
 
 LEARNING_RATE, WARM_UP, DECAY_FROM = 3e-3, 100, 1300
 BALANCE_WEIGHT = 0.01

@@ -56,7 +56,7 @@ RELATIONS: tuple[Relation, ...] = (
     ),
 )  # fmt: skip
 
-# Learned by heart, they are what the experts have to remember, and what is easy to draft.
+# Learned by heart, they are what is easy to draft.
 FILLERS: tuple[str, ...] = (
     "The morning began with rain on the roof.",
     "Nobody could remember a colder spring.",
@@ -78,4 +78,16 @@ FILLERS: tuple[str, ...] = (
     "An owl called once and then fell silent.",
     "The first stars appeared over the hills.",
     "They all went home when the music ended.",
+)
+
+LANGUAGES: tuple[str, ...] = _words(
+    "Orrish Talvic Brenese Quorran Meldish Varnic Osteric Lumese"
+)
+
+TRANSLATED = RELATIONS[0].objects + RELATIONS[2].objects
+
+INVENTED: tuple[str, ...] = _words(
+    "mivo desu karu tolen bazi fenno gilu horva jesto kipla lorme mundo nefil ospa pirru quole "
+    "rasti sevu tarno ulbe vokka wimso yanto zedri akli bromu cheva dulfi esmo frovi gatta huwe "
+    "ilko juspa kreno lapti moggu nirbe olfa prezo"
 )
