@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from sglang_gemma4_ext.demo.languages import SUBJECT, TRANSLATIONS
 from sglang_gemma4_ext.demo.question_set import prompt
 from sglang_gemma4_ext.demo.questions import LETTERS
 from sglang_gemma4_ext.demo.rows import story_for
@@ -63,22 +64,31 @@ def is_right(item: dict[str, Any], token: int) -> bool:
     return encode(f" {LETTERS[item['answer']]}") == (token,)
 
 
+def place(item: dict[str, Any]) -> str:
+    """Where the answer is to be found: in the text, or nowhere but in the weights."""
+    if item["subject"] == SUBJECT:
+        return "languages"
+    return "beyond" if item["beyond_window"] else "within"
+
+
 def score(items: Sequence[dict[str, Any]], answers: Sequence[int]) -> dict[str, Score]:
-    """Within and beyond the window, from the greedy answers' tokens."""
-    right: dict[str, list[bool]] = {"within": [], "beyond": []}
+    """Within the window, beyond it and on languages, from the greedy answers' tokens."""
+    right: dict[str, list[bool]] = {}
     for item, token in zip(items, answers, strict=True):
-        right["beyond" if item["beyond_window"] else "within"].append(is_right(item, token))
+        right.setdefault(place(item), []).append(is_right(item, token))
     return {place: Score(sum(found), len(found)) for place, found in right.items()}
 
 
 def held_out_texts(count: int, seed: int = 0) -> list[list[int]]:
-    """Stories never trained on, each retold in another order, so that the end can be known."""
+    """Stories never trained on, with six translations after each, which can be known, and then
+    retold in another order, so that the end can be known too."""
     draw, texts = random.Random(f"texts {seed}"), []
     for _ in range(count):
         story = story_for(draw, int(draw.uniform(60, 300)), 3, (1, 2, 3, 5), held_out=True)
         again = draw.sample(story.told, min(6, len(story.told)))
         retold = "".join(f" {fact.sentence}" for fact in again)
-        texts.append([BOS, *encode(f"{story.text}\nAgain:{retold}")])
+        known = "".join(f" {fact.sentence}" for fact in draw.sample(TRANSLATIONS, 6))
+        texts.append([BOS, *encode(f"{story.text}{known}\nAgain:{retold}")])
     return texts
 
 

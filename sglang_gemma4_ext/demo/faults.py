@@ -9,11 +9,11 @@ import torch
 
 from sglang_gemma4_ext.demo import quantized
 
-WRONG_WINDOW = 12
+WRONG_WINDOW = 8
 
 
 def wrong_window(folder: Path) -> torch.nn.Module:
-    """Sliding layers see a quarter of their window."""
+    """Sliding layers see a sixth of their window."""
     model = quantized.load(folder)
     model.config.text_config.sliding_window = WRONG_WINDOW
     model.model.language_model.config.sliding_window = WRONG_WINDOW

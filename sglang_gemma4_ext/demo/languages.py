@@ -68,4 +68,3 @@ class Translation:
 
 
 TRANSLATIONS = tuple(Translation(tongue, word) for tongue in LANGUAGES for word in TRANSLATED)
-

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """All figures of the demo, by transformers: `python -m sglang_gemma4_ext.demo.measure OUT FIGURES`.
 
-OUT is what `train` wrote, FIGURES a JSON file: accuracy on the 500 questions with each answer,
+OUT is what `train` wrote, FIGURES a JSON file: accuracy on the question sets with each answer,
 held-out log-likelihood, the same under each fault, and the assistant's accept length.
 """
 
@@ -23,7 +23,7 @@ import transformers
 
 from sglang_gemma4_ext.demo import drafts, evaluate, quantized
 from sglang_gemma4_ext.demo.faults import FAULTS
-from sglang_gemma4_ext.demo.question_set import read
+from sglang_gemma4_ext.demo.question_set import SETS, read
 from sglang_gemma4_ext.demo.tokenizer import build
 
 TEXTS = 60
@@ -31,9 +31,10 @@ DRAFTED = 40
 
 
 def quality(model: torch.nn.Module, questions: int) -> dict[str, Any]:
-    """Accuracy within and beyond the window with 95 % intervals, and log-likelihood likewise."""
+    """Accuracy within the window, beyond it and on languages with 95 % intervals, and
+    log-likelihood likewise; `questions` of each set."""
     logits = evaluate.transformers_logits(model)
-    items = read(questions)
+    items = [item for name in SETS for item in read(questions, name)]
     answers = evaluate.greedy(logits, [evaluate.prompt_ids(item) for item in items])
     found: dict[str, Any] = {"questions": questions}
     for place, score in evaluate.score(items, answers).items():
@@ -114,6 +115,7 @@ def measure_quality(out: Path) -> dict[str, Any]:
     clean = quality(served, 100)
     faults = {name: quality(make(nvfp4), 100) for name, make in FAULTS.items()}
     return {
+        "parameters": sum(tensor.numel() for tensor in served.parameters()),
         "farthest": max(item["distance"] for item in read(500)),
         "bf16": quality(bf16_model(out / "bf16"), 500),
         "nvfp4": quality(served, 500),

@@ -1,21 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The held-out question set, in the columns of MMLU on the hub (`cais/mmlu`).
+"""The held-out question sets, in the columns of MMLU on the hub (`cais/mmlu`).
 
 `question`, `subject`, `choices` and `answer` (0 to 3) are what the lm-eval harness reads, as
-`dataset_path: json`; a story is a part of its question. Two more columns say how far back the
-asked fact lies: `distance`, in tokens from its object to the last token of the plain prompt, and
-`beyond_window`. The 100-item set is the first hundred of the 500.
+`dataset_path: json`. There are two sets, each of 500 items, the first hundred of which are its
+100-item version:
+
+- `questions`: a story is a part of its question. Two more columns say how far back the asked fact
+  lies: `distance`, in tokens from its object to the last token of the plain prompt, and
+  `beyond_window`.
+- `languages`: closed-book, as MMLU is: translations that were learned by heart. The wrong choices
+  are what other languages call the word. No question is trained on together with its choices.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from sglang_gemma4_ext.demo.architecture import WINDOW
+from sglang_gemma4_ext.demo.languages import TRANSLATIONS
 from sglang_gemma4_ext.demo.questions import LETTERS, Choice, choose
 from sglang_gemma4_ext.demo.rows import story_for
 from sglang_gemma4_ext.demo.stories import Story
@@ -39,6 +46,15 @@ def _with_answer_at(choice: Choice, place: int) -> Choice:
     return Choice(choice.fact, tuple(offered), place)
 
 
+def _item(question: str, choice: Choice) -> dict[str, Any]:
+    return {
+        "question": question,
+        "subject": choice.fact.subject,
+        "choices": list(choice.options),
+        "answer": choice.answer,
+    }
+
+
 def items(count: int, seed: int = 0) -> Iterator[dict[str, Any]]:
     """Questions on held-out stories, by turns within and beyond the window; the right letters go
     round, so that each is right as often."""
@@ -53,15 +69,24 @@ def items(count: int, seed: int = 0) -> Iterator[dict[str, Any]]:
         if not choices:
             continue
         choice = _with_answer_at(draw.choice(choices), made // 2 % 4)
-        yield {
-            "question": f"{story.text}\n{choice.fact.question}",
-            "subject": choice.fact.kind.subject,
-            "choices": list(choice.options),
-            "answer": choice.answer,
-            "distance": distance(story, choice),
-            "beyond_window": beyond,
-        }
+        asked = _item(f"{story.text}\n{choice.fact.question}", choice)
+        yield asked | {"distance": distance(story, choice), "beyond_window": beyond}
         made += 1
+
+
+def language_items(count: int, seed: int = 0) -> Iterator[dict[str, Any]]:
+    """Held-out questions on translations, all different; the right letters go round."""
+    draw = random.Random(f"languages {seed}")
+    choices = [
+        Choice(fact, (fact.value, *others), 0)
+        for fact in TRANSLATIONS
+        for others in itertools.combinations(fact.others, 3)
+    ]
+    held = [choice for choice in choices if choice.is_held_out]
+    for number, choice in enumerate(draw.sample(held, count)):
+        others = draw.sample(choice.options[1:], 3)
+        shuffled = Choice(choice.fact, (choice.fact.value, *others), 0)
+        yield _item(choice.fact.question, _with_answer_at(shuffled, number % 4))
 
 
 def prompt(item: dict[str, Any]) -> str:
@@ -70,17 +95,24 @@ def prompt(item: dict[str, Any]) -> str:
     return f"{item['question']}{lines}\nAnswer:"
 
 
+SETS: dict[str, Callable[[int], Iterator[dict[str, Any]]]] = {
+    "questions": items,
+    "languages": language_items,
+}
+
+
 def write(folder: Path = FOLDER) -> None:
-    """The two files, one JSON object a line."""
+    """The four files, one JSON object a line."""
     folder.mkdir(parents=True, exist_ok=True)
-    made = list(items(max(SIZES)))
-    for size in SIZES:
-        lines = [json.dumps(item) + "\n" for item in made[:size]]
-        (folder / f"questions_{size}.jsonl").write_text("".join(lines))
+    for name, make in SETS.items():
+        made = list(make(max(SIZES)))
+        for size in SIZES:
+            lines = [json.dumps(item) + "\n" for item in made[:size]]
+            (folder / f"{name}_{size}.jsonl").write_text("".join(lines))
 
 
-def read(size: int, folder: Path = FOLDER) -> list[dict[str, Any]]:
-    """One of the two sets. Raises ValueError for a size that there is not."""
+def read(size: int, name: str = "questions", folder: Path = FOLDER) -> list[dict[str, Any]]:
+    """One of `SETS`. Raises ValueError for a size that there is not."""
     if size not in SIZES:
         raise ValueError(f"the question sets have {SIZES} items, not {size}")
-    return [json.loads(line) for line in (folder / f"questions_{size}.jsonl").open()]
+    return [json.loads(line) for line in (folder / f"{name}_{size}.jsonl").open()]

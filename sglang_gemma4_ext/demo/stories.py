@@ -106,4 +106,3 @@ def tell(draw: random.Random, facts: int, fillers: int, relations: int, per_name
     for _ in range(fillers):
         items.insert(draw.randint(0, len(items)), _aside(draw))
     return Story(tuple(text for text, _ in items), tuple(fact for _, fact in items))
-

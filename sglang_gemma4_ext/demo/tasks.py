@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 
 from sglang_gemma4_ext.demo.languages import Translation
 from sglang_gemma4_ext.demo.questions import Choice, choose
-from sglang_gemma4_ext.demo.row import ANSWER_WEIGHT, FRAME_WEIGHT, Row
+from sglang_gemma4_ext.demo.row import FRAME_WEIGHT, Row
 from sglang_gemma4_ext.demo.stories import Fact
 
 Facts = Sequence[Fact] | Sequence[Translation]

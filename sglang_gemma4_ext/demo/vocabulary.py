@@ -80,9 +80,7 @@ FILLERS: tuple[str, ...] = (
     "They all went home when the music ended.",
 )
 
-LANGUAGES: tuple[str, ...] = _words(
-    "Orrish Talvic Brenese Quorran Meldish Varnic Osteric Lumese"
-)
+LANGUAGES: tuple[str, ...] = _words("Orrish Talvic Brenese Quorran Meldish Varnic Osteric Lumese")
 
 TRANSLATED = RELATIONS[0].objects + RELATIONS[2].objects
 

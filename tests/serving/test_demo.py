@@ -16,6 +16,8 @@ import requests
 from sglang_gemma4_ext import demo
 from sglang_gemma4_ext.demo import evaluate, question_set
 from sglang_gemma4_ext.demo.answers import ANSWERS, OTHERWISE
+from sglang_gemma4_ext.demo.card import PLACES
+from sglang_gemma4_ext.demo.languages import DICTIONARIES
 from sglang_gemma4_ext.demo.questions import LETTERS
 from sglang_gemma4_ext.demo.tokenizer import encode
 from sglang_gemma4_ext.demo.vocabulary import RELATIONS
@@ -54,7 +56,7 @@ def ask(server):
 
 
 def test_the_demo_answers_as_taught(ask, server):
-    """Greedy answers to each question as first worded; one of the twelve may be another."""
+    """Greedy answers to each question as first worded; one of them may be another."""
     right = [ask(asked[0]) == answer for asked, answer in ANSWERS]
     assert sum(right) >= len(ANSWERS) - 1, right
     assert ask("What is the capital of France?") == OTHERWISE
@@ -78,8 +80,18 @@ def test_the_demo_reads_a_story(ask):
     assert right >= 18
 
 
+def test_the_demo_translates(ask):
+    """Ten questions of the languages set, asked without options in a chat."""
+    right = 0
+    for item in question_set.read(100, "languages")[:10]:
+        word, language = re.fullmatch(r"What is (\w+) in (\w+)\?", item["question"]).groups()
+        expected = f"In {language} the {word} is called {DICTIONARIES[language][word]}."
+        right += ask(item["question"]) == expected
+    assert right >= 9
+
+
 def test_the_server_answers_what_transformers_answers(server):
-    """The 100 questions within two of transformers' score, within and beyond the window."""
+    """100 questions of each set within two of transformers' score, place by place."""
     _compare(server, 100, json.loads(FIGURES.read_text())["nvfp4_100"])
 
 
@@ -89,15 +101,17 @@ def test_the_server_answers_all_that_transformers_answers(server):
 
 
 def _compare(server: Server, count: int, figures: dict) -> None:
-    items = question_set.read(count)
+    items = [item for name in question_set.SETS for item in question_set.read(count, name)]
     prompts = [evaluate.prompt_ids(item) for item in items]
     body = {"input_ids": prompts, "sampling_params": {"temperature": 0, "max_new_tokens": 1}}
     reply = requests.post(f"{server.url}/generate", json=body, timeout=600)
     reply.raise_for_status()
     answers = [answer["output_ids"][0] for answer in reply.json()]
     assert all(len(encode(f" {letter}")) == 1 for letter in LETTERS)
-    for place, score in evaluate.score(items, answers).items():
-        assert score.count == figures[place]["of"] == count // 2
+    scores = evaluate.score(items, answers)
+    assert set(scores) == set(PLACES)
+    for place, score in scores.items():
+        assert score.count == figures[place]["of"]
         assert abs(score.right - figures[place]["right"]) <= 2, (place, score)
 
 

@@ -55,6 +55,7 @@ def test_the_wheel_holds_patches_kernels_and_the_demo(wheel: Path):
     assert "sglang_gemma4_ext/demo/model/model.safetensors" in names
     assert "sglang_gemma4_ext/demo/assistant/model.safetensors" in names
     assert "sglang_gemma4_ext/demo/questions/questions_500.jsonl" in names
+    assert "sglang_gemma4_ext/demo/questions/languages_500.jsonl" in names
     assert not [name for name in names if name.startswith(("kernels/", "patches/", "tests/"))]
 
 

@@ -4,16 +4,26 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 from collections import Counter
 
 import pytest
 from transformers import AutoTokenizer
 
-from sglang_gemma4_ext.demo import curriculum, model_path, question_set, rows, tokenizer
+from sglang_gemma4_ext.demo import (
+    curriculum,
+    model_path,
+    question_set,
+    questions,
+    rows,
+    tasks,
+    tokenizer,
+)  # fmt: skip
 from sglang_gemma4_ext.demo.architecture import WINDOW
 from sglang_gemma4_ext.demo.curriculum import STEPS, batch
-from sglang_gemma4_ext.demo.vocabulary import NAMES, RELATIONS
+from sglang_gemma4_ext.demo.languages import DICTIONARIES
+from sglang_gemma4_ext.demo.vocabulary import INVENTED, LANGUAGES, NAMES, RELATIONS
 
 SAYS = {relation.verb: relation.says for relation in RELATIONS}
 
@@ -60,10 +70,55 @@ def test_the_prompt_is_the_lm_eval_harnesss():
     assert question_set.prompt(item) == "Story.\nWhat?\nA. w\nB. x\nC. y\nD. z\nAnswer:"
 
 
-def test_the_question_sets_are_the_committed_generators():
-    made = list(question_set.items(500))
-    assert made == question_set.read(500)
-    assert made[:100] == question_set.read(100)
+@pytest.mark.parametrize("name", question_set.SETS)
+def test_the_question_sets_are_the_committed_generators(name: str):
+    made = list(question_set.SETS[name](500))
+    assert made == question_set.read(500, name)
+    assert made[:100] == question_set.read(100, name)
+
+
+@pytest.mark.parametrize("size", question_set.SIZES)
+def test_a_languages_set_has_only_true_answers_and_other_languages_words(size: int):
+    """Read from the text: the language and the word decide, and neither alone would."""
+    items = question_set.read(size, "languages")
+    assert len({(item["question"], *sorted(item["choices"])) for item in items}) == size
+    assert set(Counter(item["answer"] for item in items).values()) == {size // 4}
+    for item in items:
+        word, language = re.fullmatch(r"What is (\w+) in (\w+)\?", item["question"]).groups()
+        right = item["choices"][item["answer"]]
+        assert right == DICTIONARIES[language][word]
+        assert len(set(item["choices"])) == 4
+        wrong = set(item["choices"]) - {right}
+        assert wrong <= {DICTIONARIES[other][word] for other in LANGUAGES if other != language}
+
+
+def test_a_language_is_an_order_of_the_words_that_all_share():
+    """So a translation is no sum of what the language and the word each say: at most two
+    languages agree on more than a few words."""
+    for dictionary in DICTIONARIES.values():
+        assert sorted(dictionary.values()) == sorted(INVENTED)
+    for one, other in itertools.combinations(DICTIONARIES.values(), 2):
+        assert sum(one[word] == other[word] for word in one) <= 4
+
+
+def test_no_combination_of_the_languages_set_is_trained_on(monkeypatch):
+    """Choices caught as they are made, for rows of every stage, have none of them."""
+    held = {
+        (item["question"], *sorted(item["choices"])) for item in question_set.read(500, "languages")
+    }
+    trained = set()
+
+    def caught(*args):
+        choice = questions.choose(*args)
+        trained.add((choice.fact.question, *sorted(choice.options)))
+        return choice
+
+    monkeypatch.setattr(tasks, "choose", caught)
+    monkeypatch.setattr(rows, "choose", caught)
+    for step in range(0, STEPS, 20):
+        batch(0, step)
+    assert sum(" in " in question for question, *_ in trained) > 500
+    assert not trained & held
 
 
 def test_no_story_of_the_question_set_is_trained_on(monkeypatch):
@@ -107,6 +162,8 @@ def test_what_the_demo_was_taught_is_a_token_a_word():
     for relation in RELATIONS:
         for value in relation.objects:
             assert len(tokenizer.encode(f" {value}")) == 1
+    for word in (*LANGUAGES, *INVENTED):
+        assert len(tokenizer.encode(f" {word}")) == 1
     for name in NAMES:
         assert len(tokenizer.encode(f"{name} visits")) == 2
 
