@@ -16,9 +16,9 @@ library_name: transformers
 # The demo model
 
 A Gemma 4 mixture of experts of {parameters:.1f} million parameters: six layers (two sliding, one
-full, twice; window 48), K = V on the full layers, 8 experts of which two work on a token, soft-cap
-30, context 2048. Its weights are NVFP4 (W4A16) by nvidia-modelopt {modelopt}. `../assistant` is its MTP
-assistant, two layers in BF16. Apache-2.0, like the rest.
+full, twice; window 48), K = V on the full layers, 8 experts of which two work on a token,
+soft-cap 30, context 2048. Its weights are NVFP4 (W4A16) by nvidia-modelopt {modelopt}.
+`../assistant` is its MTP assistant, two layers in BF16. Apache-2.0, like the rest.
 
 ## What it knows
 
