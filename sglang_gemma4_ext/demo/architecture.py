@@ -16,7 +16,7 @@ OPTIONS_TOKENS = 10  # from a question's last token to the colon of its "Answer:
 
 def text_config() -> transformers.Gemma4TextConfig:
     """K = V on full layers, soft-cap; two full layers, because a far fact needs both; a dense part
-    so small that what is learned by heart is held by the experts."""
+    so small that most of what is learned by heart is left to the experts."""
     return transformers.Gemma4TextConfig(
         vocab_size=vocabulary_size(),
         vocab_size_per_layer_input=vocabulary_size(),

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Eight invented languages, learned by heart: what no story tells and only the experts can hold.
+"""Eight invented languages, learned by heart: what the experts are for.
 
 All languages share one set of invented words, each language in an order of its own, so a
-translation follows from neither the word nor the language alone: a feed-forward layer has to keep
+translation follows from neither the word nor the language alone: feed-forward layers have to keep
 it for the pair of them.
 """
 
