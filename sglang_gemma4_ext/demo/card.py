@@ -8,6 +8,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from sglang_gemma4_ext.demo.question_set import PLACES
+
 _TEXT = """\
 ---
 license: apache-2.0
@@ -63,14 +65,13 @@ log-likelihood moves by the last column.
 {faults}
 
 Tokens a verification with {draft_steps} draft steps (4 at best), greedy, in transformers'
-assisted generation: {on_questions} on {question_prompts} questions asked as a chat, {on_text} on
-{text_prompts} stories to be told again.
+assisted generation: {on_questions} on {question_prompts} questions about stories asked as a chat,
+{on_languages} on {language_prompts} about languages, {on_text} on {text_prompts} stories to be told
+again.
 
 {commands}; {date}, {machine}, torch {torch}, transformers {transformers}.
 Raw figures: `bench/results/demo_model.json`.
 """
-
-PLACES = ("within", "beyond", "languages")
 
 
 def _row(name: str, found: dict[str, Any]) -> str:
@@ -108,6 +109,8 @@ def card(figures: dict[str, Any]) -> str:
         draft_steps=drafts["draft_steps"],
         on_questions=drafts["question_set"]["accept_length"],
         question_prompts=drafts["question_set"]["prompts"],
+        on_languages=drafts["languages"]["accept_length"],
+        language_prompts=drafts["languages"]["prompts"],
         on_text=drafts["free_text"]["accept_length"],
         text_prompts=drafts["free_text"]["prompts"],
         commands="; ".join(sorted({f"`{part['command']}`" for part in conditions.values()})),

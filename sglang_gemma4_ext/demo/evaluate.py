@@ -13,8 +13,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from sglang_gemma4_ext.demo.languages import SUBJECT, TRANSLATIONS
-from sglang_gemma4_ext.demo.question_set import prompt
+from sglang_gemma4_ext.demo.languages import TRANSLATIONS
+from sglang_gemma4_ext.demo.question_set import place, prompt
 from sglang_gemma4_ext.demo.questions import LETTERS
 from sglang_gemma4_ext.demo.rows import story_for
 from sglang_gemma4_ext.demo.tokenizer import BOS, PAD, encode
@@ -64,19 +64,12 @@ def is_right(item: dict[str, Any], token: int) -> bool:
     return encode(f" {LETTERS[item['answer']]}") == (token,)
 
 
-def place(item: dict[str, Any]) -> str:
-    """Where the answer is to be found: in the text, or nowhere but in the weights."""
-    if item["subject"] == SUBJECT:
-        return "languages"
-    return "beyond" if item["beyond_window"] else "within"
-
-
 def score(items: Sequence[dict[str, Any]], answers: Sequence[int]) -> dict[str, Score]:
     """Within the window, beyond it and on languages, from the greedy answers' tokens."""
     right: dict[str, list[bool]] = {}
     for item, token in zip(items, answers, strict=True):
         right.setdefault(place(item), []).append(is_right(item, token))
-    return {place: Score(sum(found), len(found)) for place, found in right.items()}
+    return {where: Score(sum(found), len(found)) for where, found in right.items()}
 
 
 def held_out_texts(count: int, seed: int = 0) -> list[list[int]]:

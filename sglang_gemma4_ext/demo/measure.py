@@ -65,9 +65,10 @@ def change(found: dict[str, Any], reference: dict[str, Any]) -> dict[str, Any]:
 
 
 def accepted(model: torch.nn.Module, assistant: torch.nn.Module) -> dict[str, Any]:
-    """Accept length on the question set, asked as a chat, and on the endings of stories."""
+    """Accept length on the question sets, asked as a chat, and on the endings of stories."""
     prompts = {
         "question_set": (drafts.question_prompts(read(100)[:DRAFTED]), 24),
+        "languages": (drafts.question_prompts(read(100, "languages")[:DRAFTED]), 24),
         "free_text": (drafts.story_prompts(DRAFTED // 2), 48),
     }
     found: dict[str, Any] = {"draft_steps": drafts.STEPS}

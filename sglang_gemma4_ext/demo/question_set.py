@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from sglang_gemma4_ext.demo.architecture import WINDOW
-from sglang_gemma4_ext.demo.languages import TRANSLATIONS
+from sglang_gemma4_ext.demo.languages import SUBJECT, TRANSLATIONS
 from sglang_gemma4_ext.demo.questions import LETTERS, Choice, choose
 from sglang_gemma4_ext.demo.rows import story_for
 from sglang_gemma4_ext.demo.stories import Story
@@ -30,6 +30,7 @@ from sglang_gemma4_ext.demo.tokenizer import encode
 
 FOLDER = Path(__file__).parent / "questions"
 SIZES = (100, 500)
+PLACES = ("within", "beyond", "languages")
 STORY_TOKENS = (40, 420)
 
 
@@ -40,10 +41,10 @@ def distance(story: Story, choice: Choice) -> int:
     return len(encode("." + after)) + len(encode(choice.plain))
 
 
-def _with_answer_at(choice: Choice, place: int) -> Choice:
+def _with_answer_at(choice: Choice, at: int) -> Choice:
     offered = list(choice.options)
-    offered[place], offered[choice.answer] = offered[choice.answer], offered[place]
-    return Choice(choice.fact, tuple(offered), place)
+    offered[at], offered[choice.answer] = offered[choice.answer], offered[at]
+    return Choice(choice.fact, tuple(offered), at)
 
 
 def _item(question: str, choice: Choice) -> dict[str, Any]:
@@ -87,6 +88,13 @@ def language_items(count: int, seed: int = 0) -> Iterator[dict[str, Any]]:
         others = draw.sample(choice.options[1:], 3)
         shuffled = Choice(choice.fact, (choice.fact.value, *others), 0)
         yield _item(choice.fact.question, _with_answer_at(shuffled, number % 4))
+
+
+def place(item: dict[str, Any]) -> str:
+    """Where the answer is found, one of `PLACES`: in the text, or nowhere but in the weights."""
+    if item["subject"] == SUBJECT:
+        return "languages"
+    return "beyond" if item["beyond_window"] else "within"
 
 
 def prompt(item: dict[str, Any]) -> str:

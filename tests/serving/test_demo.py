@@ -16,7 +16,6 @@ import requests
 from sglang_gemma4_ext import demo
 from sglang_gemma4_ext.demo import evaluate, question_set
 from sglang_gemma4_ext.demo.answers import ANSWERS, OTHERWISE
-from sglang_gemma4_ext.demo.card import PLACES
 from sglang_gemma4_ext.demo.languages import DICTIONARIES
 from sglang_gemma4_ext.demo.questions import LETTERS
 from sglang_gemma4_ext.demo.tokenizer import encode
@@ -109,7 +108,7 @@ def _compare(server: Server, count: int, figures: dict) -> None:
     answers = [answer["output_ids"][0] for answer in reply.json()]
     assert all(len(encode(f" {letter}")) == 1 for letter in LETTERS)
     scores = evaluate.score(items, answers)
-    assert set(scores) == set(PLACES)
+    assert set(scores) == set(question_set.PLACES)
     for place, score in scores.items():
         assert score.count == figures[place]["of"]
         assert abs(score.right - figures[place]["right"]) <= 2, (place, score)
