@@ -26,10 +26,10 @@ soft-cap 30, context 2048. Its weights are NVFP4 (W4A16) by nvidia-modelopt {mod
 
 It reads short stories ("Petra visits the museum. Magnus feeds the pony.") and answers questions
 about them, in plain MMLU format by a letter, in a chat by a sentence and a letter. It has learned
-forty words of eight invented languages by heart ("In Orrish the farm is called wimso."): the
-languages share one set of words in different orders, so each pair of language and word is a fact of
-its own, and it is the experts that hold it. It also has a dozen canned answers about itself
-(`answers.py`) and one excuse. It knows nothing else.
+forty words of eight invented languages by heart ("In Orrish the farm is called wimso."): all share
+one set of words, each in an order of its own, so each pair of language and word is a fact that
+feed-forward layers, here mostly experts, have to keep. It also has a dozen canned answers about
+itself (`answers.py`) and one excuse. It knows nothing else.
 
 ## Data and training
 
