@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training rows: a story and questions about it, or questions learned by heart, as text or a chat.
 
-A row's translations are all different, so that none can be read off an earlier one.
+The translations that a row asks for are all different, so that none can be read off an earlier one.
 """
 
 from __future__ import annotations
