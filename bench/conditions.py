@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where, with what, by which command and when a row of results was made."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+import shutil
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "bench" / "results"
+PACKAGES = ("sglang", "torch", "triton", "transformers")
+
+
+def conditions(command: str) -> dict[str, Any]:
+    """JSON-ready. The GPU is asked for by nvidia-smi: a CUDA context here would cost memory."""
+    return {
+        "machine": machine(),
+        "versions": {name: _version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "commit": commit(),
+        "date": datetime.date.today().isoformat(),
+        "command": command,
+    }
+
+
+def machine() -> str:
+    """The GPU's name and memory, or the processor's name where there is no GPU."""
+    found = gpu("name,memory.total")
+    return f"{found[0]} ({found[1]} MiB)" if found else processor()
+
+
+def gpu(query: str) -> list[str] | None:
+    """What nvidia-smi says of the first GPU, without units; None without one."""
+    if shutil.which("nvidia-smi") is None:
+        return None
+    asked = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader,nounits"]
+    done = subprocess.run(asked, capture_output=True, text=True, check=False)
+    lines = done.stdout.splitlines()
+    return [part.strip() for part in lines[0].split(",")] if not done.returncode and lines else None
+
+
+def processor() -> str:
+    lines = Path("/proc/cpuinfo")
+    if lines.is_file():
+        for line in lines.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def commit() -> str:
+    """As git describes it; empty outside a checkout, as on a machine the tree was carried to."""
+    asked = ["git", "describe", "--always", "--dirty"]
+    try:
+        done = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return ""
+    return done.stdout.strip()
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Accuracy with its interval, and whether two servers that saw the same questions differ."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from scipy.stats import binomtest
+
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """A share of questions, with its Wilson interval at 95 %."""
+
+    right: int
+    count: int
+    low: float
+    high: float
+
+    @property
+    def share(self) -> float:
+        return self.right / self.count
+
+
+def accuracy(right: Sequence[bool]) -> Accuracy:
+    interval = binomtest(sum(right), len(right)).proportion_ci(LEVEL, method="wilson")
+    return Accuracy(sum(right), len(right), interval.low, interval.high)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A paired comparison: how many questions only the one, only the other had right.
+
+    p: McNemar's exact test, two-sided; 1 where no question tells them apart
+    """
+
+    only_first: int
+    only_second: int
+    count: int
+    p: float
+
+    @property
+    def share(self) -> float:
+        """Accuracy of the second less that of the first."""
+        return (self.only_second - self.only_first) / self.count
+
+
+def difference(first: Sequence[bool], second: Sequence[bool]) -> Difference:
+    """Raises ValueError unless both answered the same number of questions."""
+    pairs = list(zip(first, second, strict=True))
+    only_first = sum(a and not b for a, b in pairs)
+    only_second = sum(b and not a for a, b in pairs)
+    apart = only_first + only_second
+    p = binomtest(only_first, apart).pvalue if apart else 1.0
+    return Difference(only_first, only_second, len(pairs), p)

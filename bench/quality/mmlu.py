@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A local copy of MMLU, and the seeded subset of it that is asked.
+
+Two layouts are read, both in the columns of `cais/mmlu` (question, subject, choices, answer 0-3):
+the published one, `all/test-*.parquet` and `all/dev-*.parquet`, and a single file of JSON lines,
+as the demo's question sets are, which has no examples to show first.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+COLUMNS = ("question", "subject", "choices", "answer")
+
+
+class DataError(ValueError):
+    """Data that cannot be read; the message is one sentence for the user."""
+
+
+@dataclass(frozen=True)
+class Questions:
+    """What is asked, in a fixed order, and the examples of each subject.
+
+    lead: what a prompt must begin with: the demo's tokenizer adds no <bos> by itself
+    """
+
+    items: tuple[dict[str, Any], ...]
+    examples: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    lead: str = ""
+
+    @property
+    def subjects(self) -> list[str]:
+        return sorted({item["subject"] for item in self.items})
+
+    def of(self, subject: str) -> list[dict[str, Any]]:
+        """The subject's questions; `number` is the place of each among all."""
+        return [
+            {**{name: item[name] for name in COLUMNS}, "number": number}
+            for number, item in enumerate(self.items)
+            if item["subject"] == subject
+        ]
+
+
+def read(path: Path, count: int, seed: int) -> Questions:
+    """`count` questions drawn by `seed` out of all of a local copy.
+
+    The draw is over the file's order, so equal files give equal subsets on every machine.
+    Raises DataError with one sentence for what cannot be read, or has too few questions.
+    """
+    rows, examples = _parquet(path) if path.is_dir() else (_json_lines(path), [])
+    for row in (*rows, *examples):
+        _check(row, path)
+    if count > len(rows):
+        raise DataError(f"{path} has {len(rows)} questions, and {count} are asked for")
+    chosen = sorted(random.Random(seed).sample(range(len(rows)), count))
+    by_subject: dict[str, list[dict[str, Any]]] = {}
+    for example in examples:
+        by_subject.setdefault(example["subject"], []).append(example)
+    return Questions(tuple(rows[number] for number in chosen), by_subject)
+
+
+def demo(count: int) -> Questions:
+    """The first `count` of the demo's 500 held-out questions."""
+    from sglang_gemma4_ext.demo import question_set
+
+    if count > max(question_set.SIZES):
+        raise DataError(f"the demo has {max(question_set.SIZES)} questions, not {count}")
+    return Questions(tuple(question_set.read(max(question_set.SIZES))[:count]), lead="<bos>")
+
+
+def _parquet(folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    import pyarrow.parquet
+
+    found = []
+    for split in ("test", "dev"):
+        files = sorted(folder.glob(f"all/{split}-*.parquet"))
+        if not files:
+            raise DataError(
+                f"{folder} has no all/{split}-*.parquet: give the folder of a copy of cais/mmlu"
+            )
+        found.append([row for f in files for row in pyarrow.parquet.read_table(f).to_pylist()])
+    return found[0], found[1]
+
+
+def _json_lines(file: Path) -> list[dict[str, Any]]:
+    try:
+        return [json.loads(line) for line in file.read_text().splitlines() if line.strip()]
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise DataError(f"{file} is not JSON lines: {error}") from None
+
+
+def _check(row: Any, path: Path) -> None:
+    if not isinstance(row, dict) or any(name not in row for name in COLUMNS):
+        raise DataError(f"{path} lacks one of MMLU's columns: {', '.join(COLUMNS)}")
+    if len(row["choices"]) != 4 or row["answer"] not in range(4):
+        raise DataError(f"{path}: a question has {len(row['choices'])} choices, not four")

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The servers that are compared: stock SGLang and SGLang with the extension, each a process of its
+own on the same flags, watched for the memory they take and for what they say of themselves."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import requests
+
+from bench.conditions import gpu
+
+READY = "The server is fired up"
+POLL_S = 0.3
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the servers compared: the module that starts it, and what sets it apart."""
+
+    name: str
+    module: str
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+# SGLANG_PLUGINS lists the plugins that may load: with a name that nothing has, none does.
+STOCK = Side("stock", "sglang.launch_server", {"SGLANG_PLUGINS": "none"})
+EXTENSION = Side("extension", "sglang_gemma4_ext.launch_server")
+SIDES = {side.name: side for side in (STOCK, EXTENSION)}
+
+
+class ServerError(RuntimeError):
+    """A server that did not start; the message is its own last word, in one line."""
+
+
+@dataclass
+class Server:
+    """A running server. `peak_mib` grows while it runs.
+
+    used_before_mib: of the GPU's memory, before the server was started; None without a GPU
+    """
+
+    url: str
+    log_file: Path
+    process: subprocess.Popen[bytes]
+    used_before_mib: int | None = None
+    peak_mib: int = 0
+
+    @property
+    def memory(self) -> str:
+        """What `peak_mib` counts."""
+        return "resident" if self.used_before_mib is None else "GPU, by nvidia-smi"
+
+    def memory_mib(self) -> int:
+        used = _gpu_used_mib()
+        if used is None or self.used_before_mib is None:
+            return _resident_mib(self.process.pid)
+        return used - self.used_before_mib
+
+    @property
+    def log(self) -> str:
+        return self.log_file.read_text(errors="replace")
+
+    def pools(self) -> dict[str, int | None]:
+        """Tokens that the KV pools of full and sliding layers hold; None for what there is not."""
+        usage = self._state().get("memory_usage") or {}
+        return {
+            "pool_full_tokens": usage.get("token_capacity"),
+            "pool_sliding_tokens": usage.get("token_capacity_swa"),
+        }
+
+    def retractions(self) -> int | None:
+        """Requests put back for want of KV memory since the start; needs --enable-metrics."""
+        text = requests.get(f"{self.url}/metrics", timeout=60).text
+        found = re.findall(r"^sglang:num_retracted_requests_total\S* (\S+)", text, re.MULTILINE)
+        if found:
+            return round(sum(map(float, found)))
+        # A counter appears with its first event.
+        return 0 if "sglang:" in text else None
+
+    def _state(self) -> dict[str, Any]:
+        reply = requests.get(f"{self.url}/server_info", timeout=60)
+        reply.raise_for_status()
+        return reply.json()["internal_states"][0]
+
+
+@contextlib.contextmanager
+def running(
+    side: Side, flags: Sequence[str], folder: Path, *, start_s: float, env: Mapping[str, str] = {}
+) -> Iterator[Server]:
+    """Start a server, yield it when it is ready, and take all of its processes down afterwards.
+
+    folder: where its log goes
+    start_s: seconds that it may take until it is ready
+    Raises ServerError if it ends before that, or takes longer.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    port = _free_port()
+    log_file = folder / f"{side.name}-{port}.log"
+    before = _gpu_used_mib()
+    with log_file.open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", side.module, *flags, "--port", str(port)],
+            stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+            env={**os.environ, "HF_HUB_OFFLINE": "1", **side.env, **env},
+        )  # fmt: skip
+    server = Server(f"http://127.0.0.1:{port}", log_file, process, before)
+    done = threading.Event()
+    watcher = threading.Thread(target=_watch, args=(server, done), daemon=True)
+    watcher.start()
+    try:
+        _wait(server, start_s)
+        yield server
+    finally:
+        done.set()
+        watcher.join()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        _wait_for_memory(before)
+
+
+def last_word(log: str) -> str:
+    """The line of a log that says why a server ended: our launcher's sentence, or the exception."""
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    told = [line for line in lines if re.match(r"(\w+\.)*\w*(Error|Exception|Exit)\b", line)]
+    ours = [line for line in lines if line.startswith("sglang-gemma4-ext: ")]
+    return (ours[-1:] or told[-1:] or lines[-1:] or ["it said nothing"])[0][:300]
+
+
+def _wait(server: Server, start_s: float) -> None:
+    deadline = time.monotonic() + start_s
+    while time.monotonic() < deadline:
+        if READY in server.log:
+            return
+        if server.process.poll() is not None:
+            raise ServerError(last_word(server.log))
+        time.sleep(POLL_S)
+    raise ServerError(f"not ready after {start_s:.0f} s")
+
+
+def _watch(server: Server, done: threading.Event) -> None:
+    while not done.wait(POLL_S):
+        server.peak_mib = max(server.peak_mib, server.memory_mib())
+
+
+def _gpu_used_mib() -> int | None:
+    found = gpu("memory.used")
+    return int(found[0]) if found else None
+
+
+def _resident_mib(pid: int) -> int:
+    total = 0
+    with contextlib.suppress(psutil.Error):
+        root = psutil.Process(pid)
+        for process in (root, *root.children(recursive=True)):
+            with contextlib.suppress(psutil.Error):
+                total += process.memory_info().rss
+    return total // MIB
+
+
+def _wait_for_memory(before: int | None, most_s: float = 20) -> None:
+    """The next server must find the GPU as this one did."""
+    deadline = time.monotonic() + most_s
+    while before is not None and time.monotonic() < deadline:
+        if (_gpu_used_mib() or 0) <= before + 256:
+            return
+        time.sleep(POLL_S)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
