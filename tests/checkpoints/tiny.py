@@ -127,7 +127,7 @@ def build(
     if kind != "causal":
         use_hub_config_form(out / "config.json")
     if kind == "dense_with_towers":
-        _processor().save_pretrained(out)
+        processor().save_pretrained(out)
     else:
         tokenizer().save_pretrained(out)
     return out
@@ -153,14 +153,15 @@ def _model(kind: str, text: dict[str, Any]) -> transformers.PreTrainedModel:
             text_config=text, vision_config=None, audio_config=None, **_PLACEHOLDERS
         )
         return transformers.Gemma4UnifiedForConditionalGeneration(config)
-    towers = {"vision_config": None, "audio_config": None}
+    both = {"vision_config": None, "audio_config": None}
     if kind == "dense_with_towers":
-        towers = _towers()
-    config = transformers.Gemma4Config(text_config=text, **towers, **_PLACEHOLDERS)
+        both = towers()
+    config = transformers.Gemma4Config(text_config=text, **both, **_PLACEHOLDERS)
     return transformers.Gemma4ForConditionalGeneration(config)
 
 
-def _towers() -> dict[str, dict[str, Any]]:
+def towers() -> dict[str, dict[str, Any]]:
+    """Small towers, as config.json has them."""
     return {
         "vision_config": {
             "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
@@ -174,8 +175,9 @@ def _towers() -> dict[str, dict[str, Any]]:
     }  # fmt: skip
 
 
-def _processor() -> transformers.Gemma4Processor:
-    vision = _towers()["vision_config"]
+def processor() -> transformers.Gemma4Processor:
+    """The processor that goes with `towers`, its tokenizer included."""
+    vision = towers()["vision_config"]
     frames = {key: vision[key] for key in ("patch_size", "pooling_kernel_size")}
     return transformers.Gemma4Processor(
         feature_extractor=transformers.Gemma4AudioFeatureExtractor(),

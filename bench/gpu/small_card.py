@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The plan for a 24 GB card, held against a larger GPU: does peak memory stay below the card's?
+
+The 12B's shape in NVFP4 is served with what the planner passes for a 24 GB card, its fraction of
+memory converted so that weights and KV take the same bytes here; a long prefill and a full decode
+batch follow. Without a GPU (--toy) the plan's flags are read and a small model is served.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from bench.conditions import gpu
+from bench.gpu import checkpoints
+
+MODEL, CARD = "12B", "a10g"
+MIB = 1 << 20
+
+
+def plan() -> dict:
+    """The planner's JSON for the card, as a user gets it."""
+    asked = ["--model-path", MODEL, "--weights", "nvfp4", "--gpu", CARD, "--json"]
+    done = subprocess.run(
+        [sys.executable, "-m", "sglang_gemma4_ext.plan", *asked],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return json.loads(done.stdout)
+
+
+def flags_here(found: dict, memory_bytes: int) -> list[str]:
+    """The plan's flags with --mem-fraction-static giving as many bytes of this GPU's memory."""
+    flags = [part for flag in found["flags"] for part in flag.split()]
+    if "--mem-fraction-static" in flags:
+        at = flags.index("--mem-fraction-static") + 1
+        share = float(flags[at]) * found["memory_bytes"] / memory_bytes
+        flags[at] = f"{share:.4f}"
+    return flags
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="folder")
+    parser.add_argument("--toy", action="store_true", help="a small model, no claim of memory")
+    args = parser.parse_args(argv)
+    found, here = plan(), gpu("memory.total")
+    if here is None and not args.toy:
+        parser.error("needs an NVIDIA GPU; without one: --toy")
+    flags = flags_here(found, int(here[0]) * MIB) if here else []
+    folder = checkpoints.write(MODEL, "nvfp4", args.out / "checkpoints" / "small-card", args.toy)
+    rows_file = args.out / "small_card.jsonl"
+    status = subprocess.run(
+        [
+            *(sys.executable, "-m", "bench.serving", "--out", rows_file, "--repeats", "1"),
+            *("--sides", "extension", "--workload", "summarization", "--workload", "decode burst"),
+            *(["--smoke"] if args.toy else ["--start-s", "200"]),
+            *("--", "--model-path", folder, "--load-format", "dummy", *flags),
+            *(["--attention-backend", "triton", "--sampling-backend", "pytorch"] if here else []),
+        ],
+        check=False,
+    ).returncode
+    rows = [json.loads(line) for line in rows_file.read_text().splitlines()]
+    for row in rows:
+        row |= {"planned_memory_bytes": found["memory_bytes"], "planned_flags": found["flags"]}
+    rows_file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for row in rows:
+        print(
+            f"{row['workload']}: {row.get('failed') or row['peak_memory_mib']} of "
+            f"{found['memory_bytes'] // MIB} MiB"
+        )
+    return status
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""bench.quality asks what the harness asks, scores as it scores, and compares pair by pair."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import lm_eval
+import pytest
+import yaml
+from datasets import Dataset
+
+from bench.quality import __main__ as command
+from bench.quality import mmlu, report
+from bench.quality.compare import accuracy, difference
+from bench.quality.harness import Asking, _tasks, ask
+from sglang_gemma4_ext.demo.evaluate import Score
+
+SUBJECTS = ("anatomy", "high_school_us_history")
+GENERATIVE = Path(lm_eval.__file__).parent / "tasks" / "mmlu" / "generative"
+
+
+def row(number: int, split: str) -> dict:
+    return {
+        "question": f"Which is {split} {number}?",
+        "subject": SUBJECTS[number % 2],
+        "choices": [f"it {number}", "one", "two", "three"],
+        "answer": number % 4,
+    }
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """The layout of the hub: the columns, and the files' names."""
+    for split, count in (("test", 60), ("dev", 10)):
+        file = tmp_path / "mmlu" / "all" / f"{split}-00000-of-00001.parquet"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Dataset.from_list([row(number, split) for number in range(count)]).to_parquet(file)
+    return tmp_path / "mmlu"
+
+
+class Endpoint(BaseHTTPRequestHandler):
+    """Answers with the letter that `reply` makes of a prompt; `asked` are the requests' bodies."""
+
+    asked: list[dict]
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.asked.append({"path": self.path, **body})
+        if self.path.endswith("/chat/completions"):
+            text = f"It is.\nAnswer: {right(body['messages'][-1]['content'])}"
+            choice = {"index": 0, "message": {"role": "assistant", "content": text}}
+        else:
+            choice = {"index": 0, "text": f" {right(body['prompt'])}\nQuestion"}
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.end_headers()
+        self.wfile.write(json.dumps({"choices": [choice]}).encode())
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+def right(prompt: str) -> str:
+    """The right letter of an even question, always A else."""
+    number = int(re.findall(r"test (\d+)\?", prompt)[-1])
+    return "ABCD"[number % 4] if number % 2 == 0 else "A"
+
+
+@pytest.fixture
+def endpoint() -> Iterator[tuple[str, list[dict]]]:
+    asked: list[dict] = []
+    handler = type("Handler", (Endpoint,), {"asked": asked})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/v1", asked
+    server.shutdown()
+
+
+def test_a_local_copy_is_read_and_drawn_from_by_seed(copy: Path) -> None:
+    first, again, other = (mmlu.read(copy, 20, seed) for seed in (0, 0, 1))
+    assert len(first.items) == 20 and first == again != other
+    assert all(item in [row(n, "test") for n in range(60)] for item in first.items)
+    assert {subject: len(first.examples[subject]) for subject in SUBJECTS} == dict.fromkeys(
+        SUBJECTS, 5
+    )
+
+
+@pytest.mark.parametrize("subject", SUBJECTS)
+def test_the_task_is_the_harnesss_own(copy: Path, subject: str) -> None:
+    """Prompt, stop strings, filters and metric are those of its mmlu_*_generative."""
+    template = yaml.safe_load((GENERATIVE / "_default_template_yaml").read_text())
+    theirs = template | yaml.safe_load((GENERATIVE / f"mmlu_{subject}.yaml").read_text())
+    (ours,) = (
+        task.config
+        for task in _tasks(mmlu.read(copy, 60, 0), Asking())
+        if task.config.task == f"mmlu_{subject}_generative"
+    )
+    for name in ("description", "doc_to_text", "doc_to_target", "filter_list", "metric_list"):
+        assert getattr(ours, name) == theirs[name]
+    assert ours.generation_kwargs["until"] == theirs["generation_kwargs"]["until"]
+
+
+@pytest.mark.parametrize("chat_tokens", [0, 64])
+def test_an_endpoint_is_asked_with_examples_at_temperature_0(copy, endpoint, chat_tokens) -> None:
+    url, asked = endpoint
+    questions = mmlu.read(copy, 24, 0)
+    answers = ask(questions, url, "any", Asking(5, 4, chat_tokens))
+    numbers = [int(re.search(r"\d+", item["question"])[0]) for item in questions.items]
+    assert answers.right == tuple(n % 4 == 0 or n % 2 == 0 for n in numbers)
+    assert answers.letters == "".join("ABCD"[n % 4] if n % 2 == 0 else "A" for n in numbers)
+    assert len(asked) == 24
+    for body in asked:
+        assert body["temperature"] == 0
+        text = json.dumps(body["messages"]) if chat_tokens else body["prompt"]
+        assert [int(n) % 2 for n in re.findall(r"dev (\d+)\?", text)] == 5 * [
+            int(re.search(r"test (\d+)\?", text)[1]) % 2
+        ]
+
+
+def test_too_few_examples_are_said_so(copy: Path, endpoint) -> None:
+    with pytest.raises(ValueError, match="6 shots, but anatomy has fewer"):
+        ask(mmlu.read(copy, 24, 0), endpoint[0], "any", Asking(shots=6))
+
+
+def test_mcnemars_exact_p_and_wilsons_interval() -> None:
+    first, second = [True] * 9 + [False] + [True] * 90, [False] * 9 + [True] * 91
+    found = difference(first, second)
+    assert (found.only_first, found.only_second, found.share) == (9, 1, -0.08)
+    assert found.p == pytest.approx(2 * (1 + 10) / 2**10)
+    assert difference(first, first).p == 1
+    for count in (0, 37, 100):
+        got = accuracy([True] * count + [False] * (100 - count))
+        assert (got.low, got.high) == pytest.approx(Score(count, 100).interval)
+
+
+def test_what_failed_stays_in_the_table() -> None:
+    base = {"chat": False, "shots": 5, "questions": 4, "data": "mmlu", "seed": 0}
+    rows = [
+        base | {"name": "stock", "failed": "OSError: no processor"},
+        base | {"name": "one", "right": 3, "accuracy": 0.75, "interval": [0.3, 0.95],
+                "right_of_each": "1110"},
+        base | {"name": "two", "right": 2, "accuracy": 0.5, "interval": [0.15, 0.85],
+                "right_of_each": "1001"},
+    ]  # fmt: skip
+    lines = report.table(rows).splitlines()[2:]
+    assert "failed: OSError: no processor" in lines[0]
+    assert lines[1].endswith("| 3 of 4 | 0.750 (0.300 to 0.950) | - | - | - |")
+    assert lines[2].endswith("| -0.250 | 2 / 1 | 1.000 |")
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        (["--data", "demo"], "say what to serve"),
+        (["--data", "x", "--variants"], "use --data demo"),
+        (["--data", "demo", "--variants", "--only", "x"], "no variant 'x'"),
+    ],
+)
+def test_bad_arguments(argv, sentence, capsys) -> None:
+    with pytest.raises(SystemExit):
+        command.main(argv)
+    assert sentence in capsys.readouterr().err
+
+
+def test_bad_data(tmp_path: Path, capsys) -> None:
+    (tmp_path / "x.jsonl").write_text('{"question": "?"}\n')
+    for data, sentence in (
+        (tmp_path, "no all/test-*.parquet"),
+        (tmp_path / "x.jsonl", "lacks one of MMLU's columns"),
+        (tmp_path / "none", "cannot be read"),
+    ):
+        assert command.main(["--data", str(data), "--", "--model-path", "x"]) == 2
+        assert sentence in capsys.readouterr().err
