@@ -116,7 +116,7 @@ def running(
         process = subprocess.Popen(
             [sys.executable, "-m", side.module, *flags, "--port", str(port)],
             stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-            env={**os.environ, "HF_HUB_OFFLINE": "1", **side.env, **env},
+            env={**environment(side), **env},
         )  # fmt: skip
     server = Server(f"http://127.0.0.1:{port}", log_file, process, before)
     done = threading.Event()
@@ -132,6 +132,13 @@ def running(
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         _wait_for_memory(before)
+
+
+def environment(side: Side) -> dict[str, str]:
+    """This process's, without what would set one side apart from the other."""
+    left_out = ("SGLANG_PLUGINS", "SGLANG_PLATFORM", "SGLANG_GEMMA4_EXT_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
+    return {**kept, "HF_HUB_OFFLINE": "1", **side.env}
 
 
 def last_word(log: str) -> str:

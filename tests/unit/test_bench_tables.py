@@ -55,7 +55,14 @@ def test_serving_rows_become_medians_with_spread_and_conditions(tmp_path: Path) 
     assert "| chat | off | stock | 101 (90 to 110) |" in text
     assert "| chat | off | extension | 80 |" in text
     assert "| chat | on | stock | failed: no / memory |" in text
-    for part in ("`bench`", "a GPU", "sglang 0.5.23", "2026-11-21", "commit abc", "serving_x.jsonl"):
+    for part in (
+        "`bench`",
+        "a GPU",
+        "sglang 0.5.23",
+        "2026-11-21",
+        "commit abc",
+        "serving_x.jsonl",
+    ):
         assert part in text
 
 
