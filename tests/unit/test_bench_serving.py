@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""bench.serving asks sglang.bench_serving for what the workloads say, by turns, and hides nothing."""
+"""bench.serving runs sglang.bench_serving on what the workloads say, by turns, hiding nothing."""
 
 from __future__ import annotations
 

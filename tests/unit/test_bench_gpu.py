@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""bench.gpu: within its time, resumable, honest about what failed; every step at toy size."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench.gpu import __main__ as queue
+from bench.gpu import carry, checkpoints, small_card, steps
+from sglang_gemma4_ext.model_family import read_model_info
+from sglang_gemma4_ext.plan.geometry import BUILT_IN, from_config
+
+no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+
+
+def step(name: str, program: str, budget_s: int = 60, **more) -> steps.Step:
+    return steps.Step(
+        name, budget_s, "", lambda out, toy: [[sys.executable, "-c", program]], **more
+    )
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path, capsys):
+    """run(steps, *arguments): the state file after it, and what was printed last."""
+
+    def run(chosen: tuple[steps.Step, ...], *arguments: str) -> tuple[dict, list[str]]:
+        monkeypatch.setattr(queue, "STEPS", chosen)
+        monkeypatch.setattr(queue, "gpu", lambda query: ["a GPU"])
+        queue.main(["--out", str(tmp_path / "out"), *arguments])
+        found = json.loads((tmp_path / "out" / "state.json").read_text())
+        return found, capsys.readouterr().out.splitlines()
+
+    return run
+
+
+def append(file: Path) -> str:
+    return f"open({str(file)!r}, 'a').write('x')"
+
+
+def test_all_budgets_fit_and_each_call_of_a_lent_machine_too() -> None:
+    assert steps.whole_s() <= steps.LIMIT_S
+    assert max(s.budget_s for s in steps.STEPS) < 540
+    names = [s.name for s in steps.STEPS]
+    assert len(set(names)) == len(names)
+    for number, s in enumerate(steps.STEPS):
+        assert s.after is None or s.after in names[:number]
+
+
+def test_what_is_done_is_not_done_again(run, tmp_path: Path) -> None:
+    file = tmp_path / "count"
+    chosen = (step("one", append(file)), step("bad", "raise SystemExit(3)"))
+    found, printed = run(chosen)
+    assert (found["one"]["status"], found["bad"]["status"]) == (queue.DONE, queue.FAILED)
+    assert found["bad"]["exit_status"] == 3
+    assert {"machine", "versions", "commit", "date", "command", "commands"} <= found["one"].keys()
+    assert printed[-2].startswith("| one | done |") and printed[-1].startswith("| bad | failed |")
+    run(chosen)
+    assert file.read_text() == "x"
+    run(chosen, "--again", "--only", "one")
+    assert file.read_text() == "xx"
+
+
+def test_a_step_ends_with_its_time_and_a_call_before_what_would_not_fit(run, tmp_path) -> None:
+    slow = step("slow", "import time; time.sleep(60)", budget_s=1)
+    found, printed = run((slow, step("long", "", 600), step("short", "", 30)), "--for-s", "100")
+    assert found["slow"]["status"] == queue.LATE and found["slow"]["seconds"] < 30
+    assert "long" not in found and found["short"]["status"] == queue.DONE
+    assert printed[-2] == "| long | not yet | - | 600 | long.log |"
+
+
+def test_a_background_step_is_waited_for_by_those_after_it(run, tmp_path: Path) -> None:
+    file = tmp_path / "built"
+    build = step("build", f"import time; time.sleep(2); {append(file)}", background=True)
+    beside = step("beside", f"import os; raise SystemExit(os.path.exists({str(file)!r}))")
+    after = step("after", f"open({str(file)!r})", after="build")
+    found, _ = run((build, beside, after))
+    assert {found[name]["status"] for name in ("build", "beside", "after")} == {queue.DONE}
+
+
+def test_results_are_copied_without_checkpoints(run, tmp_path: Path) -> None:
+    (tmp_path / "out" / "checkpoints").mkdir(parents=True)
+    run((step("one", "print('said')"),), "--copy-to", str(tmp_path / "back"))
+    assert (tmp_path / "back" / "one.log").read_text() == "said\n"
+    assert not (tmp_path / "back" / "checkpoints").exists()
+
+
+@no_gpu
+def test_without_a_gpu_it_says_what_it_needs(capsys, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        queue.main(["--out", str(tmp_path)])
+    assert "needs an NVIDIA GPU; without one: --toy" in capsys.readouterr().err
+
+
+@no_gpu
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("marlin_build", "router"),
+        pytest.param(tuple(s.name for s in steps.STEPS), marks=pytest.mark.slow),
+    ],
+    ids=["two", "all"],
+)
+@pytest.mark.timeout(2400)
+def test_every_step_runs_at_toy_size(names, tmp_path: Path) -> None:
+    """Comparisons fail for stock alone, which cannot serve NVFP4 or the toys on a CPU."""
+    only = [part for name in names for part in ("--only", name)]
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.gpu", "--toy", "--out", tmp_path, *only],
+        capture_output=True, text=True, check=False, cwd=queue.ROOT,
+    )  # fmt: skip
+    state = json.loads((tmp_path / "state.json").read_text())
+    assert state.keys() == set(names), done.stdout + done.stderr
+    for name, found in state.items():
+        if name.startswith(("serving", "nvfp4_serving")):
+            continue
+        assert found["status"] == queue.DONE, (tmp_path / f"{name}.log").read_text()[-3000:]
+    for file in tmp_path.glob("serving_*.jsonl"):
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        assert rows and all(row["smoke"] for row in rows)
+        assert all("failed" not in row for row in rows if row["side"] == "extension"), rows
+
+
+@pytest.mark.parametrize("name", ["12B", "26B-A4B"])
+@pytest.mark.parametrize("weights", checkpoints.WEIGHTS)
+def test_dummy_folders_have_the_released_shape(name, weights, tmp_path: Path) -> None:
+    folder = checkpoints.write(name, weights, tmp_path / name)
+    found, want = from_config(read_model_info(str(folder))), BUILT_IN[name]
+    for field in ("hidden", "layer_types", "kv_heads", "global_kv_heads", "experts", "vocab"):
+        assert getattr(found, field) == getattr(want, field)
+    config = json.loads((folder / "config.json").read_text())
+    assert ("quantization_config" in config) == (weights == "nvfp4")
+    assert (folder / "tokenizer.json").is_file() and config["vision_config"]["hidden_size"] == 1152
+
+
+def test_the_small_cards_share_is_converted_to_the_same_bytes() -> None:
+    plan = {"memory_bytes": 24 << 30, "flags": ["--mem-fraction-static 0.8", "--a 1"]}
+    flags = small_card.flags_here(plan, 96 << 30)
+    assert flags == ["--mem-fraction-static", "0.2000", "--a", "1"]
+
+
+def test_what_is_carried_is_pinned_and_trimmed(tmp_path: Path) -> None:
+    wanted = carry.requirements()
+    assert "sglang==0.5.23" in wanted and all("==" in line for line in wanted)
+    wheel = tmp_path / "sglang-1-py3-none-any.whl"
+    names = ("sglang/srt/a.py", "sglang/test/b.py", "sglang-1.dist-info/RECORD")
+    with zipfile.ZipFile(wheel, "w") as file:
+        for name in names:
+            file.writestr(name, "sglang/srt/a.py,,\nsglang/test/b.py,,\n")
+    carry.trim(wheel, carry.DROPPED["sglang"])
+    with zipfile.ZipFile(wheel) as file:
+        assert file.namelist() == [names[0], names[2]]
+        assert file.read(names[2]).decode() == "sglang/srt/a.py,,\n"
