@@ -21,14 +21,13 @@ from typing import Any
 
 from bench.conditions import conditions
 from bench.servers import SIDES
-from bench.serving import plot, report
+from bench.serving import SMOKE_NOTE, plot, report
 from bench.serving.measure import Setup, measure
 from bench.serving.workloads import chosen
 
 MODEL = "--model-path"
 STEPS = ("--speculative-algorithm", "NEXTN", "--speculative-num-steps", "3",
          "--speculative-eagle-topk", "1", "--speculative-num-draft-tokens", "4")  # fmt: skip
-SMOKE_NOTE = "A smoke run at toy lengths: its times are no measure of speed."
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:

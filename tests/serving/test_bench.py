@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The comparisons on real servers, with the demo: a smoke run each, and the committed table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from bench.conditions import RESULTS
+from bench.quality import __main__ as quality
+from bench.quality.compare import difference
+from bench.quality.report import bits
+from bench.quality.variants import variants
+from bench.serving import SMOKE_NOTE
+from bench.serving import __main__ as serving
+from sglang_gemma4_ext import demo
+
+pytestmark = [pytest.mark.server, pytest.mark.xdist_group("bench")]
+CLEARLY = 0.01
+
+
+def read(file: Path) -> list[dict]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def check(rows: list[dict]) -> None:
+    """Sound variants agree with the first that was asked the same way; broken ones do not."""
+    assert not [row for row in rows if "failed" in row]
+    for row in rows:
+        first = next(r for r in rows if r["chat"] == row["chat"])
+        found = difference(bits(first), bits(row))
+        if row["broken"]:
+            assert found.share < 0 and found.p < CLEARLY, (row["name"], found)
+        else:
+            assert found.p > CLEARLY, (row["name"], found)
+
+
+def test_the_figure_of_a_real_server_and_of_one_with_swapped_nibbles(tmp_path: Path) -> None:
+    """40 of the demo's questions, through the harness."""
+    out = tmp_path / "rows.jsonl"
+    names = ("NVFP4, modelopt", "nibbles swapped")
+    only = [part for name in names for part in ("--only", name)]
+    argv = ["--data", "demo", "--count", "40", "--variants", "--letters-only", *only]
+    assert quality.main([*argv, "--out", str(out)]) == 0
+    rows = read(out)
+    check(rows)
+    assert rows[0]["right"] >= 36 and rows[0]["without_letter"] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2400)
+def test_the_whole_table_on_100_questions(tmp_path: Path) -> None:
+    out = tmp_path / "rows.jsonl"
+    assert quality.main(["--data", "demo", "--count", "100", "--variants", "--out", str(out)]) == 0
+    check(read(out))
+
+
+def test_the_committed_table_is_whole_and_catches_what_is_broken() -> None:
+    rows = read(RESULTS / "quality_demo.jsonl")
+    expected = {
+        (v.name, chat) for v in variants() for chat in ((False, True) if v.chat else (False,))
+    }
+    assert {(row["name"], row["chat"]) for row in rows} == expected
+    assert all(row["questions"] == 500 for row in rows)
+    check(rows)
+
+
+def test_a_smoke_run_of_the_serving_comparison(tmp_path: Path) -> None:
+    """The extension answers; stock, which has no CPU path for this model, is shown to fail."""
+    out = tmp_path / "smoke.jsonl"
+    flags = ("--model-path", str(demo.model_path()), "--device", "cpu")
+    argv = ["--smoke", "--repeats", "1", "--workload", "chat", "--start-s", "240"]
+    assert serving.main([*argv, "--out", str(out), "--", *flags]) == 1
+    by_side = {row["side"]: row for row in read(out)}
+    assert all(row["smoke"] for row in by_side.values())
+    ours = by_side["extension"]
+    assert (ours["completed"], ours["total_output_tokens"]) == (4, 32)
+    for name in ("output_throughput", "median_ttft_ms", "p99_tpot_ms", "peak_memory_mib"):
+        assert ours[name] > 0
+    assert ours["pool_full_tokens"] > 0 and ours["retractions"] == 0
+    assert "feature extractor" in by_side["stock"]["failed"]
+    text = out.with_suffix(".md").read_text()
+    assert SMOKE_NOTE in text and "| stock | failed:" in text
+    assert Image.open(out.with_suffix(".png")).width == 1000
