@@ -86,7 +86,7 @@ class Server:
     def retractions(self) -> int | None:
         """Requests put back for want of KV memory since the start; needs --enable-metrics."""
         text = requests.get(f"{self.url}/metrics", timeout=60).text
-        found = re.findall(r"^sglang:num_retracted_requests_total\S* (\S+)", text, re.MULTILINE)
+        found = re.findall(r"^sglang:num_retracted_requests_total.* (\S+)$", text, re.MULTILINE)
         if found:
             return round(sum(map(float, found)))
         # A counter appears with its first event.

@@ -68,7 +68,7 @@ def ask(questions: Questions, base_url: str, model: str, asking: Asking) -> Answ
             "base_url": f"{base_url.rstrip('/')}/{'chat/' if chat else ''}completions",
             "tokenizer_backend": None,
             "num_concurrent": asking.concurrency,
-            "max_retries": 1,
+            "max_retries": 3,
             "timeout": 24 * 3600,  # of all questions together
         },
         tasks=_tasks(questions, asking),
@@ -133,9 +133,10 @@ def _chat(asking: Asking) -> dict[str, Any]:
 
 
 def model_name(base_url: str) -> str:
-    """The first model that an endpoint lists."""
+    """The first model that an endpoint lists; OPENAI_API_KEY is sent, as the harness sends it."""
     import requests
 
-    reply = requests.get(f"{base_url.rstrip('/')}/models", timeout=60)
+    header = {"Authorization": f"Bearer {os.environ.get('OPENAI_API_KEY', '')}"}
+    reply = requests.get(f"{base_url.rstrip('/')}/models", headers=header, timeout=60)
     reply.raise_for_status()
     return reply.json()["data"][0]["id"]

@@ -64,12 +64,14 @@ def read(path: Path, count: int, seed: int) -> Questions:
 
 
 def demo(count: int) -> Questions:
-    """The first `count` of the demo's 500 held-out questions."""
-    from sglang_gemma4_ext.demo import question_set
+    """`count` of the demo's held-out questions, from each of its sets by turns."""
+    from sglang_gemma4_ext.demo.question_set import FOLDER
 
-    if count > max(question_set.SIZES):
-        raise DataError(f"the demo has {max(question_set.SIZES)} questions, not {count}")
-    return Questions(tuple(question_set.read(max(question_set.SIZES))[:count]), lead="<bos>")
+    sets = [_json_lines(file) for file in sorted(FOLDER.glob("*_500.jsonl"))]
+    by_turns = [item for items in zip(*sets, strict=True) for item in items]
+    if count > len(by_turns):
+        raise DataError(f"the demo has {len(by_turns)} questions, not {count}")
+    return Questions(tuple(by_turns[:count]), lead="<bos>")
 
 
 def _parquet(folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

@@ -19,6 +19,7 @@ from bench.quality import __main__ as command
 from bench.quality import mmlu, report
 from bench.quality.compare import accuracy, difference
 from bench.quality.harness import Asking, _tasks, ask
+from sglang_gemma4_ext.demo import question_set
 from sglang_gemma4_ext.demo.evaluate import Score
 
 SUBJECTS = ("anatomy", "high_school_us_history")
@@ -177,3 +178,16 @@ def test_bad_data(tmp_path: Path, capsys) -> None:
     ):
         assert command.main(["--data", str(data), "--", "--model-path", "x"]) == 2
         assert sentence in capsys.readouterr().err
+
+
+def test_the_demos_sets_are_asked_by_turns() -> None:
+    questions = mmlu.demo(100)
+    assert questions.lead == "<bos>" and len(questions.items) == 100
+    sets = [
+        [json.loads(line) for line in file.read_text().splitlines()]
+        for file in sorted(question_set.FOLDER.glob("*_500.jsonl"))
+    ]
+    for number, item in enumerate(questions.items):
+        assert item == sets[number % len(sets)][number // len(sets)]
+    with pytest.raises(mmlu.DataError, match="the demo has"):
+        mmlu.demo(5000)
