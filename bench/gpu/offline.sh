@@ -5,6 +5,10 @@
 #   bash bench/gpu/offline.sh --for-s 540 --copy-to "$OUT"
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+# A copy of the tree may have lost its two links.
+for folder in kernels patches; do
+    [ -e "sglang_gemma4_ext/$folder" ] || ln -sfn "../$folder" "sglang_gemma4_ext/$folder"
+done
 site=${SITE:-${TMPDIR:-/tmp}/gemma4_ext_site}
 if [ ! -f "$site/.complete" ]; then
     python3 -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --target "$site" .kit/*.whl

@@ -3,7 +3,8 @@
 
 The 12B's shape in NVFP4 is served with what the planner passes for a 24 GB card, its fraction of
 memory converted so that weights and KV take the same bytes here; a long prefill and a full decode
-batch follow. Without a GPU (--toy) the plan's flags are read and a small model is served.
+batch follow; the status is 1 if they take more than the card has. Without a GPU (--toy) the plan's
+flags are read and a small model is served.
 """
 
 from __future__ import annotations
@@ -63,15 +64,13 @@ def main(argv: list[str] | None = None) -> int:
         check=False,
     ).returncode
     rows = [json.loads(line) for line in rows_file.read_text().splitlines()]
+    planned = {"planned_memory_bytes": found["memory_bytes"], "planned_flags": found["flags"]}
+    rows_file.write_text("".join(json.dumps(row | planned) + "\n" for row in rows))
+    most = found["memory_bytes"] // MIB
     for row in rows:
-        row |= {"planned_memory_bytes": found["memory_bytes"], "planned_flags": found["flags"]}
-    rows_file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    for row in rows:
-        print(
-            f"{row['workload']}: {row.get('failed') or row['peak_memory_mib']} of "
-            f"{found['memory_bytes'] // MIB} MiB"
-        )
-    return status
+        print(f"{row['workload']}: {row.get('failed') or row['peak_memory_mib']} of {most} MiB")
+    over = not args.toy and any(row.get("peak_memory_mib", 0) > most for row in rows)
+    return 1 if over else status
 
 
 if __name__ == "__main__":

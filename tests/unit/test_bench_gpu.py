@@ -102,10 +102,10 @@ def test_without_a_gpu_it_says_what_it_needs(capsys, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "names",
     [
-        ("marlin_build", "router"),
+        ("router",),
         pytest.param(tuple(s.name for s in steps.STEPS), marks=pytest.mark.slow),
     ],
-    ids=["two", "all"],
+    ids=["one", "all"],
 )
 @pytest.mark.timeout(2400)
 def test_every_step_runs_at_toy_size(names, tmp_path: Path) -> None:
