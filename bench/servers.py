@@ -142,11 +142,11 @@ def environment(side: Side) -> dict[str, str]:
 
 
 def last_word(log: str) -> str:
-    """The line of a log that says why a server ended: our launcher's sentence, or the exception."""
+    """The sentence of a log that says why a server ended: our launcher's, or the exception."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     told = [line for line in lines if re.match(r"(\w+\.)*\w*(Error|Exception|Exit)\b", line)]
     ours = [line for line in lines if line.startswith("sglang-gemma4-ext: ")]
-    return (ours[-1:] or told[-1:] or lines[-1:] or ["it said nothing"])[0][:300]
+    return (ours[-1:] or told[-1:] or lines[-1:] or ["it said nothing"])[0].split(". ")[0][:300]
 
 
 def _wait(server: Server, start_s: float) -> None:

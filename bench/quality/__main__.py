@@ -109,7 +109,7 @@ def _measure(
             served = ("--model-path", str(model), *variant.flags)
             both = variant.chat and not args.letters_only
             ways = [plain, Asking(shots, args.concurrency, tokens)] if both else [plain]
-            for row in ask_server(EXTENSION, served, questions, ways, logs):
+            for row in ask_server(variant.side, served, questions, ways, logs):
                 about = {"name": variant.name, "broken": variant.broken}
                 yield row | about | {"flags": list(variant.flags)}
         return

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+from bench.servers import EXTENSION, STOCK, Side
 from sglang_gemma4_ext import demo
 from sglang_gemma4_ext.kernels.nvfp4_format import dequantize
 
@@ -32,6 +33,7 @@ NEEDED_TO_START = frozenset({"text_only", "cpu_softcap"})
 class Variant:
     """A served form of the demo.
 
+    side: who serves it; stock's failures are rows too
     broken: on purpose; its figure must show it
     chat: asked in a chat too, where a reply has a sentence before its letter
     """
@@ -39,6 +41,7 @@ class Variant:
     name: str
     make: Maker
     flags: tuple[str, ...] = ()
+    side: Side = EXTENSION
     broken: bool = False
     chat: bool = False
 
@@ -152,6 +155,7 @@ def variants() -> tuple[Variant, ...]:
         Variant("NVFP4, compressed-tensors", compressed_tensors),
         Variant("NVFP4 and MTP", bundled, draft, chat=True),
         Variant("BF16, patches off", bf16, ("--gemma4-ext-disable", patches_off())),
+        Variant("BF16, stock SGLang", bf16, ("--device", "cpu"), STOCK),
         Variant("wrong window", wrong_window, broken=True),
         Variant("router scale ignored", no_router_scale, broken=True),
         Variant("nibbles swapped", swapped_nibbles, broken=True),
