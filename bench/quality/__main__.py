@@ -17,6 +17,7 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,8 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--out", type=Path, help="write the rows as JSON lines")
     parser.add_argument("--logs", type=Path, help="folder for the servers' logs")
     args, flags = parser.parse_args(argv[:at]), argv[at + 1 :]
+    if args.shots is None:
+        args.shots = 0 if args.data == "demo" else 5
     if args.variants and (args.data != "demo" or flags):
         parser.error("--variants serves the demo itself: use --data demo, and no flags after --")
     if args.only and not args.variants:
@@ -74,6 +77,7 @@ def main(argv: list[str] | None = None) -> int:
             if args.data == "demo"
             else mmlu.read(Path(args.data), args.count, args.seed)
         )
+        questions.need(args.shots)
     except mmlu.DataError as error:
         print(f"bench.quality: {error}", file=sys.stderr)
         return 2
@@ -97,10 +101,9 @@ def _measure(
     args: argparse.Namespace, flags: list[str], questions: mmlu.Questions, work: Path
 ) -> Iterator[dict[str, Any]]:
     logs, demo = args.logs or work / "logs", args.data == "demo"
-    shots = args.shots if args.shots is not None else 0 if demo else 5
     tokens = args.chat_tokens or (DEMO_CHAT_TOKENS if demo else CHAT_TOKENS)
-    plain = Asking(shots, args.concurrency)
-    asking = Asking(shots, args.concurrency, tokens) if args.chat else plain
+    plain = Asking(args.shots, args.concurrency)
+    in_chat = replace(plain, chat_tokens=tokens)
     if args.variants:
         for number, variant in enumerate(variants()):
             if args.only and variant.name not in args.only:
@@ -108,11 +111,12 @@ def _measure(
             model = variant.make(work / str(number))
             served = ("--model-path", str(model), *variant.flags)
             both = variant.chat and not args.letters_only
-            ways = [plain, Asking(shots, args.concurrency, tokens)] if both else [plain]
+            ways = [plain, in_chat] if both else [plain]
             for row in ask_server(variant.side, served, questions, ways, logs):
                 about = {"name": variant.name, "broken": variant.broken}
                 yield row | about | {"flags": list(variant.flags)}
         return
+    asking = in_chat if args.chat else plain
     for name in args.sides if flags else ():
         extra = shlex.split(args.extension_flags) if SIDES[name] is EXTENSION else []
         for row in ask_server(SIDES[name], [*flags, *extra], questions, [asking], logs):

@@ -49,11 +49,9 @@ def ask(questions: Questions, base_url: str, model: str, asking: Asking) -> Answ
     """Put every question to an OpenAI-compatible endpoint at temperature 0.
 
     base_url: up to and with /v1
-    Raises ValueError if a subject has fewer examples than `asking.shots`.
+    Raises DataError if a subject has fewer examples than `asking.shots`.
     """
-    for subject in questions.subjects:
-        if len(questions.examples.get(subject, ())) < asking.shots:
-            raise ValueError(f"{asking.shots} shots, but {subject} has fewer examples (--shots 0)")
+    questions.need(asking.shots)
     chat = asking.chat_tokens > 0
     # Both are read at import.
     os.environ["HF_DATASETS_OFFLINE"] = os.environ["HF_HUB_OFFLINE"] = "1"

@@ -36,6 +36,12 @@ class Questions:
     def subjects(self) -> list[str]:
         return sorted({item["subject"] for item in self.items})
 
+    def need(self, shots: int) -> None:
+        """Raises DataError if a subject has fewer examples than that."""
+        for subject in self.subjects:
+            if len(self.examples.get(subject, ())) < shots:
+                raise DataError(f"{shots} shots, but {subject} has fewer examples (--shots 0)")
+
     def of(self, subject: str) -> list[dict[str, Any]]:
         """The subject's questions; `number` is the place of each among all."""
         return [

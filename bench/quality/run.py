@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import aiohttp
+import requests
+
 from bench.quality.compare import accuracy
 from bench.quality.harness import NO_LETTER, Answers, Asking, ask, model_name
 from bench.quality.mmlu import Questions
@@ -36,16 +39,22 @@ def ask_server(
 
 
 def ask_endpoint(base_url: str, questions: Questions, asking: Asking) -> dict[str, Any]:
-    """The row of a server that runs already, ours or not. base_url: up to and with /v1."""
+    """The row of a server that runs already, ours or not.
+
+    base_url: up to and with /v1. One that does not answer has a row that says so.
+    """
     return {"side": "endpoint", "flags": []} | next(iter(_rows(base_url, questions, [asking])))
 
 
 def _rows(base_url: str, questions: Questions, askings: Sequence[Asking]) -> list[dict[str, Any]]:
-    model = model_name(base_url)
-    return [
-        _asked(questions, asking) | figures(ask(questions, base_url, model, asking))
-        for asking in askings
-    ]
+    return [_asked(questions, asking) | _found(base_url, questions, asking) for asking in askings]
+
+
+def _found(base_url: str, questions: Questions, asking: Asking) -> dict[str, Any]:
+    try:
+        return figures(ask(questions, base_url, model_name(base_url), asking))
+    except (requests.RequestException, aiohttp.ClientError) as error:
+        return {"failed": f"a request failed: {type(error).__name__}"}
 
 
 def figures(answers: Answers) -> dict[str, Any]:

@@ -58,10 +58,17 @@ class Endpoint(BaseHTTPRequestHandler):
             choice = {"index": 0, "message": {"role": "assistant", "content": text}}
         else:
             choice = {"index": 0, "text": f" {right(body['prompt'])}\nQuestion"}
+        self.reply({"choices": [choice]})
+
+    def do_GET(self) -> None:
+        assert self.path == "/v1/models"
+        self.reply({"data": [{"id": "any"}]})
+
+    def reply(self, body: dict) -> None:
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.end_headers()
-        self.wfile.write(json.dumps({"choices": [choice]}).encode())
+        self.wfile.write(json.dumps(body).encode())
 
     def log_message(self, *args: object) -> None:
         pass
@@ -125,7 +132,7 @@ def test_an_endpoint_is_asked_with_examples_at_temperature_0(copy, endpoint, cha
 
 
 def test_too_few_examples_are_said_so(copy: Path, endpoint) -> None:
-    with pytest.raises(ValueError, match="6 shots, but anatomy has fewer"):
+    with pytest.raises(mmlu.DataError, match="6 shots, but anatomy has fewer"):
         ask(mmlu.read(copy, 24, 0), endpoint[0], "any", Asking(shots=6))
 
 
@@ -191,3 +198,20 @@ def test_the_demos_sets_are_asked_by_turns() -> None:
         assert item == sets[number % len(sets)][number // len(sets)]
     with pytest.raises(mmlu.DataError, match="the demo has"):
         mmlu.demo(5000)
+
+
+def test_an_endpoint_that_is_not_there_has_a_row(copy: Path, capsys) -> None:
+    argv = ["--data", str(copy), "--count", "4", "--endpoint", "http://127.0.0.1:9/v1"]
+    assert command.main(argv) == 1
+    assert "failed: a request failed: ConnectionError" in capsys.readouterr().out
+
+
+def test_both_sides_of_a_comparison_are_paired_in_the_table(copy, endpoint, tmp_path, capsys):
+    """Two endpoints, asked by the command; every row says where, with what and by which command."""
+    out, url = tmp_path / "rows.jsonl", endpoint[0]
+    argv = ["--data", str(copy), "--count", "24", "--endpoint", url, "--endpoint", url]
+    assert command.main([*argv, "--out", str(out)]) == 0
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert len(rows) == 2 and {"machine", "versions", "date", "command"} <= rows[0].keys()
+    assert rows[0]["shots"] == 5 and len(rows[0]["right_of_each"]) == 24
+    assert capsys.readouterr().out.splitlines()[-1].endswith("| +0.000 | 0 / 0 | 1.000 |")
