@@ -58,7 +58,7 @@ def ask(questions: Questions, base_url: str, model: str, asking: Asking) -> Answ
     from lm_eval import simple_evaluate
     from lm_eval.tasks import TaskManager
 
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    logging.getLogger("lm_eval").setLevel(logging.CRITICAL)
     found = simple_evaluate(
         model="local-chat-completions" if chat else "local-completions",
         model_args={
