@@ -21,7 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bench.conditions import conditions
+from bench.conditions import ROOT, conditions
 from bench.quality import mmlu, report
 from bench.quality.harness import Asking
 from bench.quality.run import ask_endpoint, ask_server
@@ -114,7 +114,8 @@ def _measure(
             ways = [plain, in_chat] if both else [plain]
             for row in ask_server(variant.side, served, questions, ways, logs):
                 about = {"name": variant.name, "broken": variant.broken}
-                yield row | about | {"flags": list(variant.flags)}
+                flags = [flag.removeprefix(f"{ROOT}/") for flag in variant.flags]
+                yield row | about | {"flags": flags}
         return
     asking = in_chat if args.chat else plain
     for name in args.sides if flags else ():
