@@ -114,8 +114,8 @@ def _measure(
             ways = [plain, in_chat] if both else [plain]
             for row in ask_server(variant.side, served, questions, ways, logs):
                 about = {"name": variant.name, "broken": variant.broken}
-                flags = [flag.removeprefix(f"{ROOT}/") for flag in variant.flags]
-                yield row | about | {"flags": flags}
+                shown = [flag.removeprefix(f"{ROOT}/") for flag in variant.flags]
+                yield row | about | {"flags": shown}
         return
     asking = in_chat if args.chat else plain
     for name in args.sides if flags else ():
