@@ -60,7 +60,13 @@ def test_nothing_of_the_cpu_reference_is_active_on_a_gpu(gpu):
             assert patch.stands_down(ctx), patch.name
 
 
-ALWAYS = {"exact_sliding_window", "swa_policy", "memory_reserve", "context_ceiling"}
+ALWAYS = {
+    "exact_sliding_window",
+    "swa_policy",
+    "memory_reserve",
+    "context_ceiling",
+    "kernels_before_pools",
+}
 
 
 @pytest.mark.parametrize(
