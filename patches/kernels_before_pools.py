@@ -30,6 +30,7 @@ from sglang_gemma4_ext.registry import Hook, Patch, Source
 logger = logging.getLogger(__name__)
 
 RUNNER = "sglang.srt.model_executor.model_runner.ModelRunner"
+EXPERTS = "sglang.srt.layers.moe.fused_moe_triton.layer.FusedMoE"
 GIB = 1 << 30
 # Tokens of a chunk where --chunked-prefill-size is off.
 UNCHUNKED = 8192
@@ -167,7 +168,9 @@ PATCH = Patch(
     hooks=(Hook(f"{RUNNER}.initialize", "37137c8e6deb", "after", _warm),),
     relies_on=(
         Source(f"{RUNNER}.alloc_memory_pool", "83a744460cb1"),
-        Source("sglang.srt.layers.moe.fused_moe_triton.layer.FusedMoE.run_moe_core", "1cf1384f533f"),
+        Source(
+            "sglang.srt.layers.moe.fused_moe_triton.layer.FusedMoE.run_moe_core", "1cf1384f533f"
+        ),
     ),
     stands_down=_stands_down,
 )
