@@ -33,7 +33,9 @@ def run(*args: str) -> tuple[dict[str, list[str]], str]:
 
 def test_a_step_launches_no_kernel_for_the_first_time(nvfp4_experts):
     ran, log = run(str(nvfp4_experts))
-    assert {"_nvfp4_linear_kernel", "_experts_up_kernel", "_route_one_launch_kernel"} <= set(ran["after"])
+    assert {"_nvfp4_linear_kernel", "_experts_up_kernel", "_route_one_launch_kernel"} <= set(
+        ran["after"]
+    )
     assert set(ran["after"]) <= set(ran["before"])
     assert "could not run before the pools" not in log
     assert log.index("Kernels before pools: ") < log.index("KV Cache is allocated")
