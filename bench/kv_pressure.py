@@ -68,7 +68,8 @@ def load(server: Server) -> Outcome:
     before, began = len(server.log), time.monotonic()
 
     def ask(prompt: list[int]) -> list[int]:
-        return server.generate(prompt, NEW, logprobs_from=-1)["output_ids"]
+        # SGLang sets the whole output of a request that ignores eos aside, and never retracts it.
+        return server.generate(prompt, NEW, logprobs_from=-1, ignore_eos=False)["output_ids"]
 
     with concurrent.futures.ThreadPoolExecutor(REQUESTS) as pool:
         tokens = list(pool.map(ask, prompts))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Print, as JSON, how SGLang's own runner splits a budget under the swa_policy patch.
 
-python -m tests.unit.solve_on_a_real_runner CHECKPOINT BUDGET_BYTES
+python -m tests.unit.solve_on_a_real_runner CHECKPOINT BUDGET_BYTES [ASSISTANT]
 
 Run in a process of its own: SGLang publishes one configuration per process.
 """
@@ -12,18 +12,20 @@ import json
 import sys
 
 
-def main(path: str, budget: int) -> None:
+def main(path: str, budget: int, draft: str = "") -> None:
     from sglang_gemma4_ext.settings import Settings
 
-    Settings(cpu=True).export()
+    Settings(cpu=True).export(speculative=bool(draft))
     from sglang.srt.plugins import load_plugins
 
     load_plugins()
     from sglang.benchmark import one_batch
-    from sglang.srt.runtime_context import SpawnRanks, get_context, get_schedule, publish
+    from sglang.srt.runtime_context import SpawnRanks, get_context, get_schedule, get_spec, publish
     from sglang.srt.server_args import PortArgs, prepare_server_args
 
-    args = prepare_server_args(["--model-path", path, "--device", "cpu", "--dtype", "float32"])
+    flags = ["--model-path", path, "--device", "cpu", "--dtype", "float32"]
+    with_draft = ["--speculative-draft-model-path", draft] if draft else []
+    args = prepare_server_args([*flags, *with_draft])
     args.resolve_once()
     publish(args, role="scheduler", ranks=SpawnRanks(world_rank=0, gpu_id=0))
     one_batch._init_process_global_configs()
@@ -39,6 +41,7 @@ def main(path: str, budget: int) -> None:
                 "ratio": get_schedule().swa_full_tokens_ratio,
                 "context": runner.model_config.context_len,
                 "chunk": get_schedule().chunked_prefill_size,
+                "draft_tokens": get_spec().speculative_num_draft_tokens or 1,
                 "overlap": not get_schedule().disable_overlap_schedule,
             }
         )
@@ -46,4 +49,4 @@ def main(path: str, budget: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(sys.argv[1], int(sys.argv[2]), *sys.argv[3:])

@@ -18,6 +18,7 @@ from sglang_gemma4_ext.plan import pools
 from sglang_gemma4_ext.plan.geometry import BUILT_IN
 from sglang_gemma4_ext.plan.gpus import GIB
 from sglang_gemma4_ext.settings import Settings
+from tests.checkpoints.assistant import build_assistant
 from tests.checkpoints.shapes import write_config
 from tests.checkpoints.tiny import WINDOW
 from tests.unit.upstream_pools import configurator
@@ -166,19 +167,26 @@ def test_sglangs_request_cap_keeps_its_place(monkeypatch, tmp_path):
     assert solved(monkeypatch, tmp_path) is None
 
 
-def test_a_real_runner_splits_its_budget_as_solved(checkpoint):
-    """SGLang's ModelRunner on the tiny dense model, fp32: 1024 and 2048 bytes a token."""
-    budget = 400_000_000
-    command = [sys.executable, "-m", "tests.unit.solve_on_a_real_runner", str(checkpoint("dense"))]
-    done = subprocess.run(
-        [*command, str(budget)], capture_output=True, text=True, check=False, cwd=ROOT
-    )
+@pytest.mark.parametrize("drafting", [False, True])
+def test_a_real_runner_splits_its_budget_as_solved(checkpoint, tmp_path, drafting):
+    """SGLang's ModelRunner on the tiny dense model, fp32: 1024 and 2048 bytes a token.
+
+    An assistant of three layers changes the tokens in flight, and no token's bytes.
+    """
+    budget, target = 400_000_000, checkpoint("dense")
+    draft = [str(build_assistant(target, tmp_path / "assistant"))] if drafting else []
+    command = [sys.executable, "-m", "tests.unit.solve_on_a_real_runner", str(target), str(budget)]
+    done = subprocess.run([*command, *draft], capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
+    assert found["draft_tokens"] == (4 if drafting else 1)
     kv = pools.KvBytes(1024, 2048)
-    serving = pools.Serving(chunk=found["chunk"], overlap=found["overlap"])
+    serving = pools.Serving(
+        chunk=found["chunk"], draft_tokens=found["draft_tokens"], overlap=found["overlap"]
+    )
     ratio = pools.solve_ratio(budget, kv, WINDOW, found["context"], serving)
     expected = pools.split(budget, kv, ratio)
     assert found["ratio"] == ratio < 0.8
     assert (found["full"], found["swa"]) == (expected.full, expected.swa)
+    assert 0.99 * budget < 1024 * found["full"] + 2048 * found["swa"] <= budget
     assert f"ratio {ratio:g} has the best worst load" in done.stderr
