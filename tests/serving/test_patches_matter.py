@@ -101,3 +101,20 @@ def test_does_not_start_without(patch, kind, quantize, checkpoint, tmp_path: Pat
     )
     assert ended.returncode != 0
     assert "did not start" in ended.stdout.splitlines()[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("patch", "flags"),
+    [("context_ceiling", ("--context-length", "99999")), ("cpu_unified_memory", TRITON)],
+)
+def test_what_is_asked_of_the_kv_memory_is_refused_without(patch, flags, checkpoint, tmp_path):
+    """With it the same server starts."""
+    flags = ("--model-path", str(checkpoint("dense")), "--dtype", "float32", *flags)
+    with serve(*flags, log_dir=tmp_path) as server:
+        assert "The server is fired up" in server.log
+    ended = run_to_end(
+        *(*flags, "--port", str(free_port()), "--gemma4-ext-disable", patch), cwd=tmp_path
+    )
+    assert ended.returncode != 0
+    assert "did not start" in ended.stdout.splitlines()[-1]
