@@ -16,6 +16,7 @@ import torch
 
 from bench.activation_peaks import allocated_peak
 from sglang_gemma4_ext.context import Context, Gpu
+from sglang_gemma4_ext.kernels.nvfp4_linear_ref import WEIGHTS, nvfp4_linear_ref
 from sglang_gemma4_ext.model_family import ModelInfo
 from sglang_gemma4_ext.patches import (
     experts_without_swizzled_scales,
@@ -212,3 +213,13 @@ def test_who_needs_them(patch, fmt, experts, gpu, active):
     model = ModelInfo("nowhere", "Gemma4ForConditionalGeneration", config)
     reason = patch.PATCH.stands_down(Context(Settings(), model, gpu, "0.5.23"))
     assert (reason is None) is active, reason
+
+
+def test_a_quantized_lm_head_is_never_whole():
+    """262,144 rows, 268 MB in fp32 already at K = 256: the exact path holds a chunk's copies."""
+    rows, k = MODEL.vocab, 256
+    packed = torch.zeros(rows, k // 2, dtype=torch.uint8)
+    block = torch.ones(rows, k // 16).to(torch.float8_e4m3fn)
+    x, row_scale = torch.ones(1, k), torch.ones(rows)
+    peak = allocated_peak(lambda: nvfp4_linear_ref(x, packed, block, row_scale))
+    assert peak < 40 * WEIGHTS < rows * k * 4

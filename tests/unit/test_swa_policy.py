@@ -218,5 +218,5 @@ def test_shared_layers_take_rows_only_without_the_patch(checkpoint, left_out):
     geometry = from_config(read_model_info(str(target)))
     found, _ = on_a_real_runner(target, budget, *left_out)
     kv = pools.kv_bytes(geometry, 4, shared_layers_too=bool(left_out))
-    used = kv.full * found["full"] + kv.sliding * found["swa"]
+    used = kv.full * found["full"] + kv.swa * found["swa"]
     assert 0.99 * budget < used <= budget
