@@ -49,7 +49,7 @@ def _warm(result: None, runner: Any) -> None:
     counts = token_counts(torch.device(runner.device), get_schedule().chunked_prefill_size)
     began, free = time.perf_counter(), _free_bytes(runner.device)
     runs = list(first_runs(runner.model, runner.device))
-    with torch.inference_mode():
+    with torch.no_grad():
         done = sum(_ran(name, run, counts) for name, run in runs)
     taken = (free - _free_bytes(runner.device)) / GIB
     logger.info(

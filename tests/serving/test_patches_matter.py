@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -118,3 +119,14 @@ def test_what_is_asked_of_the_kv_memory_is_refused_without(patch, flags, checkpo
     )
     assert ended.returncode != 0
     assert "did not start" in ended.stdout.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_kernels_run_before_the_pools_of_a_server(checkpoint, tmp_path):
+    """Without a GPU `kernels_before_pools` is for what goes through Triton's interpreter."""
+    flags = ("--model-path", str(checkpoint("dense")), "--dtype", "float32", *TRITON)
+    with serve(*flags, log_dir=tmp_path) as server:
+        ran = re.search(r"Kernels before pools: (\d+) of (\d+) layer shapes", server.log)
+        assert ran
+        assert 0 < int(ran[1]) == int(ran[2])
+        assert ran.start() < server.log.index("KV split: ")

@@ -41,6 +41,7 @@ def test_a_step_launches_no_kernel_for_the_first_time(nvfp4_experts):
     assert log.index("Kernels before pools: ") < log.index("KV Cache is allocated")
 
 
+@pytest.mark.slow
 def test_without_the_patch_every_kernel_is_new(nvfp4_experts):
     ran, log = run(str(nvfp4_experts), "kernels_before_pools")
     assert ran["before"] == []
