@@ -2,7 +2,7 @@
 """NVFP4 experts are repacked for Marlin one at a time, in the memory that they were loaded into.
 
 SGLang repacks a layer's experts into a list, stacks the list, and keeps what was loaded until the
-end: at 26B-A4B's shapes 428 MB of weights need 507 MB more. A repacked expert has as many bytes as
+end: at 26B-A4B's shapes 428 MB of weights need 509 MB more. A repacked expert has as many bytes as
 a loaded one; so SGLang's own function is given a layer of one expert, and its result is written
 over that expert.
 """
