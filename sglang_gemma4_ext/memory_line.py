@@ -28,7 +28,7 @@ def describe_memory(cfg: Any, cpu: bool) -> str:
         argv += ["--speculative-draft-model-path", draft]
     if cfg.enable_multimodal:
         argv.append("--enable-multimodal")
-    if not cpu:
+    if not cpu and cfg.mem_fraction_static is not None:
         argv += ["--mem-fraction-static", str(cfg.mem_fraction_static)]
     try:
         wish = cli.wish_of(cli.build_parser().parse_args(argv))
