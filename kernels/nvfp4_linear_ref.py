@@ -14,8 +14,10 @@ from torch.nn.functional import gelu, linear, silu
 
 from sglang_gemma4_ext.kernels.nvfp4_format import dequantize
 
-# Rows dequantized at a time: a weight of vocabulary size is never whole in memory.
+# Rows dequantized at a time, and weights: one of vocabulary size is never whole in memory, and the
+# 34 bytes a weight that PyTorch needs on the way to fp32 are 143 MB at most.
 ROWS = 16_384
+WEIGHTS = 1 << 22
 
 Activation = Literal["gelu_tanh", "silu"]
 
@@ -42,8 +44,9 @@ def nvfp4_linear_ref(
     _require(x.shape[-1] == 2 * half, f"x has K = {x.shape[-1]}, packed has {2 * half}")
     _require(row_scale.shape == (rows,), f"row_scale must be {(rows,)}, got {row_scale.shape}")
     out = x.new_empty((*x.shape[:-1], rows))
-    for start in range(0, rows, ROWS):
-        part = slice(start, start + ROWS)
+    chunk = max(1, min(ROWS, WEIGHTS // max(1, 2 * half)))
+    for start in range(0, rows, chunk):
+        part = slice(start, start + chunk)
         w = dequantize(packed[part], block_scale[part], row_scale[part].unsqueeze(-1), x.dtype)
         out[..., part] = linear(x, w, None if bias is None else bias[part])
     return out

@@ -141,7 +141,7 @@ def finish(layer: Any, weight: Weight, where: str, widths: Sequence[int]) -> Non
     packed, block = getattr(layer, weight.packed).data, getattr(layer, weight.block).data
     tensor = getattr(layer, weight.tensor).data.reshape(*packed.shape[:-2], len(widths))
     scale = 1 / tensor if weight.divides else tensor
-    if bool(block.isnan().any()):
+    if any(bool(part.isnan().any()) for part in _parts(block)):
         raise ValueError(_lacking(where, weight.block))
     if not bool((scale.isfinite() & (scale > 0)).all()):
         raise ValueError(_lacking(where, weight.tensor))
@@ -154,6 +154,11 @@ def finish(layer: Any, weight: Weight, where: str, widths: Sequence[int]) -> Non
     else:
         layer.register_buffer(weight.rows, rows, persistent=False)
     layer.nvfp4_fused = _fused()
+
+
+def _parts(tensor: torch.Tensor) -> Sequence[torch.Tensor]:
+    """Its experts, so that what is made of them on the way is never a layer's."""
+    return tensor.unbind() if tensor.dim() == 3 else (tensor,)
 
 
 def _lacking(where: str, what: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 from sglang_gemma4_ext import __version__, failure
 from sglang_gemma4_ext.context import detect_gpu, sglang_version
+from sglang_gemma4_ext.memory_line import describe_memory
 from sglang_gemma4_ext.model_family import MULTIMODAL_ARCHITECTURES, ModelInfo, read_model_info
 from sglang_gemma4_ext.preflight import declares_nvfp4
 from sglang_gemma4_ext.registry import Outcome, State
@@ -26,11 +27,12 @@ def summarize(server_args: Any) -> None:
 
     from sglang_gemma4_ext import plugin
 
-    cfg = resolving_view(server_args)
+    cfg, settings = resolving_view(server_args), Settings.from_env()
     lines = [
         f"sglang-gemma4-ext {__version__} on SGLang {sglang_version()}",
         f"  model      {describe_model(cfg.model_path, cfg.revision, cfg.enable_multimodal)}",
-        f"  device     {describe_device(Settings.from_env(), cfg)}",
+        f"  device     {describe_device(settings, cfg)}",
+        *_memory(cfg, settings),
         *describe_patches(plugin.outcomes()),
     ]
     print("\n".join(lines), file=sys.stderr, flush=True)
@@ -57,6 +59,13 @@ def describe_quantization(model: ModelInfo) -> str:
     if name is None and Path(model.path).is_dir() and declares_nvfp4(Path(model.path), model):
         name = "NVFP4"
     return str(name or "")
+
+
+def _memory(cfg: Any, settings: Settings) -> list[str]:
+    model = read_model_info(cfg.model_path, cfg.revision)
+    if model is None or not model.is_gemma4:
+        return []
+    return [f"  memory     {describe_memory(cfg, settings.cpu)}"]
 
 
 def describe_device(settings: Settings, cfg: Any) -> str:

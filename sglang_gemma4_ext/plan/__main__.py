@@ -81,6 +81,7 @@ def wish_of(args: argparse.Namespace) -> planner.Wish:
         swa_ratio=args.swa_full_tokens_ratio,
         kv_dtype_bytes=KV_DTYPE_BYTES[args.kv_cache_dtype],
         draft_bytes=_file_bytes(Path(draft)) if draft else 0,
+        draft_layers=_layers(Path(draft)) if draft else 0,
         draft_tokens=args.speculative_num_draft_tokens or (4 if draft else 1),
         page=args.page_size,
         policy=args.gemma4_swa_policy,
@@ -128,6 +129,11 @@ def _file_bytes(folder: Path) -> int:
         prod(tensor.shape) * weights.element_bytes(name, tensor)
         for name, tensor in read_headers(folder).items()
     )
+
+
+def _layers(folder: Path) -> int:
+    model = read_model_info(str(folder.resolve()))
+    return model.text.get("num_hidden_layers", 0) if model else 0
 
 
 def _plot(plan: planner.Plan, file: Path) -> None:

@@ -24,6 +24,7 @@ class Wish:
 
     memory: bytes of one GPU as nvidia-smi reports them.
     draft_bytes: weights of a speculative draft, whose KV is the target's own.
+    draft_layers: its layers, for each of which stock SGLang reserves KV all the same.
     policy: auto, seed or upstream; see pools.py.
     ours: with the extension's patches; False plans stock SGLang 0.5.23.
     """
@@ -39,6 +40,7 @@ class Wish:
     swa_ratio: float | None = None
     kv_dtype_bytes: int = 2
     draft_bytes: int = 0
+    draft_layers: int = 0
     draft_tokens: int = 1
     page: int = 1
     policy: str = "auto"
@@ -125,7 +127,11 @@ def _plan(wish: Wish) -> Plan:
     load = _load(wish)
     parts = _parts(wish, load)
     kv = pools.kv_bytes(
-        wish.geometry, wish.kv_dtype_bytes, wish.tp, shared_layers_too=not wish.ours
+        wish.geometry,
+        wish.kv_dtype_bytes,
+        wish.tp,
+        shared_layers_too=not wish.ours,
+        draft_layers=0 if wish.ours else wish.draft_layers,
     )
     serving = Serving(wish.page, load.chunk, wish.draft_tokens)
     split, ratio = _split(wish, max(parts["kv"], 0), kv, serving)

@@ -65,15 +65,23 @@ class Serving:
 
 
 def kv_bytes(
-    geometry: Geometry, dtype_bytes: int = 2, tp: int = 1, *, shared_layers_too: bool = False
+    geometry: Geometry,
+    dtype_bytes: int = 2,
+    tp: int = 1,
+    *,
+    shared_layers_too: bool = False,
+    draft_layers: int = 0,
 ) -> KvBytes:
     """Bytes per token; K and V are both stored, also where they are equal.
 
     shared_layers_too: as stock SGLang 0.5.23, whose pools hold rows for KV-shared layers too.
+    draft_layers: of an MTP assistant, likewise; each counts as a full layer of the target.
     """
 
     def of(kind: str, heads: int, dim: int) -> int:
         layers = geometry.kv_layers(kind, shared_too=shared_layers_too)
+        if kind == FULL:
+            layers += draft_layers
         return layers * max(1, heads // tp) * 2 * dim * dtype_bytes
 
     return KvBytes(

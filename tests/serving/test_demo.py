@@ -99,7 +99,16 @@ def test_the_server_answers_all_that_transformers_answers(server):
     _compare(server, 500, json.loads(FIGURES.read_text())["nvfp4"])
 
 
-def _compare(server: Server, count: int, figures: dict) -> None:
+@pytest.mark.slow
+def test_a_server_that_ignores_the_routers_scale_answers_worse(tmp_path: Path):
+    """Stock SGLang's router on a CPU: its languages fall out of the sound server's interval."""
+    sound = json.loads(FIGURES.read_text())["nvfp4_100"]["languages"]
+    with serve("--demo", "--gemma4-ext-disable", "router_scale", log_dir=tmp_path) as stock:
+        found = _scores(stock, 100)["languages"]
+    assert found.interval[1] < sound["interval"][0], found
+
+
+def _scores(server: Server, count: int) -> dict[str, evaluate.Score]:
     items = [item for name in question_set.SETS for item in question_set.read(count, name)]
     prompts = [evaluate.prompt_ids(item) for item in items]
     body = {"input_ids": prompts, "sampling_params": {"temperature": 0, "max_new_tokens": 1}}
@@ -107,7 +116,11 @@ def _compare(server: Server, count: int, figures: dict) -> None:
     reply.raise_for_status()
     answers = [answer["output_ids"][0] for answer in reply.json()]
     assert all(len(encode(f" {letter}")) == 1 for letter in LETTERS)
-    scores = evaluate.score(items, answers)
+    return evaluate.score(items, answers)
+
+
+def _compare(server: Server, count: int, figures: dict) -> None:
+    scores = _scores(server, count)
     assert set(scores) == set(question_set.PLACES)
     for place, score in scores.items():
         assert score.count == figures[place]["of"]

@@ -76,7 +76,7 @@ def accepted_by(server: Server, expected: Drafted) -> drafts.Accepted:
 @pytest.mark.parametrize(
     ("backends", "number"),
     [
-        (("torch_native", "fa4"), 8),
+        (("torch_native", "fa4"), 4),
         pytest.param(("torch_native", "triton"), 2, marks=pytest.mark.slow),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, tuple) else None,

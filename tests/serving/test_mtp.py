@@ -9,11 +9,13 @@ transformers' assistant.
 from __future__ import annotations
 
 import concurrent.futures
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 from tests.checkpoints.assistant import build_assistant
 from tests.serving import draft_probe
@@ -106,6 +108,16 @@ def test_tokens_and_drafts(running: Running, tmp_path: Path):
         # Right three times of four at least: most of the three drafted tokens are taken.
         assert answer["meta_info"]["spec_accept_length"] > 2, length
     assert running.reference.worst(tmp_path) <= LOGITS_TOLERANCE
+
+
+def test_the_plan_counts_the_assistants_weights(running: Running, references):
+    """To the byte, in the launcher's summary. How the pools fit beside it: test_swa_policy.py."""
+    _, draft, _ = references(running.case.kind)
+    tensors = load_file(draft / "model.safetensors").values()
+    stored = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    assert re.search(
+        rf"^  memory     weights .*, draft {stored:,} bytes$", running.server.log, re.M
+    )
 
 
 def test_drafts_that_are_never_right_change_nothing(running: Running):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -101,3 +102,31 @@ def test_does_not_start_without(patch, kind, quantize, checkpoint, tmp_path: Pat
     )
     assert ended.returncode != 0
     assert "did not start" in ended.stdout.splitlines()[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("patch", "flags"),
+    [("context_ceiling", ("--context-length", "99999")), ("cpu_unified_memory", TRITON)],
+)
+def test_what_is_asked_of_the_kv_memory_is_refused_without(patch, flags, checkpoint, tmp_path):
+    """With it the same server starts."""
+    flags = ("--model-path", str(checkpoint("dense")), "--dtype", "float32", *flags)
+    with serve(*flags, log_dir=tmp_path) as server:
+        assert "The server is fired up" in server.log
+    ended = run_to_end(
+        *(*flags, "--port", str(free_port()), "--gemma4-ext-disable", patch), cwd=tmp_path
+    )
+    assert ended.returncode != 0
+    assert "did not start" in ended.stdout.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_kernels_run_before_the_pools_of_a_server(checkpoint, tmp_path):
+    """Without a GPU `kernels_before_pools` is for what goes through Triton's interpreter."""
+    flags = ("--model-path", str(checkpoint("dense")), "--dtype", "float32", *TRITON)
+    with serve(*flags, log_dir=tmp_path) as server:
+        ran = re.search(r"Kernels before pools: (\d+) of (\d+) layer shapes", server.log)
+        assert ran
+        assert 0 < int(ran[1]) == int(ran[2])
+        assert ran.start() < server.log.index("KV split: ")

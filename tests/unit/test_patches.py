@@ -21,7 +21,13 @@ A10G = Gpu("nvidia", "NVIDIA A10G", (8, 6))
 TARGETS = (A10G, Gpu("nvidia", "NVIDIA A100", (8, 0)), Gpu("nvidia", "NVIDIA H200", (9, 0)))
 
 # Any Gemma 4 may be served with an assistant.
-MTP = {"draft_defaults", "draft_position", "exact_tree_window", "swa_state_follows_pool"}
+MTP = {
+    "draft_defaults",
+    "draft_position",
+    "draft_without_kv",
+    "exact_tree_window",
+    "swa_state_follows_pool",
+}
 
 by_name = pytest.mark.parametrize("patch", PATCHES, ids=lambda patch: patch.name)
 
@@ -60,7 +66,13 @@ def test_nothing_of_the_cpu_reference_is_active_on_a_gpu(gpu):
             assert patch.stands_down(ctx), patch.name
 
 
-ALWAYS = {"exact_sliding_window", "swa_policy", "memory_reserve", "context_ceiling"}
+ALWAYS = {
+    "exact_sliding_window",
+    "swa_policy",
+    "memory_reserve",
+    "context_ceiling",
+    "kernels_before_pools",
+}
 
 
 @pytest.mark.parametrize(

@@ -146,6 +146,18 @@ def test_a_draft_takes_its_weights_and_a_fixed_split(capsys, tmp_path):
     assert 0 < answer["pools"]["swa_full_tokens_ratio"] < 0.8
 
 
+def test_stock_reserves_kv_for_each_layer_of_a_draft(capsys, tmp_path):
+    """12B: 2048 bytes a full layer, eight of them, and 48 of this draft; 327,680 sliding ones."""
+    draft = write_config(BUILT_IN["12B"], tmp_path)
+    safetensors.torch.save_file({"w": torch.zeros(1)}, draft / "model.safetensors")
+    argv = ("--model-path", "12B", "--weights", "nvfp4", "--memory", "48GiB", "--json", "--stock",
+            "--speculative-draft-model-path", str(draft))  # fmt: skip
+    _, out, _ = run(capsys, *argv)
+    answer = json.loads(out)
+    cell = 2048 * (8 + 48) + 0.8 * 327_680
+    assert answer["pools"]["full_tokens"] == int(answer["parts_bytes"]["kv"] // cell)
+
+
 M = ("--model-path", "31B")
 
 

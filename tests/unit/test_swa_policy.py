@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 
 from sglang_gemma4_ext.context import Gpu
+from sglang_gemma4_ext.model_family import read_model_info
 from sglang_gemma4_ext.patches import swa_policy
 from sglang_gemma4_ext.plan import pools
-from sglang_gemma4_ext.plan.geometry import BUILT_IN
+from sglang_gemma4_ext.plan.geometry import BUILT_IN, from_config
 from sglang_gemma4_ext.plan.gpus import GIB
 from sglang_gemma4_ext.settings import Settings
+from tests.checkpoints.assistant import build_assistant
 from tests.checkpoints.shapes import write_config
 from tests.checkpoints.tiny import WINDOW
 from tests.unit.upstream_pools import configurator
@@ -166,19 +168,55 @@ def test_sglangs_request_cap_keeps_its_place(monkeypatch, tmp_path):
     assert solved(monkeypatch, tmp_path) is None
 
 
-def test_a_real_runner_splits_its_budget_as_solved(checkpoint):
-    """SGLang's ModelRunner on the tiny dense model, fp32: 1024 and 2048 bytes a token."""
-    budget = 400_000_000
-    command = [sys.executable, "-m", "tests.unit.solve_on_a_real_runner", str(checkpoint("dense"))]
-    done = subprocess.run(
-        [*command, str(budget)], capture_output=True, text=True, check=False, cwd=ROOT
-    )
+def on_a_real_runner(target: Path, budget: int, *flags: str) -> tuple[dict[str, Any], str]:
+    """What `solve_on_a_real_runner` prints, and SGLang's log."""
+    command = [sys.executable, "-m", "tests.unit.solve_on_a_real_runner", str(target), str(budget)]
+    done = subprocess.run([*command, *flags], capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout.splitlines()[-1])
+    return json.loads(done.stdout.splitlines()[-1]), done.stderr
+
+
+@pytest.mark.parametrize("drafting", [False, True])
+def test_a_real_runner_splits_its_budget_as_solved(checkpoint, tmp_path, drafting):
+    """SGLang's ModelRunner on the tiny dense model, fp32: 1024 and 2048 bytes a token.
+
+    An assistant of three layers changes the tokens in flight, and no token's bytes.
+    """
+    budget, target = 400_000_000, checkpoint("dense")
+    flags = ("--draft", str(build_assistant(target, tmp_path / "draft"))) if drafting else ()
+    found, log = on_a_real_runner(target, budget, *flags)
+    assert found["draft_tokens"] == (4 if drafting else 1)
     kv = pools.KvBytes(1024, 2048)
-    serving = pools.Serving(chunk=found["chunk"], overlap=found["overlap"])
-    ratio = pools.solve_ratio(budget, kv, WINDOW, found["context"], serving)
+    serving = pools.Serving(
+        chunk=found["chunk"], draft_tokens=found["draft_tokens"], overlap=found["overlap"]
+    )
+    ratio = pools.solve_ratio(
+        budget, kv, WINDOW, found["context"], serving, max_requests=found["requests"]
+    )
     expected = pools.split(budget, kv, ratio)
     assert found["ratio"] == ratio < 0.8
     assert (found["full"], found["swa"]) == (expected.full, expected.swa)
-    assert f"ratio {ratio:g} has the best worst load" in done.stderr
+    assert 0.99 * budget < 1024 * found["full"] + 2048 * found["swa"] <= budget
+    assert f"ratio {ratio:g} has the best worst load" in log
+
+
+@pytest.mark.slow
+def test_without_draft_without_kv_half_the_budget_is_never_used(checkpoint, tmp_path):
+    """Three layers of the assistant count as full ones, of which the tiny target has two."""
+    budget, target = 400_000_000, checkpoint("dense")
+    draft = str(build_assistant(target, tmp_path / "draft"))
+    found, _ = on_a_real_runner(target, budget, "--draft", draft, "--without", "draft_without_kv")
+    cell = 512 * (2 + 3) + found["ratio"] * 2048
+    assert found["full"] == pytest.approx(budget / cell, rel=1e-4)
+    assert 1024 * found["full"] + 2048 * found["swa"] < 0.55 * budget
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("left_out", [(), ("--without", "shared_layers_without_kv")])
+def test_shared_layers_take_rows_only_without_the_patch(checkpoint, left_out):
+    budget, target = 400_000_000, checkpoint("e2b")
+    geometry = from_config(read_model_info(str(target)))
+    found, _ = on_a_real_runner(target, budget, *left_out)
+    kv = pools.kv_bytes(geometry, 4, shared_layers_too=bool(left_out))
+    used = kv.full * found["full"] + kv.swa * found["swa"]
+    assert 0.99 * budget < used <= budget

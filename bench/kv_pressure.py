@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Real servers with the same few bytes of KV and the same load: who stalls, who computes twice.
+
+    python -m bench.kv_pressure [--json FILE]
+
+Long prompts come in together on a CPU, in fp32, through SGLang's Triton attention in Triton's
+interpreter. SGLang alone cannot serve there (DESIGN.md), so "stock" is the extension with its KV
+patches left out: SGLang's own pools, split and admission. Both are as eager as SGLang can be told
+to be: they admit requests whose output may not fit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import datetime
+import json
+import platform
+import re
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.checkpoints.tiny import build
+from tests.serving.harness import Server, serve
+from tests.serving.parity import prompt_ids
+
+PROMPT, NEW, REQUESTS = 170, 24, 4
+# Full tokens of SGLang's split, which keeps 0.8 sliding tokens for each: three prompts fit, what
+# they generate does not. As one pool the same bytes hold all four requests to their end.
+FULL_TOKENS = 560
+KV_PATCHES = "swa_policy,memory_reserve,context_ceiling,shared_layers_without_kv"
+SERVERS = {
+    "stock": ("--gemma4-swa-policy", "upstream", "--gemma4-ext-disable", KV_PATCHES),
+    "ours": ("--gemma4-swa-policy", "auto"),
+}
+FLAGS = (
+    "--gemma4-cpu-attention", "triton", "--triton-attention-num-kv-splits", "2",
+    "--dtype", "float32", "--max-total-tokens", str(FULL_TOKENS), "--chunked-prefill-size", "64",
+    "--max-running-requests", str(REQUESTS),
+    "--schedule-conservativeness", "0.1", "--decode-log-interval", "1",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a server's log says of one load, and the tokens that came of it.
+
+    most_running: requests in one decode step, at most; waiting: those queued meanwhile, at most.
+    retracted: times that a running request was thrown out, its KV with it.
+    prefilled: prompt tokens computed; what is above the prompts' own was computed again.
+    """
+
+    most_running: int
+    waiting: int
+    retracted: int
+    prefilled: int
+    cached: int
+    seconds: float
+    tokens: list[list[int]]
+
+
+def load(server: Server) -> Outcome:
+    """REQUESTS prompts at once, to their end."""
+    prompts = [prompt_ids(PROMPT, seed=seed) for seed in range(10, 10 + REQUESTS)]
+    before, began = len(server.log), time.monotonic()
+
+    def ask(prompt: list[int]) -> list[int]:
+        # SGLang sets the whole output of a request that ignores eos aside, and never retracts it.
+        return server.generate(prompt, NEW, logprobs_from=-1, ignore_eos=False)["output_ids"]
+
+    with concurrent.futures.ThreadPoolExecutor(REQUESTS) as pool:
+        tokens = list(pool.map(ask, prompts))
+    seconds, log = time.monotonic() - began, server.log[before:]
+    decode = re.findall(r"Decode batch, #running-req: (\d+).*#queue-req: (\d+)", log)
+    return Outcome(
+        most_running=max(int(running) for running, _ in decode),
+        waiting=max(int(queued) for _, queued in decode),
+        retracted=sum(int(n) for n in re.findall(r"#retracted_reqs: (\d+)", log)),
+        prefilled=sum(int(n) for n in re.findall(r"#new-token: (\d+)", log)),
+        cached=sum(int(n) for n in re.findall(r"#cached-token: (\d+)", log)),
+        seconds=round(seconds, 1),
+        tokens=tokens,
+    )
+
+
+def run(path: Path, folder: Path, name: str) -> Outcome:
+    """The load on one of SERVERS; its log is left in folder."""
+    flags = ("--model-path", str(path), *FLAGS, *SERVERS[name])
+    with serve(*flags, log_dir=folder / name) as server:
+        return load(server)
+
+
+def provenance() -> dict[str, Any]:
+    import torch
+
+    from sglang_gemma4_ext.context import sglang_version
+
+    model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    return {
+        "machine": f"CPU, {model[1] if model else platform.processor()}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "sglang": sglang_version(),
+        "date": datetime.date.today().isoformat(),
+        "command": "python -m bench.kv_pressure --json FILE",
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", type=Path, help="append a row per server to this file")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        path = build("dense", Path(folder) / "dense")
+        for name in SERVERS:
+            outcome = run(path, Path(folder), name)
+            print(name, outcome)
+            if args.json:
+                row = {"server": name, "requests": REQUESTS, "prompt": PROMPT, "new": NEW,
+                       "flags": " ".join((*FLAGS, *SERVERS[name]))}  # fmt: skip
+                with args.json.open("a") as file:
+                    file.write(json.dumps(row | asdict(outcome) | provenance()) + "\n")
+
+
+if __name__ == "__main__":
+    main()
