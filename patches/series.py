@@ -2,6 +2,7 @@
 """The ordered list of all patches: the only place where they are named."""
 
 from sglang_gemma4_ext.patches import (
+    bounded_samples,
     causal_lm_config,
     context_ceiling,
     cpu_exact_kv_cache,
@@ -24,6 +25,7 @@ from sglang_gemma4_ext.patches import (
     nvfp4_ignored_layers,
     nvfp4_modelopt,
     router_scale,
+    secrets_unlogged,
     shared_layers_without_kv,
     swa_policy,
     swa_state_follows_pool,
@@ -47,6 +49,8 @@ PATCHES: tuple[Patch, ...] = (
     swa_state_follows_pool.PATCH,
     draft_position.PATCH,
     draft_defaults.PATCH,
+    bounded_samples.PATCH,
+    secrets_unlogged.PATCH,
     kv_bounds_check.PATCH,
     extend_attention_tiles.PATCH,
     fused_router.PATCH,

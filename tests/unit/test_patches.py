@@ -60,7 +60,14 @@ def test_nothing_of_the_cpu_reference_is_active_on_a_gpu(gpu):
             assert patch.stands_down(ctx), patch.name
 
 
-ALWAYS = {"exact_sliding_window", "swa_policy", "memory_reserve", "context_ceiling"}
+ALWAYS = {
+    "bounded_samples",
+    "context_ceiling",
+    "exact_sliding_window",
+    "memory_reserve",
+    "secrets_unlogged",
+    "swa_policy",
+}
 
 
 @pytest.mark.parametrize(
