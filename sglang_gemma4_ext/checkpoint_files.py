@@ -20,6 +20,10 @@ _MAX_HEADER_BYTES = 100_000_000
 class CheckpointError(ValueError):
     """A checkpoint that cannot be served; the message is one sentence for the user."""
 
+    def __init__(self, message: str):
+        # Names that it quotes are the checkpoint's own, line breaks and all.
+        super().__init__(" ".join(message.splitlines()))
+
 
 @dataclass(frozen=True)
 class Tensor:
