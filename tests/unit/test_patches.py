@@ -65,6 +65,7 @@ ALWAYS = {
     "context_ceiling",
     "exact_sliding_window",
     "memory_reserve",
+    "request_within_vocabulary",
     "secrets_unlogged",
     "swa_policy",
 }
