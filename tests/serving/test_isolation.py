@@ -11,19 +11,13 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 
-from tests.checkpoints.assistant import build_assistant
 from tests.checkpoints.tiny import WINDOW
-from tests.serving import draft_probe
-from tests.serving.drafts import DraftReference
 from tests.serving.harness import Server, serve
 from tests.serving.parity import Reference, prompt_ids
 
@@ -91,48 +85,13 @@ def load(server: Server) -> dict[str, Any]:
     return only
 
 
-@contextmanager
-def running(target: Path, folder: Path, *flags: str, **env: str) -> Iterator[Server]:
-    path = ("--model-path", str(target))
-    with serve(*path, *FLAGS, *flags, log_dir=folder, env={**CHECKED, **env}) as server:
-        yield server
-
-
-@pytest.mark.parametrize(
-    ("kind", "flags"),
-    [
-        ("dense", ()),
-        pytest.param("dense", ("--gemma4-swa-policy", "upstream"), marks=pytest.mark.slow),
-        pytest.param("e2b", (), marks=pytest.mark.slow),
-        pytest.param("moe", (), marks=pytest.mark.slow),
-    ],
-    ids=["dense", "dense-fixed-split", "e2b", "moe"],
-)
-def test_every_stream_answers_as_alone(checkpoint, tmp_path, kind, flags):
-    asked, reference = prompts(), Reference(checkpoint(kind))
-    with running(checkpoint(kind), tmp_path, *flags) as server:
+def test_every_stream_answers_as_alone(checkpoint, tmp_path):
+    path, asked = checkpoint("dense"), prompts()
+    reference = Reference(path)
+    with serve("--model-path", str(path), *FLAGS, log_dir=tmp_path, env=CHECKED) as server:
         found = together(server, asked)
         assert "Retract requests" in server.log
         require_empty(server)
     for prompt, tokens in zip(asked, found, strict=True):
         table = reference.log_probs(prompt, tokens)
         assert table[len(prompt) - 1 : -1].argmax(-1).tolist() == tokens, len(prompt)
-
-
-@pytest.mark.slow
-def test_every_stream_answers_as_alone_with_an_assistant(checkpoint, tmp_path):
-    """Drafts are steered to be right but at every fifth position."""
-    target, asked = checkpoint("dense"), prompts()
-    draft = build_assistant(target, tmp_path / "assistant")
-    reference = DraftReference(Reference(target), draft)
-    known = [reference.greedy(prompt, NEW) for prompt in asked]
-    flags = ("--speculative-draft-model-path", str(draft))
-    with (
-        draft_probe.installed(tmp_path, shuffle=True) as (env, order),
-        running(target, tmp_path, *flags, **env) as server,
-    ):
-        order(known=known, wrong_every=5)
-        found = together(server, asked)
-        assert "Retract requests" in server.log
-        require_empty(server)
-    assert found == [tokens[len(p) :] for tokens, p in zip(known, asked, strict=True)]
