@@ -14,7 +14,6 @@ has checked indices anyway. Without the variable nothing is hooked.
 from __future__ import annotations
 
 import inspect
-import itertools
 import os
 import tempfile
 from pathlib import Path
@@ -29,11 +28,9 @@ ATTENTION = "sglang.srt.layers.attention"
 BACKEND = f"{ATTENTION}.base_attn_backend.AttentionBackend"
 ALLOCATOR = "sglang.srt.mem_cache.allocator.swa.SWATokenToKVPoolAllocator"
 
-_count = itertools.count()
-
 
 class KVBoundsError(RuntimeError):
-    """A slot or page beyond its pool; the message names the file that holds the tables."""
+    """A slot or page beyond its pool; the message names the file with the tables."""
 
 
 def _before_forward(
@@ -98,13 +95,31 @@ def _require_within(
     low, high = int(indices.min()), int(indices.max())
     if low >= 0 and high < limit:
         return
-    file = Path(tempfile.gettempdir()) / f"gemma4_kv_bounds_{os.getpid()}_{next(_count)}.pt"
     tables = {key: value for key, value in metadata.items() if _is_plain(value)}
-    torch.save({"table": name, "indices": indices, "limit": limit, "layer": layer, **tables}, file)
+    kept = _keep({"table": name, "indices": indices, "limit": limit, "layer": layer, **tables})
     raise KVBoundsError(
-        f"{name} of layer {layer} holds {low} to {high} where 0 to {limit - 1} exist; "
-        f"the tables are in {file}"
+        f"{name} of layer {layer} holds {low} to {high} where 0 to {limit - 1} exist; {kept}"
     )
+
+
+def _keep(content: dict[str, Any]) -> str:
+    """Write a file that only this user may read; where it is, or why there is none.
+
+    A disk that is full must not hide what was found.
+    """
+    prefix = f"gemma4_kv_bounds_{os.getpid()}_"
+    try:
+        handle, file = tempfile.mkstemp(prefix=prefix, suffix=".pt")
+    except OSError as error:
+        return f"the tables could not be kept ({error.strerror})"
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            torch.save(content, stream)
+    # torch's own writer of the archive makes a RuntimeError of a failed write.
+    except (OSError, RuntimeError) as error:
+        Path(file).unlink(missing_ok=True)
+        return f"the tables could not be kept ({str(error).splitlines()[0]})"
+    return f"the tables are in {file}"
 
 
 def _is_plain(value: Any) -> bool:

@@ -2,6 +2,7 @@
 """The ordered list of all patches: the only place where they are named."""
 
 from sglang_gemma4_ext.patches import (
+    bounded_samples,
     causal_lm_config,
     context_ceiling,
     cpu_exact_kv_cache,
@@ -27,7 +28,9 @@ from sglang_gemma4_ext.patches import (
     nvfp4_fused_activation,
     nvfp4_ignored_layers,
     nvfp4_modelopt,
+    request_within_vocabulary,
     router_scale,
+    secrets_unlogged,
     shared_layers_without_kv,
     swa_policy,
     swa_state_follows_pool,
@@ -52,6 +55,9 @@ PATCHES: tuple[Patch, ...] = (
     draft_position.PATCH,
     draft_defaults.PATCH,
     draft_without_kv.PATCH,
+    request_within_vocabulary.PATCH,
+    bounded_samples.PATCH,
+    secrets_unlogged.PATCH,
     kv_bounds_check.PATCH,
     extend_attention_tiles.PATCH,
     fused_router.PATCH,

@@ -4,17 +4,25 @@
 from __future__ import annotations
 
 import json
+import operator
 import re
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 _SHARD = re.compile(r"(.*)-\d{5}-of-(\d{5})\.safetensors")
 _LFS = b"version https://git-lfs"
+# safetensors' own limit, by which a file of another kind is not read whole for its header.
+_MAX_HEADER_BYTES = 100_000_000
 
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be served; the message is one sentence for the user."""
+
+    def __init__(self, message: str):
+        # Names that it quotes are the checkpoint's own, line breaks and all.
+        super().__init__(" ".join(message.splitlines()))
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,8 @@ def _wanted_files(folder: Path, files: dict[str, Path]) -> set[str]:
         weight_map = load_json(index).get("weight_map")
         if not isinstance(weight_map, dict):
             raise CheckpointError(f"{index} has no weight_map; download it again")
+        if not all(isinstance(name, str) for name in weight_map.values()):
+            raise CheckpointError(f"{index} has a weight_map of no file names; download it again")
         return set(weight_map.values())
     wanted = set(files)
     for shard in filter(None, map(_SHARD.fullmatch, files)):
@@ -71,13 +81,14 @@ def read_header(file: Path) -> dict[str, Tensor]:
         if size < 8 or length > size - 8:
             raise CheckpointError(f"{file} is truncated within its header; download it again")
         stream.seek(8)
-        text = stream.read(length)
+        text = stream.read(length) if length <= _MAX_HEADER_BYTES else b""
     try:
         header = json.loads(text)
         header.pop("__metadata__", None)
-        end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
-        tensors = {n: Tensor(entry["dtype"], tuple(entry["shape"])) for n, entry in header.items()}
-    except (ValueError, AttributeError, KeyError, TypeError, IndexError):
+        ends = [operator.index(entry["data_offsets"][1]) for entry in header.values()]
+        tensors = {name: _tensor(entry) for name, entry in header.items()}
+        end = max(ends, default=0)
+    except (ValueError, AttributeError, KeyError, TypeError, IndexError, RecursionError):
         raise CheckpointError(f"{file} is not a safetensors file; download it again") from None
     if size < 8 + length + end:
         raise CheckpointError(
@@ -85,6 +96,10 @@ def read_header(file: Path) -> dict[str, Tensor]:
             f"{size}; download it again"
         )
     return tensors
+
+
+def _tensor(entry: dict[str, Any]) -> Tensor:
+    return Tensor(str(entry["dtype"]), tuple(map(operator.index, entry["shape"])))
 
 
 def check_not_lfs(file: Path, head: bytes) -> None:
@@ -98,8 +113,45 @@ def load_json(file: Path) -> dict[str, Any]:
     """A JSON object from a file. Raises CheckpointError."""
     try:
         content = json.loads(file.read_text())
-    except ValueError:
+    except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):
         raise CheckpointError(f"{file} is not valid JSON; download it again")
     return content
+
+
+def json_object(parent: dict[str, Any], field: str, file: Path) -> dict[str, Any]:
+    """An object within a file's JSON, empty where it is absent or null. Raises CheckpointError."""
+    value = parent.get(field)
+    if value is None:
+        return {}
+    return _of_type(value, dict, field, file, "an object")
+
+
+def json_objects(parent: dict[str, Any], field: str, file: Path) -> list[dict[str, Any]]:
+    """The members of an object of objects. Raises CheckpointError."""
+    members = json_object(parent, field, file)
+    return [
+        _of_type(member, dict, f"{field}.{name}", file, "an object")
+        for name, member in members.items()
+    ]
+
+
+def json_integer(parent: dict[str, Any], field: str, file: Path) -> int | None:
+    """A whole number within a file's JSON, or None. Raises CheckpointError."""
+    value = parent.get(field)
+    return None if value is None else _of_type(value, int, field, file, "a whole number")
+
+
+def json_strings(parent: dict[str, Any], field: str, file: Path) -> list[str]:
+    """A list of strings within a file's JSON, empty where it is absent. Raises CheckpointError."""
+    value = parent.get(field)
+    values = [] if value is None else _of_type(value, list, field, file, "a list")
+    return [_of_type(member, str, field, file, "a list of strings") for member in values]
+
+
+def _of_type(value: Any, kind: type, field: str, file: Path, wanted: str) -> Any:
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        shown = textwrap.shorten(json.dumps(value), 60)
+        raise CheckpointError(f"{file} has {field} {shown} where {wanted} is expected")
+    return value

@@ -18,6 +18,10 @@ from sglang_gemma4_ext.checkpoint_files import (
     CheckpointError,
     Tensor,
     check_not_lfs,
+    json_integer,
+    json_object,
+    json_objects,
+    json_strings,
     load_json,
     read_headers,
 )
@@ -25,7 +29,7 @@ from sglang_gemma4_ext.model_family import DRAFT_ARCHITECTURES, ModelInfo, read_
 
 GROUP_SIZE = 16
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
-_LAYER = re.compile(r"(?:model\.)?(?:language_model\.)?(?:model\.)?layers\.(\d+)\.(.+)\.[^.]+")
+_LAYER = re.compile(r"(?:model\.)?(?:language_model\.)?(?:model\.)?layers\.(\d{1,6})\.(.+)\.[^.]+")
 _REMOTE = re.compile(r"\w+://")
 # packed tensor -> the scales without which it means nothing, by format
 _MODELOPT = (".weight", (".weight_scale", ".weight_scale_2"))
@@ -88,11 +92,14 @@ def check_checkpoint(
         )
     if tokenizer:
         check_tokenizer(folder)
+    json_object(info.config, "text_config", config)
+    json_objects(info.text, "per_layer_config", config)
+    kinds = _layer_kinds(info.text, config)
     _check_group_size(folder, info)
     if weights:
         tensors = read_headers(folder)
         _check_scales(tensors, declares_nvfp4(folder, info), folder)
-        _check_layers(tensors, info.text)
+        _check_layers(tensors, kinds)
     return info
 
 
@@ -131,32 +138,33 @@ def _group_sizes(folder: Path, info: ModelInfo) -> Iterator[tuple[Path, int]]:
     """(where, group size) of each NVFP4 declaration, of ModelOpt or compressed-tensors."""
     legacy = folder / "hf_quant_config.json"
     if legacy.is_file():
-        yield from ((legacy, size) for size in _modelopt_sizes(load_json(legacy)))
-    config = info.config.get("quantization_config") or {}
+        yield from ((legacy, size) for size in _modelopt_sizes(load_json(legacy), legacy))
+    file = folder / "config.json"
+    config = json_object(info.config, "quantization_config", file)
     if config.get("quant_method") == "compressed-tensors":
-        sizes = _compressed_tensors_sizes(config)
+        sizes = _compressed_tensors_sizes(config, file)
     else:
-        sizes = _modelopt_sizes(config)
-    yield from ((folder / "config.json", size) for size in sizes)
+        sizes = _modelopt_sizes(config, file)
+    yield from ((file, size) for size in sizes)
 
 
-def _modelopt_sizes(config: dict[str, Any]) -> Iterator[int]:
+def _modelopt_sizes(config: dict[str, Any], file: Path) -> Iterator[int]:
     """ModelOpt: one algorithm for all layers, or `quantized_layers` with one for each."""
-    config = config.get("quantization") or config
-    for part in (config, *(config.get("quantized_layers") or {}).values()):
+    config = json_object(config, "quantization", file) or config
+    for part in (config, *json_objects(config, "quantized_layers", file)):
         if "NVFP4" not in str(part.get("quant_algo")):
             continue
-        groups = (part.get("config_groups") or {}).values()
-        for weights in [group.get("weights") or {} for group in groups] or [part]:
+        groups = json_objects(part, "config_groups", file)
+        for weights in [json_object(group, "weights", file) for group in groups] or [part]:
             if weights.get("num_bits", 4) == 4:
-                yield weights.get("group_size") or GROUP_SIZE
+                yield json_integer(weights, "group_size", file) or GROUP_SIZE
 
 
-def _compressed_tensors_sizes(config: dict[str, Any]) -> Iterator[int]:
-    for group in (config.get("config_groups") or {}).values():
-        weights = group.get("weights") or {}
+def _compressed_tensors_sizes(config: dict[str, Any], file: Path) -> Iterator[int]:
+    for group in json_objects(config, "config_groups", file):
+        weights = json_object(group, "weights", file)
         if str(group.get("format") or config.get("format")).startswith("nvfp4"):
-            yield weights.get("group_size") or GROUP_SIZE
+            yield json_integer(weights, "group_size", file) or GROUP_SIZE
 
 
 def _check_scales(tensors: dict[str, Tensor], declared: bool, folder: Path) -> None:
@@ -183,7 +191,7 @@ def _check_packed(name: str, tensors: dict[str, Tensor], scales: list[str]) -> N
             f"NVFP4 weight {name} has no {missing[0].rpartition('.')[2]}: the checkpoint "
             "is incomplete, export or download it again"
         )
-    *outer, half = tensors[name].shape
+    *outer, half = tensors[name].shape or (0,)
     expected, found = (*outer, half * 2 // GROUP_SIZE), tensors[scales[0]].shape
     if found != expected:
         raise CheckpointError(
@@ -193,18 +201,22 @@ def _check_packed(name: str, tensors: dict[str, Tensor], scales: list[str]) -> N
         )
 
 
-def _check_layers(tensors: dict[str, Tensor], text: dict[str, Any]) -> None:
+def _layer_kinds(text: dict[str, Any], file: Path) -> list[tuple[str, bool]]:
+    """(type, whether it has keys of its own) of each layer."""
+    layer_types = json_strings(text, "layer_types", file)
+    own_kv = len(layer_types) - (json_integer(text, "num_kv_shared_layers", file) or 0)
+    return [(kind, index < own_kv) for index, kind in enumerate(layer_types)]
+
+
+def _check_layers(tensors: dict[str, Tensor], kinds: list[tuple[str, bool]]) -> None:
     """Layers of one kind have the same modules of the same shapes, quantized or not.
 
     SGLang starts without a tensor, or with one too small, and answers from what memory held.
     """
-    layer_types = text.get("layer_types") or []
-    own_kv = len(layer_types) - (text.get("num_kv_shared_layers") or 0)
-    kinds = [(kind, index < own_kv) for index, kind in enumerate(layer_types)]
     shapes: dict[tuple[Any, str], dict[int, tuple[int, ...]]] = {}  # of a module by layer
     for name, tensor in tensors.items():
         match = _LAYER.fullmatch(name)
-        if match is None or ".experts." in name or int(match[1]) >= len(layer_types):
+        if match is None or ".experts." in name or int(match[1]) >= len(kinds):
             continue
         if name.endswith((".weight", ".weight_packed")) and tensor.shape:
             index, module = int(match[1]), match[2]

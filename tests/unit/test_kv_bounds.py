@@ -4,6 +4,10 @@
 from __future__ import annotations
 
 import re
+import stat
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -16,6 +20,7 @@ from sglang_gemma4_ext.context import Context
 from sglang_gemma4_ext.patches import kv_bounds_check as check
 from sglang_gemma4_ext.settings import Settings
 
+ROOT = Path(__file__).resolve().parents[2]
 FULL_ROWS, SWA_ROWS = 40, 20
 FULL_LAYER = SimpleNamespace(layer_id=0, sliding_window_size=-1)
 SLIDING_LAYER = SimpleNamespace(layer_id=1, sliding_window_size=7)
@@ -79,17 +84,45 @@ def test_what_lies_in_the_pools_passes():
     ],
 )
 def test_what_does_not_is_named_and_kept(metadata, layer, words, tmp_path, monkeypatch):
-    monkeypatch.setattr(check.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(check.tempfile, "tempdir", str(tmp_path))
     with pytest.raises(check.KVBoundsError, match=words) as stopped:
         look(metadata, layer)
-    kept = torch.load(re.search(r"in (\S+\.pt)$", str(stopped.value))[1])
+    file = Path(re.search(r"in (\S+\.pt)$", str(stopped.value))[1])
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    kept = torch.load(file)
     assert kept["layer"] == layer.layer_id
     assert torch.is_tensor(kept[kept["table"]])
     assert kept["limit"] in (FULL_ROWS, SWA_ROWS, FULL_ROWS // 4, SWA_ROWS // 4)
 
 
+@pytest.mark.parametrize("file_bytes", [0, 300])
+def test_a_full_disk_does_not_hide_what_was_found(file_bytes, tmp_path):
+    """A file size limit fails a write as a full disk does, at the first byte or in the middle."""
+    code = f"""
+import resource, signal, tempfile
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+from tests.unit.test_kv_bounds import FULL_LAYER, look, triton
+tempfile.tempdir = {str(tmp_path)!r}
+resource.setrlimit(resource.RLIMIT_FSIZE, ({file_bytes}, {file_bytes}))
+look(triton([3, 40], []), FULL_LAYER)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    last = done.stderr.rstrip().splitlines()[-1]
+    assert "KVBoundsError: kv_indices of layer 0 holds 3 to 40 where 0 to 39 exist; " in last
+    assert "the tables could not be kept (" in last
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_temporary_folder_does_not_either(tmp_path, monkeypatch):
+    monkeypatch.setattr(check.tempfile, "tempdir", str(tmp_path / "gone"))
+    with pytest.raises(check.KVBoundsError, match=r"not be kept \(No such file or directory"):
+        look(triton([3, 40], []), FULL_LAYER)
+
+
 def test_an_swa_slot_beyond_its_pool_is_stopped_as_it_is_handed_out(tmp_path, monkeypatch):
-    monkeypatch.setattr(check.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(check.tempfile, "tempdir", str(tmp_path))
     allocator = object.__new__(SWATokenToKVPoolAllocator)
     allocator._size_full, allocator._size_swa, allocator.page_size = 39, 19, 1
     check._before_mapping(allocator, torch.tensor([1, 39]), torch.tensor([1, 19]))

@@ -67,11 +67,14 @@ def test_nothing_of_the_cpu_reference_is_active_on_a_gpu(gpu):
 
 
 ALWAYS = {
-    "exact_sliding_window",
-    "swa_policy",
-    "memory_reserve",
+    "bounded_samples",
     "context_ceiling",
+    "exact_sliding_window",
     "kernels_before_pools",
+    "memory_reserve",
+    "request_within_vocabulary",
+    "secrets_unlogged",
+    "swa_policy",
 }
 
 

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A request for token ids, or for more top log-probabilities, than the vocabulary has is refused.
+
+SGLang looks any id up in the embedding, and any count up by topk: an exception in the scheduler
+that ends the server for all its clients, seen on the CPU.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+from sglang_gemma4_ext.registry import Hook, Patch
+
+CREATE = "sglang.srt.managers.tokenizer_manager.TokenizerManager._create_tokenized_object"
+
+
+def _check(
+    self: Any,
+    obj: Any,
+    input_text: str | None,
+    input_ids: Sequence[int] | None,
+    input_embeds: Any = None,
+    mm_inputs: Any = None,
+    *args: Any,
+    **kwargs: Any,
+) -> None:
+    """BEFORE _create_tokenized_object, which every prompt goes through; ValueError is a 400.
+
+    Media are left to their processor, whose placeholders are its own.
+    """
+    size = self.model_config.vocab_size
+    top = getattr(obj, "top_logprobs_num", None)
+    if isinstance(top, int) and not 0 <= top <= size:
+        raise ValueError(f"top log-probabilities of a token are 0 to {size} in number")
+    if input_ids is None or len(input_ids) == 0 or mm_inputs is not None:
+        return
+    if min(input_ids) < 0 or max(input_ids) >= size:
+        raise ValueError(f"the prompt holds token ids outside the vocabulary, 0 to {size - 1}")
+
+
+def _retired() -> bool:
+    from sglang.srt.managers.tokenizer_manager import TokenizerManager
+
+    source = inspect.getsource(inspect.unwrap(TokenizerManager._validate_one_request))
+    return "vocab_size" in source
+
+
+PATCH = Patch(
+    name="request_within_vocabulary",
+    summary="Token ids outside the vocabulary, or more top log-probabilities than it has: refused",
+    why="SGLang checks neither: one request with the id -1, or with logprobs = 1000000, ends the "
+    "scheduler, and the server with it",
+    upstream="unreported",
+    retire_when="TokenizerManager._validate_one_request compares token ids with vocab_size",
+    retired=_retired,
+    hooks=(Hook(CREATE, "4e62a4179d7a", "before", _check),),
+    required=False,
+)

@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whatever a client sends, it gets a 4xx that says why, and the next client its usual answer."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import requests
+
+from tests.serving.harness import Server, serve
+
+pytestmark = pytest.mark.server
+
+GENERATE, COMPLETE, CHAT = "/generate", "/v1/completions", "/v1/chat/completions"
+SAMPLING = {"temperature": 0, "max_new_tokens": 8}
+WHOLE: dict[str, dict[str, Any]] = {
+    GENERATE: {"text": "Once upon", "sampling_params": SAMPLING},
+    COMPLETE: {"model": "m", "prompt": "Once upon", "temperature": 0, "max_tokens": 8},
+    CHAT: {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 8},
+}
+ANSWER_SECONDS = 20
+
+
+@dataclass(frozen=True)
+class Running:
+    """The server, and what it answers to WHOLE[GENERATE] when nothing has gone wrong."""
+
+    server: Server
+    usual: list[int]
+
+    def post(self, path: str, body: bytes | dict[str, Any]) -> requests.Response:
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        headers = {"Content-Type": "application/json"}
+        url = self.server.url + path
+        return requests.post(url, data=data, headers=headers, timeout=ANSWER_SECONDS)
+
+    def require_usual(self) -> None:
+        answer = self.post(GENERATE, WHOLE[GENERATE])
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["output_ids"] == self.usual
+
+    def require_refusal(self, path: str, body: bytes | dict[str, Any]) -> str:
+        """A 4xx with a message; the server's log has no traceback, and it answers as usual."""
+        logged = len(self.server.log)
+        answer = self.post(path, body)
+        assert 400 <= answer.status_code < 500, (answer.status_code, answer.text[:300])
+        content = answer.json()
+        error = content.get("error", content)
+        message = error if isinstance(error, str) else error["message"]
+        assert message.strip() and "Internal" not in message
+        assert "Traceback" not in self.server.log[logged:]
+        self.require_usual()
+        return message
+
+
+@pytest.fixture(scope="module")
+def server(checkpoint, tmp_path_factory) -> Iterator[Server]:
+    flags = ("--model-path", str(checkpoint("dense")), "--dtype", "float32")
+    with serve(*flags, log_dir=tmp_path_factory.mktemp("faults")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def faulty(server) -> Running:
+    answer = requests.post(server.url + GENERATE, json=WHOLE[GENERATE], timeout=ANSWER_SECONDS)
+    return Running(server, answer.json()["output_ids"])
+
+
+@pytest.mark.parametrize("path", [GENERATE, COMPLETE, CHAT])
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{", b"\0" * 100, b'{"text": "\xff\xfe", "prompt": "\xff"}'],
+    ids=["empty", "cut-off", "zeros", "invalid-utf-8"],
+)
+def test_a_body_that_is_no_request(faulty, path, body):
+    faulty.require_refusal(path, body)
+
+
+@pytest.mark.parametrize("body", [b"[]", b"null", b'"x"'])
+def test_json_that_is_no_object(faulty, body):
+    for path in (GENERATE, COMPLETE):
+        faulty.require_refusal(path, body)
+    # SGLang's ChatCompletionRequest.set_json_schema takes any body for an object (AttributeError).
+    assert faulty.post(CHAT, body).status_code == 500
+    faulty.require_usual()
+
+
+@pytest.mark.parametrize("n", [10**6, 1025, 0, -1, "three", 1.5])
+def test_an_absurd_number_of_samples(faulty, n):
+    """Without bounded_samples a million of them leave the server unable to answer anyone."""
+    sampling = {"text": "Once", "sampling_params": {**SAMPLING, "n": n}}
+    said = faulty.require_refusal(GENERATE, sampling)
+    # Of another type, SGLang's own check of the body has found it before.
+    assert "n must be a whole number from 1 to 1024" in said or not isinstance(n, int)
+    for path in (COMPLETE, CHAT):
+        faulty.require_refusal(path, {**WHOLE[path], "n": n})
+
+
+@pytest.mark.parametrize("count", [-1, "many", 10**12])
+def test_an_absurd_number_of_tokens(faulty, count):
+    for path in (COMPLETE, CHAT):
+        faulty.require_refusal(path, {**WHOLE[path], "max_tokens": count})
+
+
+def test_a_negative_number_of_new_tokens(faulty):
+    sampling = {"text": "Once", "sampling_params": {**SAMPLING, "max_new_tokens": -1}}
+    assert "max_new_tokens" in faulty.require_refusal(GENERATE, sampling)
+
+
+@pytest.mark.parametrize(
+    ("path", "change"),
+    [
+        (COMPLETE, {"prompt": 3}),
+        (COMPLETE, {"prompt": [-1, 5]}),
+        (COMPLETE, {"prompt": [10**6]}),
+        (COMPLETE, {"prompt": "a" * 5_000_000}),
+        (COMPLETE, {"logit_bias": {"99999999": 1}}),
+        (COMPLETE, {"logprobs": 10**6}),
+        (COMPLETE, {"logprobs": -1}),
+        (COMPLETE, {"temperature": "hot"}),
+        (COMPLETE, {"top_p": 2}),
+        (CHAT, {"messages": "Hi"}),
+        (CHAT, {"messages": []}),
+        (CHAT, {"messages": [{"role": "alien", "content": "Hi"}]}),
+        (CHAT, {"messages": [{"role": "user", "content": 3}]}),
+        (CHAT, {"messages": [{"role": "user", "content": "a" * 5_000_000}]}),
+        (CHAT, {"top_k": -5}),
+        (CHAT, {"logprobs": True, "top_logprobs": 10**6}),
+        (GENERATE, {"text": 3}),
+        (GENERATE, {"return_logprob": True, "top_logprobs_num": 513}),
+        (GENERATE, {"text": None}),
+        (GENERATE, {"text": None, "input_ids": [10**6]}),
+        (GENERATE, {"text": None, "input_ids": [-1]}),
+        (GENERATE, {"sampling_params": 3}),
+        (GENERATE, {"sampling_params": {"nope": 3}}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "-".join(value),
+)
+def test_a_field_that_makes_no_sense(faulty, path, change):
+    faulty.require_refusal(path, {**WHOLE[path], **change})
+
+
+def test_an_unknown_model_is_served_by_the_one_there_is(faulty):
+    """SGLang has one model and takes any name for it, as clients with a fixed name rely on."""
+    for path in (COMPLETE, CHAT):
+        answer = faulty.post(path, {**WHOLE[path], "model": "no-such-model"})
+        assert answer.status_code == 200 and answer.json()["model"] == "no-such-model"
+    faulty.require_usual()
+
+
+def running_requests(server: Server) -> int:
+    loads = requests.get(f"{server.url}/v1/loads", timeout=30).json()["loads"]
+    return sum(load["num_running_reqs"] + load["num_waiting_reqs"] for load in loads)
+
+
+@pytest.mark.parametrize("lost", ["while it streams", "before the body is whole"])
+def test_a_client_that_is_gone(faulty, lost):
+    """The connection is reset, as by a client that is killed, eight times over."""
+    host, port = "127.0.0.1", int(faulty.server.url.rpartition(":")[2])
+    body = json.dumps(
+        {
+            "text": "Once",
+            "stream": True,
+            "sampling_params": {**SAMPLING, "max_new_tokens": 1900, "ignore_eos": True},
+        }
+    )
+    head = f"POST {GENERATE} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    sent = f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode()
+    clients = [socket.create_connection((host, port), timeout=30) for _ in range(8)]
+    for client in clients:
+        client.sendall(sent if lost == "while it streams" else sent[:-5])
+        if lost == "while it streams":
+            assert client.recv(4096)
+    for client in clients:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        client.close()
+    deadline = time.monotonic() + 10
+    while running_requests(faulty.server) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert running_requests(faulty.server) == 0
+    faulty.require_usual()
+
+
+def test_the_server_came_through_all_of_it(faulty):
+    assert faulty.server.process.poll() is None
+    faulty.require_usual()
