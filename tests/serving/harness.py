@@ -34,6 +34,16 @@ class Server:
     def log(self) -> str:
         return self.log_file.read_text(errors="replace")
 
+    def logs(self, text: str, since: int = 0, within_s: float = 10) -> bool:
+        """Whether `text` is in the log behind character `since`, or is soon.
+
+        A line may be written after the answer that it is about.
+        """
+        deadline = time.monotonic() + within_s
+        while text not in self.log[since:] and time.monotonic() < deadline:
+            time.sleep(0.1)
+        return text in self.log[since:]
+
     def generate(
         self, ids: Sequence[int], new_tokens: int, *, logprobs_from: int = 0, **sampling: Any
     ) -> dict[str, Any]:

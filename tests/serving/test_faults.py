@@ -24,7 +24,7 @@ WHOLE: dict[str, dict[str, Any]] = {
     COMPLETE: {"model": "m", "prompt": "Once upon", "temperature": 0, "max_tokens": 8},
     CHAT: {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 8},
 }
-ANSWER_SECONDS = 20
+ANSWER_SECONDS = 60
 
 
 @dataclass(frozen=True)

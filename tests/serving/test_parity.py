@@ -166,4 +166,4 @@ def test_prefill_is_cut_where_chunks_are_small(running: Running):
     running.server.flush()
     before = len(running.server.log)
     running.server.generate(prompt_ids(70, seed=5), 1)
-    assert f"#new-token: {64 if chunked else 70}" in running.server.log[before:]
+    assert running.server.logs(f"#new-token: {64 if chunked else 70}", since=before)
