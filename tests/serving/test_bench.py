@@ -43,6 +43,7 @@ def check(rows: list[dict]) -> None:
             assert found.p > CLEARLY, (row["name"], found)
 
 
+@pytest.mark.slow
 def test_the_figure_of_a_real_server_and_of_one_with_swapped_nibbles(tmp_path: Path) -> None:
     """40 of the demo's questions, through the harness."""
     out = tmp_path / "rows.jsonl"

@@ -29,7 +29,11 @@ LEFT_OUT = (*TRITON, "--gemma4-ext-disable", "cpu_interpreter_bf16")
 
 @pytest.mark.parametrize(
     ("flags", "new", "holds"),
-    [((), 32, True), (TRITON, 4, True), (LEFT_OUT, 1, False)],
+    [
+        ((), 32, True),
+        (TRITON, 4, True),
+        pytest.param(LEFT_OUT, 1, False, marks=pytest.mark.slow),
+    ],
     ids=["torch_native", "triton", "triton-left-out"],
 )
 def test_bf16_is_within_the_spread_of_transformers(

@@ -21,7 +21,7 @@ from sglang_gemma4_ext.demo import drafts, quantized, question_set
 from tests.serving import draft_probe
 from tests.serving.harness import Server, serve
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, pytest.mark.slow]
 
 NEW_TOKENS = 32
 TRITON = ("--gemma4-cpu-attention", "triton", "--triton-attention-num-kv-splits", "2")
@@ -77,7 +77,7 @@ def accepted_by(server: Server, expected: Drafted) -> drafts.Accepted:
     ("backends", "number"),
     [
         (("torch_native", "fa4"), 4),
-        pytest.param(("torch_native", "triton"), 2, marks=pytest.mark.slow),
+        (("torch_native", "triton"), 2),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, tuple) else None,
 )

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Callable
@@ -19,6 +20,8 @@ from tests.serving.test_parity import TRITON
 
 pytestmark = pytest.mark.server
 
+slow = functools.partial(pytest.param, marks=pytest.mark.slow)
+SLIDING = "sliding_only"
 CLEARLY_WRONG = 50 * FP32_TOLERANCE
 
 
@@ -52,6 +55,7 @@ def test_answers_are_wrong_without(
     assert worst > CLEARLY_WRONG or math.isinf(worst)
 
 
+@pytest.mark.slow
 def test_a_small_pool_is_read_beyond_its_end_without_cpu_torch_attention(
     checkpoint, tmp_path: Path
 ) -> None:
@@ -71,6 +75,7 @@ def test_a_small_pool_is_read_beyond_its_end_without_cpu_torch_attention(
         assert "IndexError" in server.log
 
 
+@pytest.mark.slow
 def test_phantom_embeddings_are_built_without(checkpoint, tmp_path: Path) -> None:
     """What they hold is chance, so the sign is SGLang's own warning that nothing filled them."""
     flags = ("--model-path", str(checkpoint("unified")), "--dtype", "float32")
@@ -85,10 +90,10 @@ def test_phantom_embeddings_are_built_without(checkpoint, tmp_path: Path) -> Non
     [
         ("causal_lm_config", "causal", None),
         ("text_only", "dense", None),
-        ("cpu_softcap", "dense", None),
         ("nvfp4_modelopt", "dense", _nvfp4("modelopt")),
-        ("nvfp4_compressed_tensors", "dense", _nvfp4("ct_w4a16")),
-        ("nvfp4_ignored_layers", "dense", _nvfp4("ct_w4a16", quantize_attention="sliding_only")),
+        slow("cpu_softcap", "dense", None),
+        slow("nvfp4_compressed_tensors", "dense", _nvfp4("ct_w4a16")),
+        slow("nvfp4_ignored_layers", "dense", _nvfp4("ct_w4a16", quantize_attention=SLIDING)),
     ],
 )
 def test_does_not_start_without(patch, kind, quantize, checkpoint, tmp_path: Path) -> None:

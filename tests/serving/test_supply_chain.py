@@ -33,6 +33,7 @@ REFERENCES = {
 }
 
 
+@pytest.mark.slow
 def test_a_checkpoints_code_does_not_run_and_no_secret_is_printed(checkpoint, tmp_path):
     """One server for both: its checkpoint names code in every place that transformers reads."""
     marker = tmp_path / "marker"
