@@ -164,33 +164,34 @@ def solve_ratio(
     *,
     max_requests: int | None = None,
 ) -> float:
-    """The fixed split whose worst load, relative to sharing the bytes, is best.
+    """The fixed split that serves most loads at all, and whose worst one of them is best.
 
-    Loads longer than the context count at that length; those that do not fit even with all bytes
+    Worst is relative to sharing the bytes. Loads longer than the context count at that length; those that do not fit even with all bytes
     shared do not count. No more than max_requests are asked of any load, so that sliding tokens
     beyond what they can hold go to the full pool. UPSTREAM_RATIO where no load fits.
     """
     shared = share(budget, kv, serving.page)
     ideals = {
         load: min(concurrent(shared, kv, window, *load, serving), max_requests or budget)
-        for load in _loads(context)
+        for load in loads(context)
     }
     ideals = {load: ideal for load, ideal in ideals.items() if ideal > 0}
     if not ideals:
         return UPSTREAM_RATIO
 
-    def worst(ratio: float) -> tuple[float, int]:
+    def merit(ratio: float) -> tuple[int, float, int]:
         pools = split(budget, kv, ratio, serving.page)
         fractions = [
             min(concurrent(pools, kv, window, *load, serving), ideal) / ideal
             for load, ideal in ideals.items()
         ]
-        return min(fractions), pools.full
+        served = [fraction for fraction in fractions if fraction > 0]
+        return len(served), min(served, default=0), pools.full
 
-    return max((step / 1000 for step in range(5, 1001, 5)), key=worst)
+    return max((step / 1000 for step in range(5, 1001, 5)), key=merit)
 
 
-def _loads(context: int) -> Sequence[tuple[int, int]]:
+def loads(context: int) -> Sequence[tuple[int, int]]:
     """WORKLOADS, each cut to the context."""
     cut = {
         (min(prompt, context - new), new) if context > new else (1, context - 1)
