@@ -166,9 +166,10 @@ def solve_ratio(
 ) -> float:
     """The fixed split that serves most loads at all, and whose worst one of them is best.
 
-    Worst is relative to sharing the bytes. Loads longer than the context count at that length; those that do not fit even with all bytes
-    shared do not count. No more than max_requests are asked of any load, so that sliding tokens
-    beyond what they can hold go to the full pool. UPSTREAM_RATIO where no load fits.
+    Worst is relative to sharing the bytes. Loads longer than the context count at that length;
+    those that do not fit even with all bytes shared do not count. No more than max_requests are
+    asked of any load, so that sliding tokens beyond what they can hold go to the full pool.
+    UPSTREAM_RATIO where no load fits.
     """
     shared = share(budget, kv, serving.page)
     ideals = {
