@@ -127,6 +127,8 @@ def _ran(name: str, run: Run, counts: list[int]) -> bool:
     try:
         for tokens in counts:
             run(tokens)
+    # Whatever it is: what fails here fails again, with its own message, at the first forward that
+    # takes this way, and may never be taken. What a GPU reports late is raised by _free_bytes.
     except Exception:
         logger.warning("%s could not run before the pools", name, exc_info=True)
         return False
