@@ -26,6 +26,7 @@ from sglang_gemma4_ext.patches import (
 )
 from sglang_gemma4_ext.plan.geometry import BUILT_IN
 from sglang_gemma4_ext.settings import Settings
+from tests.unit.hooks import hook_of
 
 MODEL = BUILT_IN["26B-A4B"]
 EXPERTS, HIDDEN, INNER = 16, MODEL.hidden, MODEL.expert_intermediate
@@ -78,10 +79,15 @@ def repack(monkeypatch):
     return marlin_utils_fp4.prepare_moe_nvfp4_layer_for_marlin
 
 
+one_at_a_time = hook_of(
+    marlin_expert_by_expert.PATCH, "around", "prepare_moe_nvfp4_layer_for_marlin"
+)
+
+
 def test_marlin_repacks_one_expert_at_a_time(repack):
     stock, ours = loaded_for_marlin(), loaded_for_marlin()
     stock_peak = allocated_peak(lambda: repack(stock, 16))
-    ours_peak = allocated_peak(lambda: marlin_expert_by_expert._one_at_a_time(repack, ours, 16))
+    ours_peak = allocated_peak(lambda: one_at_a_time(repack, ours, 16))
     assert stock_peak > LAYER_BYTES
     assert ours_peak < 2 * EXPERT_BYTES + SMALL
     theirs = dict(stock.named_parameters())
@@ -97,7 +103,7 @@ def test_marlin_repacks_one_expert_at_a_time(repack):
 def test_experts_with_a_bias_are_repacked_by_sglang_alone(repack):
     layer, calls = loaded_for_marlin(), []
     layer.w2_bias = torch.zeros(EXPERTS, HIDDEN)
-    marlin_expert_by_expert._one_at_a_time(lambda *args: calls.append(args), layer, 16)
+    one_at_a_time(lambda *args: calls.append(args), layer, 16)
     assert calls == [(layer, 16)]
 
 
@@ -145,13 +151,12 @@ def loading(request, monkeypatch):
     """loading(layer): create, load and process the experts as our own path serves them."""
     from sglang.srt.layers.quantization import modelopt_quant
 
-    swizzle = functools.partial(
-        experts_without_swizzled_scales._swizzle, modelopt_quant.swizzle_blockscale
-    )
+    hook = functools.partial(hook_of, experts_without_swizzled_scales.PATCH, "around")
+    swizzle = functools.partial(hook("swizzle_blockscale"), modelopt_quant.swizzle_blockscale)
     stock = modelopt_quant.ModelOptNvFp4FusedMoEMethod.create_weights
 
     def create(self: Any, layer: Any, *args: Any, **kwargs: Any) -> None:
-        experts_without_swizzled_scales._create(stock, self, layer, *args, **kwargs)
+        hook("create_weights")(stock, self, layer, *args, **kwargs)
 
     monkeypatch.setattr(modelopt_quant, "swizzle_blockscale", swizzle)
     monkeypatch.setattr(modelopt_quant.ModelOptNvFp4FusedMoEMethod, "create_weights", create)

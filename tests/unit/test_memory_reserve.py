@@ -13,6 +13,7 @@ from sglang_gemma4_ext.plan.activations import Step, activation_bytes
 from sglang_gemma4_ext.plan.geometry import BUILT_IN, FULL, Geometry
 from sglang_gemma4_ext.plan.gpus import GIB, GPUS_MIB, MIB
 from tests.checkpoints.shapes import write_config
+from tests.unit.hooks import hook_of
 
 CARDS = sorted(set(GPUS_MIB.values()))
 
@@ -35,7 +36,8 @@ def resolved(monkeypatch, tmp_path):
         )
         declare_resolution(args, "test", cuda_graph_config=graphs, enable_multimodal=multimodal)
         step = memory_hook.handle_gpu_memory_settings
-        memory_reserve._settle(step, args) if ours else step(args)
+        settle = hook_of(memory_reserve.PATCH, "around", step.__name__)
+        settle(step, args) if ours else step(args)
         return resolving_view(args)
 
     return run

@@ -20,6 +20,7 @@ from sglang_gemma4_ext.patches import (
     unified_kv_scales,
 )
 from sglang_gemma4_ext.settings import Settings
+from tests.unit.hooks import hook_of
 
 MODELOPT = {"quant_method": "modelopt", "quant_algo": "NVFP4"}
 TENSORS = {"quant_method": "compressed-tensors", "format": "nvfp4-pack-quantized"}
@@ -159,6 +160,8 @@ def test_ignored_layers_get_sglangs_names(name: str, added: list[str]) -> None:
 def test_unified_kv_scales_are_renamed_or_left_out() -> None:
     layer = "language_model.layers.0.self_attn"
     weights = [(f"model.{layer}.{leaf}", 0) for leaf in ("k_proj.k_scale", "v_proj.v_scale", "q")]
-    parameters = {f"{layer}.attn.k_scale": None}
-    found = [name for name, _ in unified_kv_scales._remapped(weights, parameters)]
+    model = SimpleNamespace(named_parameters=lambda: [(f"{layer}.attn.k_scale", None)])
+    remap = hook_of(unified_kv_scales.PATCH, "before", "load_weights")
+    (_, remapped), _ = remap(model, weights)
+    found = [name for name, _ in remapped]
     assert found == [f"model.{layer}.attn.k_scale", f"model.{layer}.q"]
