@@ -15,7 +15,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from bench.conditions import gpu
+from bench.conditions import gpu, write
 from bench.gpu import checkpoints
 
 MODEL, CARD = "12B", "a10g"
@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
     ).returncode
     rows = [json.loads(line) for line in rows_file.read_text().splitlines()]
     planned = {"planned_memory_bytes": found["memory_bytes"], "planned_flags": found["flags"]}
-    rows_file.write_text("".join(json.dumps(row | planned) + "\n" for row in rows))
+    write((row | planned for row in rows), rows_file)
     most = found["memory_bytes"] // MIB
     for row in rows:
         print(f"{row['workload']}: {row.get('failed') or row['peak_memory_mib']} of {most} MiB")

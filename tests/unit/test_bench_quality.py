@@ -214,4 +214,5 @@ def test_both_sides_of_a_comparison_are_paired_in_the_table(copy, endpoint, tmp_
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert len(rows) == 2 and {"machine", "versions", "date", "command"} <= rows[0].keys()
     assert rows[0]["shots"] == 5 and len(rows[0]["right_of_each"]) == 24
+    assert "--out rows.jsonl" in rows[0]["command"] and rows[0]["name"] == url
     assert capsys.readouterr().out.splitlines()[-1].endswith("| +0.000 | 0 / 0 | 1.000 |")
