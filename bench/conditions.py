@@ -14,6 +14,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from sglang_gemma4_ext.context import processor
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "bench" / "results"
 PACKAGES = ("sglang", "torch", "triton", "transformers")
@@ -59,15 +61,6 @@ def gpu(query: str) -> list[str] | None:
     done = subprocess.run(asked, capture_output=True, text=True, check=False)
     lines = done.stdout.splitlines()
     return [part.strip() for part in lines[0].split(",")] if not done.returncode and lines else None
-
-
-def processor() -> str:
-    lines = Path("/proc/cpuinfo")
-    if lines.is_file():
-        for line in lines.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def commit() -> str:

@@ -25,6 +25,8 @@ from bench.serving.measure import Setup, measure
 from bench.serving.workloads import chosen
 
 MODEL = "--model-path"
+# SGLang counts accepted drafts when it logs a decode step, every 40th unless told.
+SMOKE_FLAGS = ("--decode-log-interval", "1")
 STEPS = ("--speculative-algorithm", "NEXTN", "--speculative-num-steps", "3",
          "--speculative-eagle-topk", "1", "--speculative-num-draft-tokens", "4")  # fmt: skip
 
@@ -62,7 +64,7 @@ def setup(args: argparse.Namespace, flags: list[str]) -> Setup:
     tokenizer = "--tokenizer-path" if "--tokenizer-path" in flags else MODEL
     drafts = ("--speculative-draft-model-path", args.mtp, *STEPS) if args.mtp else ()
     return Setup(
-        flags=tuple(flags),
+        flags=(*flags, *SMOKE_FLAGS) if args.smoke else tuple(flags),
         tokenizer=flags[flags.index(tokenizer) + 1],
         mtp=drafts,
         extension_flags=tuple(shlex.split(args.extension_flags)),
