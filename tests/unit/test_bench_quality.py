@@ -19,7 +19,7 @@ from lm_eval.api.task import ConfigurableTask
 from bench.quality import __main__ as command
 from bench.quality import mmlu, report
 from bench.quality.compare import accuracy, difference
-from bench.quality.harness import Asking, _tasks, ask
+from bench.quality.harness import LETTER_TOKENS, Asking, _tasks, ask
 from sglang_gemma4_ext.demo import question_set
 from sglang_gemma4_ext.demo.evaluate import Score
 
@@ -170,6 +170,7 @@ def test_an_endpoint_is_asked_with_examples_at_temperature_0(copy, endpoint, cha
     assert len(asked) == 24
     for body in asked:
         assert body["temperature"] == 0
+        assert body["max_tokens"] == (chat_tokens or LETTER_TOKENS)
         text = json.dumps(body["messages"]) if chat_tokens else body["prompt"]
         assert [int(n) % 2 for n in re.findall(r"dev (\d+)\?", text)] == 5 * [
             int(re.search(r"test (\d+)\?", text)[1]) % 2
@@ -240,6 +241,8 @@ def test_bad_data(tmp_path: Path, capsys) -> None:
 def test_the_demos_sets_are_asked_by_turns() -> None:
     questions = mmlu.demo(100)
     assert questions.lead == "<bos>" and len(questions.items) == 100
+    for task in _tasks(questions, Asking(shots=0)):
+        assert task.config.description.startswith("<bos>The following are")
     sets = [
         [json.loads(line) for line in file.read_text().splitlines()]
         for file in sorted(question_set.FOLDER.glob("*_500.jsonl"))

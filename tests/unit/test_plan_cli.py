@@ -128,6 +128,8 @@ def test_towers_count_with_multimodal(capsys, checkpoint):
     sizes = {name: prod(t.shape) * t.element_size() for name, t in held.items()}
     outside = sum(size for name, size in sizes.items() if "language_model" in name)
     assert towers == sum(sizes.values()) - outside > 0
+    _, out, _ = run(capsys, *argv, "--enable-multimodal", "--tp", "2")
+    assert json.loads(out)["parts_bytes"]["weights: towers"] == towers  # not sharded
 
 
 @pytest.mark.parametrize("name", sorted(BUILT_IN))
