@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sglang_gemma4_ext.plan import reserve
-from sglang_gemma4_ext.plan.weights import Weights
+from sglang_gemma4_ext.plan.weights import Weights, swizzled_scales
 
 if TYPE_CHECKING:
     from sglang_gemma4_ext.plan.planner import Plan, Wish
@@ -43,12 +43,13 @@ def _smaller(wish: Wish) -> list[tuple[str, Wish]]:
 
 
 def _parallel(wish: Wish, tp: int) -> Wish:
-    """The same wish on more GPUs, all parts sharded but towers."""
+    """The same wish on more GPUs, all weights sharded but towers."""
     parts = {
         part: size if part == "towers" else size * wish.tp // tp
         for part, size in wish.weights.parts.items()
     }
-    return replace(wish, tp=tp, weights=Weights(parts, wish.weights.source))
+    swizzled = swizzled_scales(wish.geometry, tp) if wish.weights.swizzled else 0
+    return replace(wish, tp=tp, weights=Weights(parts, wish.weights.source, swizzled))
 
 
 def fraction(plan: Plan) -> float:

@@ -177,9 +177,7 @@ def _parts(wish: Wish, load: reserve.Load) -> dict[str, int]:
     graphs = min(kept - computing, reserve.graph_bytes(load))
     tables = min(kept - computing - graphs, reserve.late_allocations(wish.geometry, load))
     parts = {"CUDA context": reserve.CUDA_CONTEXT}
-    parts |= {f"weights: {part}": size for part, size in wish.weights.parts.items()}
-    if wish.draft_bytes:
-        parts["weights: draft"] = wish.draft_bytes
+    parts |= {f"weights: {part}": size for part, size in _held(wish).items()}
     parts |= {
         "reserve: activations": computing,
         "reserve: CUDA graphs": graphs,
@@ -187,6 +185,15 @@ def _parts(wish: Wish, load: reserve.Load) -> dict[str, int]:
         "reserve: unmodelled": kept - computing - graphs - tables,
     }
     return {**parts, "kv": wish.memory - sum(parts.values())}
+
+
+def _held(wish: Wish) -> dict[str, int]:
+    """Bytes of all weights on the GPU by part."""
+    others = {
+        "draft": wish.draft_bytes,
+        "swizzled scales": 0 if wish.ours else wish.weights.swizzled,
+    }
+    return {**wish.weights.parts, **{part: size for part, size in others.items() if size}}
 
 
 def _split(wish: Wish, budget: int, kv: KvBytes, serving: Serving) -> tuple[Pools, float | None]:
@@ -217,7 +224,7 @@ def _lengths(wish: Wish) -> list[tuple[int, int]]:
 def _verdict(
     wish: Wish, parts: dict[str, int], split: Pools, kv: KvBytes, serving: Serving, longest: int
 ) -> tuple[bool, str]:
-    held = sum(wish.weights.parts.values()) + wish.draft_bytes
+    held = sum(_held(wish).values())
     if parts["kv"] <= 0:
         over = -parts["kv"] / GIB
         if held + reserve.CUDA_CONTEXT >= wish.memory:

@@ -145,6 +145,18 @@ def test_the_small_cards_share_is_converted_to_the_same_bytes() -> None:
     assert flags == ["--mem-fraction-static", "0.2000", "--a", "1"]
 
 
+def test_the_small_cards_bytes_are_a_limit_of_pytorchs_allocator() -> None:
+    """24 GiB less half a GiB of context, of 96: 0.24479; PyTorch knows the setting."""
+    plan = {"memory_bytes": 24 << 30, "parts_bytes": {"CUDA context": 1 << 29}}
+    name, setting = small_card.limit_here(plan, 96 << 30).split("=")
+    assert (name, setting) == ("PYTORCH_CUDA_ALLOC_CONF", "per_process_memory_fraction:0.2447")
+    torch._C._accelerator_setAllocatorSettings(setting)
+    with pytest.raises(ValueError, match="Unrecognized key"):
+        torch._C._accelerator_setAllocatorSettings(setting.replace("fraction", "share"))
+    assert {"memory_bytes", "parts_bytes", "flags"} <= small_card.plan().keys()
+    torch._C._accelerator_setAllocatorSettings("per_process_memory_fraction:1.0")
+
+
 def test_what_is_carried_is_pinned_and_trimmed(tmp_path: Path) -> None:
     wanted = carry.requirements()
     assert "sglang==0.5.23" in wanted and all("==" in line for line in wanted)

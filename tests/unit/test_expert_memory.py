@@ -25,6 +25,7 @@ from sglang_gemma4_ext.patches import (
     nvfp4_modelopt,
 )
 from sglang_gemma4_ext.plan.geometry import BUILT_IN
+from sglang_gemma4_ext.plan.weights import swizzled_scales
 from sglang_gemma4_ext.settings import Settings
 from tests.unit.hooks import hook_of
 
@@ -181,18 +182,22 @@ def test_our_own_path_never_holds_a_copy_of_a_layer(loading):
     assert not any("swizzled" in name for name, _ in layer.named_parameters())
 
 
-def test_sglang_alone_keeps_the_swizzled_scales():
-    """47.6 MB a layer of 26B-A4B: 128 experts of 3 x 2816 x 704 weights, a byte for each 16."""
+@pytest.mark.parametrize("tp", [1, 2, 4])
+def test_sglang_alone_keeps_the_swizzled_scales(tp):
+    """47.6 MB a layer of 26B-A4B: 128 experts of 3 x 2816 x 704 weights, a byte for each 16; the
+    plan of stock SGLang counts the same, padding of a part included."""
     from sglang.srt.layers.quantization import modelopt_quant
 
     method, layer = _modelopt()[0], moe_layer()
     create = modelopt_quant.ModelOptNvFp4FusedMoEMethod.create_weights
     create(method, layer=layer, num_experts=EXPERTS, hidden_size=HIDDEN,
-           intermediate_size_per_partition=INNER, params_dtype=torch.bfloat16,
+           intermediate_size_per_partition=INNER // tp, params_dtype=torch.bfloat16,
            weight_loader=_copy)  # fmt: skip
     kept = sum(p.numel() for name, p in layer.named_parameters() if "swizzled" in name)
-    assert kept == EXPERTS * 3 * HIDDEN * INNER // 16
-    assert 47.5e6 < kept * 128 / EXPERTS < 47.7e6
+    assert kept * MODEL.layers * MODEL.experts == EXPERTS * swizzled_scales(MODEL, tp)
+    if tp == 1:
+        assert kept == EXPERTS * 3 * HIDDEN * INNER // 16
+        assert 47.5e6 < kept * 128 / EXPERTS < 47.7e6
 
 
 @pytest.mark.parametrize(

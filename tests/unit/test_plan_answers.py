@@ -66,7 +66,7 @@ def test_12b_nvfp4_on_24_gb():
 
 
 def test_26b_a4b_nvfp4_on_24_gb():
-    """Yes, at 262,144 tokens; stock SGLang leaves it 3 GiB and a tenth of that context."""
+    """Yes, at 262,144 tokens; stock SGLang leaves it 0.8 GiB and a fiftieth of that context."""
     answer = plan("26B-A4B", "nvfp4", 24, low_memory=True)
     # 25 sliding layers: 8192 + 4096 wide; 5 full: q and o 8192, k = v 2 x 512.
     attention = 25 * 2816 * (4096 + 2 * 2048 + 4096) + 5 * 2816 * (8192 + 2 * 1024 + 8192)
@@ -85,9 +85,23 @@ def test_26b_a4b_nvfp4_on_24_gb():
     # SGLang's flat reserve: 512 MiB + 1.5 MiB x 4096 + 128 MiB + 48 x 2 MiB + 50 buckets x 8 MiB.
     flat = (512 + 6144 + 128 + 96 + 400) * MIB
     assert kept(stock) == flat
-    assert stock.parts["kv"] == 24 * GIB - CONTEXT - held - flat
-    # 184,320 bytes a token at 0.8; a lone request is as long as the full pool, less its 1 spare.
-    assert stock.kv_tokens == stock.parts["kv"] // 184_320 < 262_144 // 10
+    # ModelOpt's block scales once more, a byte for 16 weights: w13 is 1408 rows (11 x 128) of
+    # 2816 / 16 = 176, w2 2816 rows (22 x 128) of 704 / 16 = 44.
+    swizzled = 30 * 128 * (1408 * 176 + 2816 * 44)
+    assert stock.parts["weights: swizzled scales"] == swizzled == 1_427_374_080
+    assert stock.parts["kv"] == 24 * GIB - CONTEXT - held - swizzled - flat
+    assert 0.8 * GIB < stock.parts["kv"] < 0.9 * GIB
+    # 184,320 bytes a token at 0.8.
+    assert stock.kv_tokens == stock.parts["kv"] // 184_320 < 262_144 // 50
+
+
+def test_stock_at_tp_2_swizzles_padded_blocks():
+    """Each of two GPUs has w13 with 704 rows, padded to 768, and w2 with 22 columns, to 24."""
+    stock = plan("26B-A4B", "nvfp4-experts", 24, tp=2, ours=False)
+    assert stock.parts["weights: swizzled scales"] == 30 * 128 * (768 * 176 + 2816 * 24)
+    for fmt in ("fp8", "bf16"):
+        assert "weights: swizzled scales" not in plan("26B-A4B", fmt, 80, ours=False).parts
+    assert "weights: swizzled scales" not in plan("31B", "nvfp4", 80, ours=False).parts
 
 
 def test_31b_nvfp4_on_32_gb_at_128k():

@@ -15,8 +15,11 @@ from PIL import Image
 
 from sglang_gemma4_ext.model_family import read_model_info
 from sglang_gemma4_ext.plan import __main__ as cli
+from sglang_gemma4_ext.plan import plot
 from sglang_gemma4_ext.plan.geometry import BUILT_IN, from_config
 from sglang_gemma4_ext.plan.gpus import GIB, GPUS_MIB, MIB, gpu_memory, parse_size
+from sglang_gemma4_ext.plan.weights import swizzled_scales
+from tests.checkpoints.nvfp4 import quantize_checkpoint
 from tests.checkpoints.shapes import write_config
 
 
@@ -76,7 +79,9 @@ def test_a_plot_shows_both_servers(capsys, tmp_path):
     with Image.open(file) as image:
         assert image.format == "PNG"
         colours = {colour for _, colour in image.convert("RGB").getcolors(1 << 20)}
-        assert {tuple(bytes.fromhex(c)) for c in ("2a9d60", "7a5195", "c0392b")} <= colours
+        # Context, six parts of the weights, four of the reserve, KV, and the card's end.
+        used = [*plot.COLOURS[:11], plot.KV, plot.LIMIT]
+        assert {tuple(bytes.fromhex(colour[1:])) for colour in used} <= colours
 
 
 @pytest.mark.parametrize("kind", ["dense", "moe", "e2b", "causal", "dense_with_towers"])
@@ -99,6 +104,19 @@ def test_a_checkpoint_is_summed_from_its_headers(capsys, checkpoint, kind):
     assert answer["weights_source"] == "summed from the checkpoint's headers"
 
 
+@pytest.mark.parametrize(("fmt", "kept"), [("modelopt", True), ("ct_w4a16", False)])
+def test_stock_holds_the_swizzled_scales_of_modelopts_experts(
+    capsys, checkpoint, tmp_path, fmt, kept
+):
+    folder = quantize_checkpoint(checkpoint("moe"), tmp_path / fmt, fmt=fmt)
+    argv = ("--model-path", str(folder), "--memory", "24GiB", "--json")
+    parts = [json.loads(run(capsys, *argv, *more)[1])["parts_bytes"] for more in ((), ("--stock",))]
+    geometry = from_config(read_model_info(str(folder)))
+    swizzled = {"weights: swizzled scales": swizzled_scales(geometry)} if kept else {}
+    weights = [{n: s for n, s in part.items() if n.startswith("weights")} for part in parts]
+    assert weights[1] == weights[0] | swizzled
+
+
 def test_towers_count_with_multimodal(capsys, checkpoint):
     folder = checkpoint("dense_with_towers")
     argv = ("--model-path", str(folder), "--memory", "8GiB", "--json")
@@ -110,6 +128,8 @@ def test_towers_count_with_multimodal(capsys, checkpoint):
     sizes = {name: prod(t.shape) * t.element_size() for name, t in held.items()}
     outside = sum(size for name, size in sizes.items() if "language_model" in name)
     assert towers == sum(sizes.values()) - outside > 0
+    _, out, _ = run(capsys, *argv, "--enable-multimodal", "--tp", "2")
+    assert json.loads(out)["parts_bytes"]["weights: towers"] == towers  # not sharded
 
 
 @pytest.mark.parametrize("name", sorted(BUILT_IN))
