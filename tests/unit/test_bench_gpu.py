@@ -157,6 +157,17 @@ def test_the_small_cards_bytes_are_a_limit_of_pytorchs_allocator() -> None:
     torch._C._accelerator_setAllocatorSettings("per_process_memory_fraction:1.0")
 
 
+def test_our_own_wheel_lies_where_it_was_asked_for(tmp_path: Path, monkeypatch) -> None:
+    """Also by a relative path, as the README has it; the entry point of the plugin is in it."""
+    monkeypatch.chdir(tmp_path)
+    carry.own_wheel(Path(".kit"))
+    (wheel,) = (tmp_path / ".kit").glob("sglang_gemma4_ext-*-py3-none-any.whl")
+    with zipfile.ZipFile(wheel) as file:
+        (points,) = (name for name in file.namelist() if name.endswith("entry_points.txt"))
+        assert b"[sglang.srt.plugins]" in file.read(points)
+        assert "sglang_gemma4_ext/patches/series.py" in file.namelist()
+
+
 def test_what_is_carried_is_pinned_and_trimmed(tmp_path: Path) -> None:
     wanted = carry.requirements()
     assert "sglang==0.5.23" in wanted and all("==" in line for line in wanted)
