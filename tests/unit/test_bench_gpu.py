@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -155,6 +156,45 @@ def test_the_small_cards_bytes_are_a_limit_of_pytorchs_allocator() -> None:
         torch._C._accelerator_setAllocatorSettings(setting.replace("fraction", "share"))
     assert {"memory_bytes", "parts_bytes", "flags"} <= small_card.plan().keys()
     torch._C._accelerator_setAllocatorSettings("per_process_memory_fraction:1.0")
+
+
+def test_our_own_wheel_lies_where_it_was_asked_for(tmp_path: Path, monkeypatch) -> None:
+    """Also by a relative path, as the README has it; the entry point of the plugin is in it."""
+    monkeypatch.chdir(tmp_path)
+    carry.own_wheel(Path(".kit"))
+    (wheel,) = (tmp_path / ".kit").glob("sglang_gemma4_ext-*-py3-none-any.whl")
+    with zipfile.ZipFile(wheel) as file:
+        (points,) = (name for name in file.namelist() if name.endswith("entry_points.txt"))
+        assert b"[sglang.srt.plugins]" in file.read(points)
+        assert "sglang_gemma4_ext/patches/series.py" in file.namelist()
+
+
+def test_the_offline_script_installs_once_and_runs_the_queue(tmp_path: Path) -> None:
+    """In a copy of the tree without its links, with a wheel of one module to carry."""
+    tree, site = tmp_path / "tree", tmp_path / "gemma4_ext_site"
+    for name in ("bench", "kernels", "patches", "sglang_gemma4_ext"):
+        lost = shutil.ignore_patterns("kernels", "patches") if "_" in name else None
+        shutil.copytree(queue.ROOT / name, tree / name, ignore=lost)
+    (tree / ".kit").mkdir()
+    with zipfile.ZipFile(tree / ".kit" / "carried-1-py3-none-any.whl", "w") as file:
+        file.writestr("carried.py", "")
+        file.writestr(
+            "carried-1.dist-info/METADATA", "Metadata-Version: 2.1\nName: carried\nVersion: 1\n"
+        )
+        file.writestr("carried-1.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        file.writestr("carried-1.dist-info/RECORD", "carried.py,,\n")
+    path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
+    env = {"PATH": path, "HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
+    command = ["bash", tree / "bench" / "gpu" / "offline.sh", "--list"]
+    for _ in range(2):
+        done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert [line.split()[0] for line in done.stdout.splitlines()] == [
+            step.name for step in steps.STEPS
+        ]
+        assert (site / "carried.py").is_file()
+        shutil.rmtree(tree / ".kit", ignore_errors=True)
+    assert (tree / "sglang_gemma4_ext" / "kernels" / "nvfp4_format.py").is_file()
 
 
 def test_what_is_carried_is_pinned_and_trimmed(tmp_path: Path) -> None:
