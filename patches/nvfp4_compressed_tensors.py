@@ -73,6 +73,7 @@ def _linear() -> type:
 
         def create_weights(self, layer, *, input_size, weight_loader, **kwargs) -> None:
             loader = nvfp4.checked(weight_loader, layer, self.layer_name, {LINEAR: input_size})
+            nvfp4.require_whole_blocks(self.layer_name, kwargs["input_size_per_partition"])
             super().create_weights(layer, weight_loader=loader, **kwargs)
             nvfp4.mark_unloaded(layer, LINEAR)
 
@@ -95,6 +96,8 @@ def _experts() -> type:
             kwargs["weight_loader"] = nvfp4.checked(
                 kwargs["weight_loader"], layer, layer.layer_name, full_k
             )
+            share = kwargs["intermediate_size_per_partition"]
+            nvfp4.require_whole_blocks(layer.layer_name, share)
             super().create_weights(layer, num_experts, hidden_size, **kwargs)
             for weight in (W13, W2):
                 nvfp4.mark_unloaded(layer, weight)

@@ -51,6 +51,7 @@ def _linear_method() -> type:
         def create_weights(self, layer, *args, weight_loader, **kwargs) -> None:
             full_k = {LINEAR: layer.input_size}
             loader = nvfp4.checked(weight_loader, layer, self.layer_name, full_k)
+            nvfp4.require_whole_blocks(self.layer_name, kwargs["input_size_per_partition"])
             super().create_weights(layer, *args, weight_loader=loader, **kwargs)
             nvfp4.mark_unloaded(layer, LINEAR)
 
@@ -82,6 +83,8 @@ def _moe_method() -> type:
             nvfp4.require_one_expert_rank(layer)
             full_k = {W13: hidden_size, W2: kwargs["moe_intermediate_size"]}
             loader = nvfp4.checked(weight_loader, layer, layer.layer_name, full_k)
+            share = kwargs["intermediate_size_per_partition"]
+            nvfp4.require_whole_blocks(layer.layer_name, share)
             super().create_weights(layer, hidden_size=hidden_size, weight_loader=loader, **kwargs)
             del layer.w13_blockscale_swizzled, layer.w2_blockscale_swizzled
             for weight in (W13, W2):

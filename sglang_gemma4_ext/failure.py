@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a start ends that does not succeed: nothing left behind, and one sentence as the last line.
+"""How a server ends that fails: nothing left behind, and one sentence as the last line.
 
-SGLang's scheduler logs a traceback and sends SIGQUIT to its parent, which kills itself. The
-scheduler leaves its reason in a file that the launcher named, and the launcher's handler, which
-SGLang lets its caller set for the launch phase, says it last. Once the server is ready, SGLang's
-own handler answers.
+SGLang's scheduler logs a traceback and sends SIGQUIT to its parent, whose handler ends it by
+SIGKILL: without a sentence, and with the files of its sockets left in the temporary folder. Here
+all processes share a folder that the launcher made. The scheduler leaves its reason there, SGLang
+its sockets, and the launcher's handlers, one for the launch phase, which SGLang lets its caller
+set, and one for the time after, say the reason last and take the folder away.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import contextlib
 import functools
 import logging
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -24,13 +26,17 @@ from typing import Any, NoReturn
 
 from sglang_gemma4_ext import settings
 
+PORT_ARGS = "sglang.srt.server_args.PortArgs.init_new"
 SCHEDULER_INIT = "sglang.srt.managers.scheduler.Scheduler.__init__"
 RUNNING_SIGQUIT = (
     "sglang.srt.managers.tokenizer_manager.SignalHandler.running_phase_sigquit_handler"
 )
 WATCHDOG = "sglang.srt.utils.watchdog"
 PREFIX = "sglang-gemma4-ext: "
+UNKNOWN = "a child process failed; its log lines above say why"
 REAP_SECONDS = 10
+# A socket's path has at most 107 bytes; its name within the folder is as mkstemp makes it.
+SOCKET_FOLDER_BYTES = 107 - len("/tmpxxxxxxxx")
 
 _started = False
 
@@ -44,10 +50,8 @@ def watch_signals() -> None:
 
 
 def watch_children() -> None:
-    """Name the file for a reason, in the environment that the children inherit."""
-    handle, path = tempfile.mkstemp(prefix="gemma4-ext-", suffix=".reason")
-    os.close(handle)
-    settings.set_failure_file(path)
+    """Make the folder, and name it in the environment that the children inherit."""
+    settings.set_run_folder(tempfile.mkdtemp(prefix="gemma4-ext-"))
 
 
 def started() -> None:
@@ -59,25 +63,36 @@ def started() -> None:
 
 def record(error: BaseException) -> None:
     """Keep the first reason given; without a launcher there is nowhere to keep it."""
-    path = settings.failure_file()
+    path = _reason()
     if path is None:
         return
-    with contextlib.suppress(OSError):
-        if not Path(path).stat().st_size:
-            Path(path).write_text(summarize(error))
+    with contextlib.suppress(OSError), path.open("x") as file:
+        file.write(summarize(error))
 
 
 def take() -> str:
-    """The recorded reason, if any; the file is removed."""
-    path = settings.failure_file()
+    """The recorded reason, if any; it is forgotten."""
+    path = _reason()
     if path is None:
         return ""
     try:
-        reason = Path(path).read_text()
-        Path(path).unlink()
+        reason = path.read_text()
+        path.unlink()
     except OSError:
         return ""
     return reason
+
+
+def clean_up() -> None:
+    """Remove the folder and what is in it."""
+    folder = settings.run_folder()
+    if folder is not None:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _reason() -> Path | None:
+    folder = settings.run_folder()
+    return None if folder is None else Path(folder) / "reason"
 
 
 def summarize(error: BaseException) -> str:
@@ -114,6 +129,18 @@ def around_scheduler_init(
     scheduler.run_event_loop = _recording(scheduler.run_event_loop)
 
 
+def around_port_args(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """AROUND PortArgs.init_new: SGLang leaves the files of its sockets; ours go with the folder."""
+    folder, before = settings.run_folder(), tempfile.tempdir
+    if folder is None or len(os.fsencode(folder)) > SOCKET_FOLDER_BYTES:
+        return original(*args, **kwargs)
+    tempfile.tempdir = folder
+    try:
+        return original(*args, **kwargs)
+    finally:
+        tempfile.tempdir = before
+
+
 def _recording(function: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(function)
     def recorded(*args: Any, **kwargs: Any) -> None:
@@ -126,12 +153,27 @@ def _recording(function: Callable[..., None]) -> Callable[..., None]:
     return recorded
 
 
-def around_running_sigquit(original: Callable[..., None], *args: Any, **kwargs: Any) -> None:
-    """AROUND SGLang's handler for the running phase, which it sets before the warm-up."""
-    if _started:
-        original(*args, **kwargs)
-    else:
+def in_place_of_running_sigquit(handler: Any, *args: Any) -> NoReturn:
+    """REPLACE SGLang's handler for the running phase, which it sets before the warm-up."""
+    if not _started:
         SigquitReport()(*args)
+    manager = handler.tokenizer_manager
+    try:
+        manager.dump_requests_before_crash()  # --crash-dump-folder
+    except Exception:
+        logging.getLogger(__name__).exception("the requests could not be dumped")
+    _end(verdict(take() or _death(manager._subprocess_watchdog)), 1)
+
+
+def _death(watchdog: Any) -> str:
+    """Which of the children that SGLang's watchdog knows is dead, and of what."""
+    children = zip(watchdog._processes, watchdog._names, strict=True) if watchdog else ()
+    for child, name in children:
+        if not child.is_alive() and child.exitcode < 0:
+            number = signal.Signals(-child.exitcode)
+            memory = "; the machine may be out of memory" if number is signal.SIGKILL else ""
+            return f"its process {name} was killed by {number.name}{memory}"
+    return UNKNOWN
 
 
 def end_children() -> None:
@@ -164,6 +206,7 @@ def _end(sentence: str, status: int) -> NoReturn:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     end_children()
+    clean_up()
     sys.stdout.flush()
     # Not print: the signal may have come in the midst of one.
     os.write(2, f"{PREFIX}{sentence}\n".encode())
@@ -174,7 +217,6 @@ def _on_stop(signum: int, frame: Any) -> None:
     """SIGINT and SIGTERM. While SGLang is being imported an exception might be swallowed."""
     if _started:
         raise KeyboardInterrupt
-    take()
     _end("stopped before the server was ready", 128 + signum)
 
 
@@ -182,8 +224,7 @@ class SigquitReport:
     """Launch-phase SIGQUIT handler: say why a child failed, then end the process tree."""
 
     def __call__(self, *args: Any) -> NoReturn:
-        reason = take() or "a child process failed; its log lines above say why"
-        _end(verdict(reason), 1)
+        _end(verdict(take() or UNKNOWN), 1)
 
     def __repr__(self) -> str:
         return "sglang-gemma4-ext says why a start failed"

@@ -136,7 +136,7 @@ def _prepare(ours: argparse.Namespace, theirs: list[str]) -> CommandLine:
     elif ours.gemma4_low_memory:
         chosen = low_memory.apply(line, gpu_memory_bytes(), settings.swa_policy)
         print(f"sglang-gemma4-ext: {chosen}", file=sys.stderr, flush=True)
-    settings.export(speculative=line.value(*DRAFT_MODEL) is not None)
+    settings.export(speculative=line.value(*DRAFT_MODEL) is not None, ranks=line.ranks)
     return line
 
 
@@ -195,8 +195,8 @@ def _serve(argv: list[str]) -> int:
     except Exception as error:
         logging.getLogger(__name__).exception("the server failed")
         status, sentence = 1, failure.verdict(failure.take() or failure.summarize(error))
-    failure.take()
     failure.end_children()
+    failure.clean_up()
     if sentence:
         _complain(sentence)
     return status
@@ -226,7 +226,9 @@ def _run(argv: list[str]) -> None:
         banner.announce_when_ready,
         HookType.BEFORE,
     )
-    HookRegistry.register(failure.RUNNING_SIGQUIT, failure.around_running_sigquit, HookType.AROUND)
+    HookRegistry.register(
+        failure.RUNNING_SIGQUIT, failure.in_place_of_running_sigquit, HookType.REPLACE
+    )
     load_plugins()
     plugin.require_bootstrap()
     server_args = prepare_server_args(argv)
