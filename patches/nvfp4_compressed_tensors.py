@@ -35,7 +35,7 @@ def _linear_scheme(
 ) -> Any:
     """AROUND get_linear_scheme: upstream's asks the GPU before it chooses."""
     parts = config.get_scheme_dict(layer, layer_name, matched_target)
-    if not _is_nvfp4(layer_name, parts):
+    if not _is_nvfp4(layer_name, parts) or not nvfp4.takes(layer):
         return original(config, layer, layer_name, matched_target)
     return _linear()(layer_name, has_input_global_scale=parts["input_activations"] is not None)
 
@@ -47,7 +47,8 @@ def _moe_scheme(
     config._add_fused_moe_to_target_scheme_map()
     names = [f"{layer_name}.0.{leaf}" for leaf in ("gate_proj", "up_proj", "down_proj")]
     parts = [config.get_scheme_dict(layer, name) for name in names]
-    if parts != parts[:1] * 3 or not _is_nvfp4(layer_name, parts[0]):
+    alike = parts == parts[:1] * 3
+    if not alike or not _is_nvfp4(layer_name, parts[0]) or not nvfp4.takes(layer):
         return original(config, layer, layer_name)
     nvfp4.require_one_expert_rank(layer)
     return _experts()(has_input_global_scale=parts[0]["input_activations"] is not None)

@@ -27,7 +27,7 @@ LINEAR, W13, W2 = nvfp4.weights("weight", "weight_scale_2")
 
 def _get_quant_method(original: Callable[..., Any], config: Any, layer: Any, prefix: str) -> Any:
     """AROUND get_quant_method: the same layers as upstream, with methods of ours."""
-    if not config.is_checkpoint_nvfp4_serialized:
+    if not config.is_checkpoint_nvfp4_serialized or not nvfp4.takes(layer):
         return original(config, layer, prefix)
     if config.is_awq:
         raise ValueError(

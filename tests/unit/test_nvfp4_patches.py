@@ -92,12 +92,17 @@ def test_without_a_gpu_auto_is_the_exact_path(nvfp4: str, active: bool) -> None:
         assert (patch.stands_down(Context(Settings(nvfp4=nvfp4, cpu=True))) is None) is active
 
 
+@pytest.fixture
+def all_ours(monkeypatch) -> None:
+    monkeypatch.setattr(_nvfp4_layers, "takes", lambda layer: True)
+
+
 def _config(**changes: Any) -> SimpleNamespace:
     given = {"is_checkpoint_nvfp4_serialized": True, "is_awq": False, "group_size": 16, **changes}
     return SimpleNamespace(**given)
 
 
-def test_modelopt_config_is_refused_in_one_sentence() -> None:
+def test_modelopt_config_is_refused_in_one_sentence(all_ours) -> None:
     for changes, match in (
         ({"group_size": 32}, "group size 16"),
         ({"is_awq": True}, "plain NVFP4"),
@@ -111,6 +116,21 @@ def test_compressed_tensors_group_size_is_refused_naming_the_layer() -> None:
     config = SimpleNamespace(get_scheme_dict=lambda *args: {"weights": weights})
     with pytest.raises(ValueError, match=rf"{WHERE}: .*one for every 32"):
         nvfp4_compressed_tensors._linear_scheme(None, config, None, WHERE)
+
+
+def test_what_marlin_has_gets_sglangs_own_method(monkeypatch) -> None:
+    monkeypatch.setattr(_nvfp4_layers, "takes", lambda layer: False)
+    weights = SimpleNamespace(num_bits=4, type="float", strategy="tensor_group", group_size=16)
+    scheme = {"weights": weights, "input_activations": None}
+    config = _config(
+        get_scheme_dict=lambda *args: scheme, _add_fused_moe_to_target_scheme_map=lambda: None
+    )
+    for choose in (
+        nvfp4_modelopt._get_quant_method,
+        nvfp4_compressed_tensors._linear_scheme,
+        nvfp4_compressed_tensors._moe_scheme,
+    ):
+        assert choose(lambda *args: "SGLang's", config, None, WHERE) == "SGLang's"
 
 
 def test_expert_parallel_is_refused() -> None:
