@@ -14,9 +14,13 @@ from sglang_gemma4_ext.checkpoint_files import CheckpointError, read_headers
 from sglang_gemma4_ext.model_family import read_model_info
 from sglang_gemma4_ext.plan import planner, report, weights
 from sglang_gemma4_ext.plan.geometry import BUILT_IN, Geometry, PlanError, built_in, from_config
-from sglang_gemma4_ext.plan.gpus import GPUS_MIB, gpu_memory, parse_size
+from sglang_gemma4_ext.plan.gpus import BLACKWELL, GPUS_MIB, gpu_memory, known_gpu, parse_size
 from sglang_gemma4_ext.plan.weights import FORMATS, Weights
 
+BEYOND = (
+    "This GPU is a Blackwell, where the extension leaves pools and reserve to SGLang: what is "
+    "planned here holds for compute capability 8.0 to 9.x, and --stock for this one."
+)
 KV_DTYPE_BYTES = {"auto": 2, "bfloat16": 2, "float16": 2, "fp8_e4m3": 1, "fp8_e5m2": 1}
 
 
@@ -87,6 +91,7 @@ def wish_of(args: argparse.Namespace) -> planner.Wish:
         policy=args.gemma4_swa_policy,
         low_memory=args.gemma4_low_memory,
         ours=not args.stock,
+        note=BEYOND if args.gpu and known_gpu(args.gpu) in BLACKWELL and not args.stock else "",
     )
 
 

@@ -12,7 +12,8 @@ from sglang_gemma4_ext.plan import reserve
 from sglang_gemma4_ext.plan.weights import Weights, swizzled_scales
 
 if TYPE_CHECKING:
-    from sglang_gemma4_ext.plan.planner import Plan, Wish
+    from sglang_gemma4_ext.plan.planner import Plan
+    from sglang_gemma4_ext.plan.wish import Wish
 
 
 def nearest(wish: Wish, plan_of: Callable[[Wish], Plan]) -> str:

@@ -158,6 +158,30 @@ def test_the_small_cards_bytes_are_a_limit_of_pytorchs_allocator() -> None:
     torch._C._accelerator_setAllocatorSettings("per_process_memory_fraction:1.0")
 
 
+@pytest.mark.parametrize(("peak", "status"), [(24_000, 0), (25_000, 1)])
+def test_more_than_the_card_has_is_a_failure(peak, status, tmp_path, monkeypatch, capsys) -> None:
+    """A 24 GiB plan held on a larger GPU, by a comparison that measured `peak`."""
+    plan = {"memory_bytes": 24 << 30, "parts_bytes": {"CUDA context": 1 << 29},
+            "flags": ["--mem-fraction-static 0.8"]}  # fmt: skip
+    asked: list[str] = []
+
+    def run(command, **_):
+        asked.extend(map(str, command))
+        row = {"workload": "summarization", "peak_memory_mib": peak}
+        (tmp_path / "small_card.jsonl").write_text(json.dumps(row) + "\n")
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(small_card, "plan", lambda: plan)
+    monkeypatch.setattr(small_card, "gpu", lambda query: [str(96 << 10)])
+    monkeypatch.setattr(small_card.checkpoints, "write", lambda *_: tmp_path)
+    monkeypatch.setattr(small_card.subprocess, "run", run)
+    assert small_card.main(["--out", str(tmp_path)]) == status
+    assert f"summarization: {peak} of 24576 MiB" in capsys.readouterr().out
+    assert asked[asked.index("--env") + 1] == small_card.limit_here(plan, 96 << 30)
+    assert asked[asked.index("--mem-fraction-static") + 1] == "0.2000"
+
+
+@pytest.mark.slow
 def test_our_own_wheel_lies_where_it_was_asked_for(tmp_path: Path, monkeypatch) -> None:
     """Also by a relative path, as the README has it; the entry point of the plugin is in it."""
     monkeypatch.chdir(tmp_path)

@@ -202,7 +202,9 @@ def test_what_failed_stays_in_the_table() -> None:
         base | {"name": "two", "right": 2, "accuracy": 0.5, "interval": [0.15, 0.85],
                 "right_of_each": "1001"},
     ]  # fmt: skip
+    rows.append(rows[1] | {"name": "three", "chat": True})
     lines = report.table(rows).splitlines()[2:]
+    assert lines[3].endswith("| - | - | - |")  # the first that was asked in a chat
     assert "failed: OSError: no processor" in lines[0]
     assert lines[1].endswith("| 3 of 4 | 0.750 (0.300 to 0.950) | - | - | - |")
     assert lines[2].endswith("| -0.250 | 2 / 1 | 1.000 |")

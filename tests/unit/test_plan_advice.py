@@ -88,7 +88,7 @@ def test_towers_are_on_every_gpu():
 
 def test_too_few_requests_and_too_short_a_context_are_said():
     several = planner.make(wish("26B-A4B", 24, context=262_144, requests=4, low_memory=True))
-    assert several.reason == "1 requests of 262144 tokens fit, not 4"
+    assert several.reason == "1 of 4 requests of 262144 tokens fit at once"
     long = planner.make(wish("26B-A4B", 18, context=262_144, low_memory=True))
     assert f"the KV pools hold {long.longest + planner.NEW_TOKENS} tokens, too few" in long.reason
 

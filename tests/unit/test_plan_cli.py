@@ -51,6 +51,15 @@ def test_no_with_the_nearest_that_fits(capsys):
     assert "The nearest that fits: --tp 4" in out
 
 
+@pytest.mark.parametrize(("gpu", "noted"), [("b200", True), ("RTX 5090", True), ("h200", False)])
+def test_what_is_planned_for_a_blackwell_says_whose_it_is(capsys, gpu, noted):
+    """The patches that the plan counts on stand down there."""
+    argv = ("--model-path", "12B", "--weights", "nvfp4", "--gpu", gpu)
+    assert (cli.BEYOND in run(capsys, *argv)[1].splitlines()) == noted
+    assert json.loads(run(capsys, *argv, "--json")[1])["note"] == (cli.BEYOND if noted else None)
+    assert cli.BEYOND not in run(capsys, *argv, "--stock")[1]
+
+
 def test_json_holds_the_same(capsys):
     argv = ("--model-path", "12B", "--weights", "fp8", "--memory", "24GiB", "--json")
     status, out, _ = run(capsys, *argv)
