@@ -183,5 +183,6 @@ def test_doctor_reports_every_patch_as_json(checkpoint):
     assert states["router_scale"] == "applied"
     assert states["text_only"] == "disabled"
     assert states["causal_lm_config"] == "stands down"
+    assert not any(patch["changed_upstream"] for patch in data["patches"])
     assert data["packages"]["sglang"] == data["verified_on_sglang"]
     assert data["starts"]

@@ -171,3 +171,15 @@ def test_a_changed_source_that_is_only_relied_on_breaks_the_patch(run):
         print(outcome.state.name, outcome.reasons[0].startswith("target.Holder.method changed"))
     """)
     assert lines == ["BROKEN True"]
+
+
+def test_the_doctor_names_what_changed_for_a_patch_that_stands_down(run):
+    lines = run("""
+        from sglang_gemma4_ext.doctor import examine, render, report
+        down = patch(digest="0" * 12, stands_down=lambda ctx: "not here")
+        data = report(examine([down], ctx), ctx)
+        print(data["patches"][0]["state"], data["patches"][0]["reasons"])
+        print(*[line.strip() for line in render(data).splitlines() if "target." in line])
+    """)
+    assert lines[0] == "stands down ['not here']"
+    assert lines[1].startswith("it would not hold: target.double changed upstream (000000000000 ->")
