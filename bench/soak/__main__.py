@@ -34,7 +34,7 @@ FLAGS = (
     "--demo", "--dtype", "float32", "--max-total-tokens", "4096", "--max-running-requests", "16",
     "--chunked-prefill-size", "128",
 )  # fmt: skip
-ERRORS = re.compile(r"^.*(?:Traceback|[Ee]xception|[Ll]eak detected).*$", re.MULTILINE)
+ERRORS = re.compile(r"^.*(?:Traceback|\b[Ee]xception\b|[Ll]eak detected).*$", re.MULTILINE)
 
 
 def measure(server: Server, minutes: float, clients: int) -> dict[str, Any]:
@@ -110,13 +110,13 @@ def main() -> int:
     parser.add_argument("--logs", type=Path, help="folder for the server's log")
     args = parser.parse_args()
     flags = (*FLAGS, "--speculative-draft-model-path", str(demo.assistant_path()))
+    command = f"python -m bench.soak --minutes {args.minutes:g} --clients {args.clients}"
+    where = {"flags": " ".join(FLAGS), **conditions(command)}
     with (
         tempfile.TemporaryDirectory() as folder,
         running(EXTENSION, flags, args.logs or Path(folder), start_s=300) as server,
     ):
-        row = measure(server, args.minutes, args.clients)
-    command = f"python -m bench.soak --minutes {args.minutes:g} --clients {args.clients}"
-    row |= {"flags": " ".join(FLAGS), **conditions(command)}
+        row = measure(server, args.minutes, args.clients) | where
     print(json.dumps(row, indent=2))
     if args.json:
         with args.json.open("a") as file:
