@@ -37,13 +37,31 @@ def test_ids_outside_the_vocabulary_are_refused(ids):
     manager = SimpleNamespace(model_config=SimpleNamespace(vocab_size=512))
     with pytest.raises(ValueError, match="token ids outside the vocabulary, 0 to 511"):
         check(manager, None, None, ids)
-    assert check(manager, None, None, ids, mm_inputs=object()) is None
+    with pytest.raises(ValueError, match="the prompt holds token ids outside the vocabulary"):
+        check(manager, None, None, ids, None, object())
 
 
-@pytest.mark.parametrize("ids", [None, [], [0, 511]])
+@pytest.mark.parametrize("stop", [[-1], [5, 512], [2**70], [None, "512"], ["x"], [[5]], 5, [1e400]])
+def test_stop_tokens_outside_the_vocabulary_are_refused(stop):
+    manager = SimpleNamespace(model_config=SimpleNamespace(vocab_size=512))
+    asked = GenerateReqInput(text="x", sampling_params={"stop_token_ids": stop})
+    with pytest.raises(ValueError, match="not a list of tokens of the vocabulary, 0 to 511"):
+        check(manager, asked, "x", [5])
+
+
+def test_a_prompt_of_no_tokens_is_refused_unless_it_is_of_embeddings():
+    manager = SimpleNamespace(model_config=SimpleNamespace(vocab_size=512))
+    with pytest.raises(ValueError, match="the prompt has no tokens"):
+        check(manager, None, None, [])
+    assert check(manager, None, None, [], [[0.5]]) is None
+
+
+@pytest.mark.parametrize("ids", [None, [0], [0, 511]])
 def test_ids_of_the_vocabulary_pass(ids):
     manager = SimpleNamespace(model_config=SimpleNamespace(vocab_size=512))
-    assert check(manager, None, "text", ids) is None
+    params = {"stop_token_ids": ids}
+    asked = GenerateReqInput(text="x", sampling_params=params)
+    assert check(manager, asked, "text", ids) is None
 
 
 @pytest.mark.parametrize("count", [-1, 513, 10**400])
