@@ -109,11 +109,16 @@ def table_for(name: str, capability: tuple[int, int], folder: Path = FOLDER) -> 
 
     name: as the driver says it, "NVIDIA H200".
     """
-    own = folder / f"{name.replace(' ', '_').replace('/', '_')}.json"
+    own = file_of(name, folder)
     if own.is_file():
         return read(own)
     known = [c for c in CAPABILITIES if c <= capability] or [CAPABILITIES[0]]
     return read(folder / f"sm_{known[-1][0]}{known[-1][1]}.json")
+
+
+def file_of(name: str, folder: Path = FOLDER) -> Path:
+    """Where a device's own table is, or would be."""
+    return folder / f"{name.replace(' ', '_').replace('/', '_')}.json"
 
 
 @functools.cache
