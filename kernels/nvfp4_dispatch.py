@@ -10,7 +10,9 @@ A file is of a device (`NVIDIA_H200.json`, from measurements on it) or of a comp
 
 `faster` are the shapes at which our kernels beat SGLang's Marlin there: a linear's, or an expert's
 w13. Marlin wants another layout of the weights, so the choice is of a layer, for every M, when it
-loads. An op's configs of the smallest `max_m` that is at least M count (of the largest, beyond it); among
+loads.
+
+An op's configs of the smallest `max_m` that is at least M count (of the largest, beyond it); among
 them the nearest (n, k), by the sum of their distances on a logarithmic scale.
 """
 
