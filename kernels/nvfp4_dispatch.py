@@ -10,7 +10,9 @@ A file is of a device (`NVIDIA_H200.json`, from measurements on it) or of a comp
 
 `faster` are the shapes at which our kernels beat SGLang's Marlin there: a linear's, or an expert's
 w13. Marlin wants another layout of the weights, so the choice is of a layer, for every M, when it
-loads. An op's configs of the smallest `max_m` that is at least M count (of the largest, beyond it); among
+loads.
+
+An op's configs of the smallest `max_m` that is at least M count (of the largest, beyond it); among
 them the nearest (n, k), by the sum of their distances on a logarithmic scale.
 """
 
@@ -109,11 +111,16 @@ def table_for(name: str, capability: tuple[int, int], folder: Path = FOLDER) -> 
 
     name: as the driver says it, "NVIDIA H200".
     """
-    own = folder / f"{name.replace(' ', '_').replace('/', '_')}.json"
+    own = file_of(name, folder)
     if own.is_file():
         return read(own)
     known = [c for c in CAPABILITIES if c <= capability] or [CAPABILITIES[0]]
     return read(folder / f"sm_{known[-1][0]}{known[-1][1]}.json")
+
+
+def file_of(name: str, folder: Path = FOLDER) -> Path:
+    """Where a device's own table is, or would be."""
+    return folder / f"{name.replace(' ', '_').replace('/', '_')}.json"
 
 
 @functools.cache

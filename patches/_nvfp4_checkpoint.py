@@ -69,7 +69,8 @@ def takes(ctx: Context, layer: Layer, n: int, k: int, activation: str | None = N
 
 def shared_with_marlin(ctx: Context) -> bool:
     """Whether weights that are not ours go to SGLang's Marlin."""
-    return ctx.settings.nvfp4 in ("auto", "marlin") and not ctx.settings.cpu
+    on_a_gpu = ctx.gpu.is_target and not ctx.settings.cpu
+    return on_a_gpu and ctx.settings.nvfp4 in ("auto", "marlin")
 
 
 def table(ctx: Context) -> Table:

@@ -124,6 +124,15 @@ def require_group_size(where: str, group_size: int | None) -> None:
         )
 
 
+def require_whole_blocks(where: str, k: int) -> None:
+    """k: in-features of one rank's share."""
+    if k % BLOCK:
+        raise ValueError(
+            f"{where}: a rank's share has {k} in-features, no multiple of the 16 that share one "
+            "NVFP4 scale; start with a smaller --tp-size"
+        )
+
+
 def require_one_expert_rank(layer: Any) -> None:
     if layer.moe_ep_size > 1:
         raise ValueError(

@@ -93,6 +93,7 @@ def _experts() -> type:
 
     class CompressedTensorsW4A16Nvfp4MoE(schemes.CompressedTensorsW4A16Nvfp4MoE):
         def create_weights(self, layer, num_experts, hidden_size, **kwargs) -> None:
+            nvfp4.require_whole_blocks(layer.layer_name, kwargs["intermediate_size_per_partition"])
             full_k = {W13: hidden_size, W2: kwargs["moe_intermediate_size"]}
             kwargs["weight_loader"] = nvfp4.checked(
                 kwargs["weight_loader"], layer, layer.layer_name, full_k

@@ -51,15 +51,27 @@ MODELS = {
     "26B-A4B": Model(2816, 2112, 16, 8, 2, expert=704),
     "31B": Model(5376, 21504, 32, 16, 4),
 }
-# name -> (N, K). 12B, 26B-A4B and 31B quantize all of these.
-NAMED = {
-    f"{model} {name}": shape
-    for model, sizes in MODELS.items()
-    for name, shape in sizes.linears().items()
-}
-# (w13, w2) of one expert; 128 of them, 8 a token.
-EXPERTS = (MODELS["26B-A4B"].experts(),)
+# Of the 26B-A4B.
 EXPERT_COUNT, TOP_K = 128, 8
+
+
+def named(tp: int = 1) -> dict[str, tuple[int, int]]:
+    """name -> (N, K) of every linear that 12B, 26B-A4B and 31B quantize, where `tp` splits them."""
+    return {
+        f"{model} {name}": shape
+        for model, sizes in MODELS.items()
+        if tp in sizes.splits()
+        for name, shape in sizes.linears(tp).items()
+    }
+
+
+def experts(tp: int = 1) -> tuple[tuple[int, int], tuple[int, int]] | None:
+    """(w13, w2) of one expert; None where `tp` does not split it."""
+    model = MODELS["26B-A4B"]
+    return model.experts(tp) if tp in model.splits() else None
+
+
+NAMED = named()
 
 # As the ranks of each tensor parallel size have them; 928 is of no Gemma 4 and has to work, too.
 _SHARDS = [m.linears(tp) for m in MODELS.values() for tp in m.splits()]
@@ -67,4 +79,4 @@ GATED_SHARDS = frozenset(shard["gate_up"] for shard in _SHARDS)
 LINEAR_SHARDS = tuple(
     dict.fromkeys([*(s for shard in _SHARDS for s in shard.values()), (928, 2816), (2816, 928)])
 )
-EXPERT_SHARDS = tuple(MODELS["26B-A4B"].experts(tp) for tp in MODELS["26B-A4B"].splits())
+EXPERT_SHARDS = tuple(experts(tp) for tp in MODELS["26B-A4B"].splits())

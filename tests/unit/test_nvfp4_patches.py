@@ -133,6 +133,21 @@ def test_what_marlin_has_gets_sglangs_own_method(monkeypatch) -> None:
         assert choose(lambda *args: "SGLang's", config, None, WHERE) == "SGLang's"
 
 
+@pytest.mark.parametrize(
+    "method",
+    [nvfp4_modelopt._moe_method, nvfp4_compressed_tensors._experts],
+    ids=["modelopt", "tensors"],
+)
+def test_a_share_of_broken_blocks_is_refused(method) -> None:
+    """The 26B-A4B's 704 over 8 ranks."""
+    layer = SimpleNamespace(moe_ep_size=1, layer_name="model.layers.0.moe.experts")
+    given = {"intermediate_size_per_partition": 88, "moe_intermediate_size": 704}
+    with pytest.raises(ValueError, match=r"experts: a rank's share has 88 .* smaller --tp-size"):
+        method().create_weights(
+            None, layer=layer, num_experts=128, hidden_size=2816, weight_loader=None, **given
+        )
+
+
 def test_expert_parallel_is_refused() -> None:
     layer = SimpleNamespace(moe_ep_size=2, layer_name="model.layers.0.moe.experts")
     with pytest.raises(ValueError, match=r"moe\.experts: .*--ep-size 1"):
