@@ -179,15 +179,6 @@ def _require_layout(
     )
 
 
-def require_whole_blocks(where: str, share: int) -> None:
-    """share: in-features of this rank"""
-    if share % BLOCK:
-        raise ValueError(
-            f"{where}: a rank has {share} in-features, no multiple of 16, which NVFP4 needs; "
-            "choose a smaller --tp-size"
-        )
-
-
 def mark_unloaded(layer: Any, weight: Weight) -> None:
     """NaN in every scale, so that one that never comes is found."""
     getattr(layer, weight.block).data.view(torch.uint8).fill_(_E4M3_NAN)

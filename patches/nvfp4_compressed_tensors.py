@@ -98,8 +98,6 @@ def _experts() -> type:
             kwargs["weight_loader"] = nvfp4.checked(
                 kwargs["weight_loader"], layer, layer.layer_name, full_k
             )
-            share = kwargs["intermediate_size_per_partition"]
-            nvfp4.require_whole_blocks(layer.layer_name, share)
             super().create_weights(layer, num_experts, hidden_size, **kwargs)
             for weight in (W13, W2):
                 nvfp4.mark_unloaded(layer, weight)

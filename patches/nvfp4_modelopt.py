@@ -84,8 +84,6 @@ def _moe_method() -> type:
             nvfp4.require_whole_blocks(layer.layer_name, kwargs["intermediate_size_per_partition"])
             full_k = {W13: hidden_size, W2: kwargs["moe_intermediate_size"]}
             loader = nvfp4.checked(weight_loader, layer, layer.layer_name, full_k)
-            share = kwargs["intermediate_size_per_partition"]
-            nvfp4.require_whole_blocks(layer.layer_name, share)
             super().create_weights(layer, hidden_size=hidden_size, weight_loader=loader, **kwargs)
             del layer.w13_blockscale_swizzled, layer.w2_blockscale_swizzled
             for weight in (W13, W2):
