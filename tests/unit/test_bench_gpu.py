@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -74,6 +76,21 @@ def test_a_step_ends_with_its_time_and_a_call_before_what_would_not_fit(run, tmp
     assert found["slow"]["status"] == queue.LATE and found["slow"]["seconds"] < 30
     assert "long" not in found and found["short"]["status"] == queue.DONE
     assert printed[-2] == "| long | not yet | - | 600 | long.log |"
+
+
+def test_a_step_that_does_not_end_leaves_no_server_behind(run, tmp_path, monkeypatch) -> None:
+    """Deaf to the signal, with a child in a session of its own, as servers are."""
+    monkeypatch.setattr(queue, "GRACE_S", 1)
+    file = tmp_path / "pid"
+    program = (
+        "import signal, subprocess, sys, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "child = subprocess.Popen(['sleep', '600'], start_new_session=True)\n"
+        f"open({str(file)!r}, 'w').write(str(child.pid))\ntime.sleep(600)"
+    )
+    found, _ = run((step("deaf", program, budget_s=2),))
+    assert found["deaf"]["status"] == queue.LATE and found["deaf"]["seconds"] < 30
+    with contextlib.suppress(psutil.NoSuchProcess):
+        psutil.Process(int(file.read_text())).wait(10)
 
 
 def test_a_background_step_is_waited_for_by_those_after_it(run, tmp_path: Path) -> None:
