@@ -73,9 +73,10 @@ def serve(python: Path, *command: str, **extra: str) -> dict[str, Any]:
         if status is None:
             os.killpg(process.pid, signal.SIGKILL)
         text = Path(log.name).read_text(errors="replace")
+    text = text.replace(str(python.parents[1]), "ENV")
     start = text.find(f"{OURS.replace('_', '-')}: ", text.find("starting SGLang") + 1)
     return {
-        "command": shlex.join(command),
+        "command": shlex.join(command).replace(str(python.parents[1]), "ENV"),
         "status": status,
         "ready": READY in text,
         "hooked": sorted(set(HOOKED.findall(text))),
@@ -92,18 +93,20 @@ def environment(**extra: str) -> dict[str, str]:
 
 def examine(python: Path) -> dict[str, Any]:
     """The record without its conditions."""
-    status, said = run(python, "-m", f"{OURS}.doctor", "--json")
+    _, model = run(python, "-c", f"import {OURS}.demo as d; print(d.model_path())")
+    model = model.strip()
+    status, said = run(python, "-m", f"{OURS}.doctor", "--json", "--model-path", model)
     doctor = json.loads(said)
     states = {patch["name"]: patch["state"] for patch in doctor["patches"]}
     broken = [name for name, state in states.items() if state == "broken"]
-    _, model = run(python, "-c", f"import {OURS}.demo as d; print(d.model_path())")
     launcher = ("-m", f"{OURS}.launch_server", "--demo")
-    stock = ("-m", "sglang.launch_server", "--model-path", model.strip(), "--device", "cpu")
+    stock = ("-m", "sglang.launch_server", "--model-path", model, "--device", "cpu")
     return {
         "packages": doctor["packages"],
         "made_for": doctor["verified_on_sglang"],
         "doctor_status": status,
         "states": states,
+        "required": [patch["name"] for patch in doctor["patches"] if patch["required"]],
         "changed": {p["name"]: p["changed_upstream"] for p in doctor["patches"]},
         "digests": run(python, "-m", f"{OURS}.digests")[1].splitlines(),
         "launcher": serve(python, *launcher),

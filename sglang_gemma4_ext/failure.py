@@ -2,10 +2,9 @@
 """How a server ends that fails: nothing left behind, and one sentence as the last line.
 
 SGLang's scheduler logs a traceback and sends SIGQUIT to its parent, whose handler ends it by
-SIGKILL: without a sentence, and with the files of its sockets left in the temporary folder. Here
-all processes share a folder that the launcher made. The scheduler leaves its reason there, SGLang
-its sockets, and the launcher's handlers, one for the launch phase, which SGLang lets its caller
-set, and one for the time after, say the reason last and take the folder away.
+SIGKILL and without a sentence. Here the scheduler leaves its reason in a folder that all processes
+of the server share, and the launcher's handlers, one for the launch phase, which SGLang lets its
+caller set, and one for the time after, say it last and take away what is left.
 """
 
 from __future__ import annotations
@@ -14,19 +13,16 @@ import contextlib
 import functools
 import logging
 import os
-import shutil
 import signal
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from sglang_gemma4_ext import settings
+from sglang_gemma4_ext import leftovers, settings
 
-PORT_ARGS = "sglang.srt.server_args.PortArgs.init_new"
 SCHEDULER_INIT = "sglang.srt.managers.scheduler.Scheduler.__init__"
 RUNNING_SIGQUIT = (
     "sglang.srt.managers.tokenizer_manager.SignalHandler.running_phase_sigquit_handler"
@@ -35,8 +31,6 @@ WATCHDOG = "sglang.srt.utils.watchdog"
 PREFIX = "sglang-gemma4-ext: "
 UNKNOWN = "a child process failed; its log lines above say why"
 REAP_SECONDS = 10
-# A socket's path has at most 107 bytes; its name within the folder is as mkstemp makes it.
-SOCKET_FOLDER_BYTES = 107 - len("/tmpxxxxxxxx")
 
 _started = False
 
@@ -47,11 +41,6 @@ def watch_signals() -> None:
 
     signal.signal(signal.SIGINT, _on_stop)
     signal.signal(signal.SIGTERM, _on_stop)
-
-
-def watch_children() -> None:
-    """Make the folder, and name it in the environment that the children inherit."""
-    settings.set_run_folder(tempfile.mkdtemp(prefix="gemma4-ext-"))
 
 
 def started() -> None:
@@ -81,13 +70,6 @@ def take() -> str:
     except OSError:
         return ""
     return reason
-
-
-def clean_up() -> None:
-    """Remove the folder and what is in it."""
-    folder = settings.run_folder()
-    if folder is not None:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _reason() -> Path | None:
@@ -129,18 +111,6 @@ def around_scheduler_init(
     scheduler.run_event_loop = _recording(scheduler.run_event_loop)
 
 
-def around_port_args(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """AROUND PortArgs.init_new: SGLang leaves the files of its sockets; ours go with the folder."""
-    folder, before = settings.run_folder(), tempfile.tempdir
-    if folder is None or len(os.fsencode(folder)) > SOCKET_FOLDER_BYTES:
-        return original(*args, **kwargs)
-    tempfile.tempdir = folder
-    try:
-        return original(*args, **kwargs)
-    finally:
-        tempfile.tempdir = before
-
-
 def _recording(function: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(function)
     def recorded(*args: Any, **kwargs: Any) -> None:
@@ -177,19 +147,22 @@ def _death(watchdog: Any) -> str:
 
 
 def end_children() -> None:
-    """Kill every descendant of this process and wait until they are gone."""
+    """Kill every descendant of this process, wait until they are gone, and remove their memory."""
     import psutil
 
     # SGLang's watchdog would report each death as a crash, and answer it with a SIGQUIT to us.
     logging.getLogger(WATCHDOG).disabled = True
     signal.signal(signal.SIGQUIT, signal.SIG_IGN)
     children = psutil.Process().children(recursive=True)
+    pids = [os.getpid(), *(child.pid for child in children)]
+    segments = leftovers.shared_memory(pids, leftovers.SEGMENTS)
     for child in children:
         with contextlib.suppress(psutil.NoSuchProcess):
             child.kill()
     deadline = time.monotonic() + REAP_SECONDS
     while any(map(_is_alive, children)) and time.monotonic() < deadline:
         time.sleep(0.05)
+    leftovers.remove(segments)
 
 
 def _is_alive(process: Any) -> bool:
@@ -205,8 +178,11 @@ def _end(sentence: str, status: int) -> NoReturn:
     """End the process tree from within a signal handler, `sentence` being the last line."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    # Those of multiprocessing would go with an exit that _exit is not.
+    semaphores = leftovers.shared_memory([os.getpid()], leftovers.SEMAPHORES)
     end_children()
-    clean_up()
+    leftovers.remove(semaphores)
+    leftovers.remove_folder()
     sys.stdout.flush()
     # Not print: the signal may have come in the midst of one.
     os.write(2, f"{PREFIX}{sentence}\n".encode())

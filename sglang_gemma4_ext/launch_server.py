@@ -14,7 +14,7 @@ import sys
 from dataclasses import replace
 from typing import get_args
 
-from sglang_gemma4_ext import __version__, failure, low_memory, plugin
+from sglang_gemma4_ext import __version__, failure, leftovers, low_memory, plugin
 from sglang_gemma4_ext.assistant_fit import check_fit
 from sglang_gemma4_ext.command_line import DRAFT_MODEL, MODEL, TENSOR_PARALLEL, CommandLine
 from sglang_gemma4_ext.context import detect_gpu, gpu_memory_bytes
@@ -184,7 +184,7 @@ def _runs_on_cpu(line: CommandLine) -> bool:
 def _serve(argv: list[str]) -> int:
     """Run SGLang until it ends, and see to it that nothing of it is left. The exit status."""
     status, sentence = 0, "stopped"
-    failure.watch_children()
+    leftovers.make_folder()
     print(f"sglang-gemma4-ext {__version__}: starting SGLang", file=sys.stderr, flush=True)
     try:
         _run(argv)
@@ -196,7 +196,7 @@ def _serve(argv: list[str]) -> int:
         logging.getLogger(__name__).exception("the server failed")
         status, sentence = 1, failure.verdict(failure.take() or failure.summarize(error))
     failure.end_children()
-    failure.clean_up()
+    leftovers.remove_folder()
     if sentence:
         _complain(sentence)
     return status

@@ -14,7 +14,7 @@ import multiprocessing
 import signal
 from typing import Any
 
-from sglang_gemma4_ext import VERIFIED_SGLANG, failure
+from sglang_gemma4_ext import VERIFIED_SGLANG, failure, leftovers
 from sglang_gemma4_ext.settings import Settings, SettingsError, run_folder
 
 logger = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ def activate() -> None:
     if run_folder() is not None:
         around = HookType.AROUND
         HookRegistry.register(failure.SCHEDULER_INIT, failure.around_scheduler_init, around)
-        HookRegistry.register(failure.PORT_ARGS, failure.around_port_args, around)
+        HookRegistry.register(leftovers.PORT_ARGS, leftovers.around_port_args, around)
         _leave_ctrl_c_to_the_launcher()
 
 

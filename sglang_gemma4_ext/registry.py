@@ -103,7 +103,7 @@ class HeldBackError(RuntimeError):
         names = ",".join(outcome.patch.name for outcome in broken)
         lines = [f"  {o.patch.name}: {reason}" for o in broken for reason in o.reasons]
         super().__init__(
-            f"sglang-gemma4-ext does not start half-patched. On SGLang {sglang} these patches do "
+            f"a server does not start half-patched. On SGLang {sglang} these patches do "
             "not hold:\n" + "\n".join(lines) + "\nInstall the SGLang that this release is made "
             f"for, or leave them out with --gemma4-ext-disable {names}"
         )

@@ -5,17 +5,15 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from sglang_gemma4_ext import failure, settings
+from sglang_gemma4_ext import failure, leftovers, settings
 
 
 @pytest.fixture
@@ -23,7 +21,7 @@ def folder(monkeypatch, tmp_path) -> Path:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr(os, "environ", dict(os.environ))
     monkeypatch.setattr(failure, "_started", False)
-    failure.watch_children()
+    leftovers.make_folder()
     return Path(settings.run_folder())
 
 
@@ -32,7 +30,7 @@ def test_the_first_reason_is_taken_once(folder):
     failure.record(ValueError("second"))
     assert failure.take() == "first"
     assert failure.take() == ""
-    failure.clean_up()
+    leftovers.remove_folder()
     assert not folder.exists()
     failure.record(ValueError("too late"))
     assert failure.take() == "" and not folder.exists()
@@ -44,30 +42,6 @@ def test_once_started_an_old_reason_is_forgotten_and_the_word_is_another(folder)
     failure.started()
     assert failure.verdict("x") == "the server ended: x"
     assert failure.take() == ""
-
-
-def test_sglangs_sockets_are_in_the_folder_and_go_with_it(folder):
-    from sglang.srt.server_args import PortArgs, ServerArgs
-
-    ports = failure.around_port_args(PortArgs.init_new, ServerArgs(model_path="none"))
-    sockets = [name for name in vars(ports).values() if str(name).startswith("ipc://")]
-    assert len(sockets) == 5
-    assert {Path(name.removeprefix("ipc://")).parent for name in sockets} == {folder}
-    assert folder.stat().st_mode & 0o777 == 0o700
-    assert Path(tempfile.gettempdir()) == folder.parent
-
-
-def test_where_the_folders_path_is_too_long_for_sockets_they_stay_sglangs(folder, monkeypatch):
-    longest = "/" + "x" * (failure.SOCKET_FOLDER_BYTES - 1)
-    for path, theirs in ((longest, longest), (longest + "x", str(folder.parent))):
-        settings.set_run_folder(path)
-        assert failure.around_port_args(tempfile.gettempdir) == theirs
-    socket_path = f"{longest}/tmpxxxxxxxx"
-    assert len(socket_path) == 107
-    with socket.socket(socket.AF_UNIX) as probe, pytest.raises(FileNotFoundError):
-        probe.bind(socket_path)
-    with socket.socket(socket.AF_UNIX) as probe, pytest.raises(OSError, match="too long"):
-        probe.bind(socket_path + "x")
 
 
 def test_without_a_launcher_nothing_is_kept(monkeypatch):
@@ -167,9 +141,9 @@ def test_one_sentence_of_any_exception():
 
 SCRIPT = """
 import os, signal, subprocess, sys, time
-from sglang_gemma4_ext import failure
+from sglang_gemma4_ext import failure, leftovers
 failure.watch_signals()
-failure.watch_children()
+leftovers.make_folder()
 signal.signal(signal.SIGQUIT, failure.SigquitReport())
 if "started" in sys.argv: failure.started()
 if "reason" in sys.argv: failure.record(ValueError("the reason"))
@@ -221,7 +195,7 @@ def test_a_signal_to_a_running_server_is_a_keyboard_interrupt(monkeypatch):
 WATCHED = """
 import multiprocessing, sys, time
 from sglang.srt.utils.watchdog import SubprocessWatchdog
-from sglang_gemma4_ext import failure
+from sglang_gemma4_ext import failure, leftovers
 if __name__ == "__main__":
     child = multiprocessing.Process(target=time.sleep, args=(60,))
     child.start()
