@@ -5,6 +5,9 @@ SGLang repacks a layer's experts into a list, stacks the list, and keeps what wa
 end: at 26B-A4B's shapes 428 MB of weights need 509 MB more. A repacked expert has as many bytes as
 a loaded one; so SGLang's own function is given a layer of one expert, and its result is written
 over that expert.
+
+The Marlin runner of 0.5.23 refuses gelu, and a Gemma 4's experts are ours (`_nvfp4_checkpoint`):
+they come here when both change.
 """
 
 from __future__ import annotations
