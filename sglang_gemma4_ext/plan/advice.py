@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sglang_gemma4_ext.plan import reserve
-from sglang_gemma4_ext.plan.weights import Weights, swizzled_scales
+from sglang_gemma4_ext.plan.weights import swizzled_scales
 
 if TYPE_CHECKING:
     from sglang_gemma4_ext.plan.planner import Plan
@@ -50,7 +50,7 @@ def _parallel(wish: Wish, tp: int) -> Wish:
         for part, size in wish.weights.parts.items()
     }
     swizzled = swizzled_scales(wish.geometry, tp) if wish.weights.swizzled else 0
-    return replace(wish, tp=tp, weights=Weights(parts, wish.weights.source, swizzled))
+    return replace(wish, tp=tp, weights=replace(wish.weights, parts=parts, swizzled=swizzled))
 
 
 def fraction(plan: Plan) -> float:

@@ -43,11 +43,13 @@ class Weights:
     """Bytes on one GPU by part: attention, mlp, experts, embeddings, ple, other.
 
     swizzled: what stock SGLang 0.5.23 keeps beside them; see swizzled_scales.
+    nvfp4_experts: whether any part of them is experts in NVFP4.
     """
 
     parts: Mapping[str, int]
     source: str
     swizzled: int = 0
+    nvfp4_experts: bool = False
 
     @property
     def total(self) -> int:
@@ -66,10 +68,12 @@ def estimate(geometry: Geometry, fmt: str, tp: int = 1) -> Weights:
         part: int(count * (width if part in quantized else BF16)) // tp
         for part, count in _counts(geometry).items()
     }
+    nvfp4_experts = geometry.experts > 0 and "experts" in quantized and width == NVFP4
     return Weights(
         {part: size for part, size in parts.items() if size},
         f"estimated, {fmt}",
-        swizzled_scales(geometry, tp) if "experts" in quantized and width == NVFP4 else 0,
+        swizzled_scales(geometry, tp) if nvfp4_experts else 0,
+        nvfp4_experts,
     )
 
 
@@ -123,12 +127,14 @@ def from_headers(
         if part == "towers" and not multimodal:
             continue
         parts[part] = parts.get(part, 0) + _loaded_bytes(name, tensor, geometry)
-    by_modelopt = any(_part(n) == "experts" and n.endswith("weight_scale_2") for n in tensors)
+    leaves = {name.rpartition(".")[2] for name in tensors if _part(name) == "experts"}
+    by_modelopt = "weight_scale_2" in leaves
     # Towers are not sharded: each GPU has the whole of them.
     return Weights(
         {part: size if part == "towers" else size // tp for part, size in parts.items()},
         "summed from the checkpoint's headers",
         swizzled_scales(geometry, tp) if by_modelopt else 0,
+        by_modelopt or "weight_global_scale" in leaves,
     )
 
 

@@ -60,6 +60,21 @@ def test_what_is_planned_for_a_blackwell_says_whose_it_is(capsys, gpu, noted):
     assert cli.BEYOND not in run(capsys, *argv, "--stock")[1]
 
 
+@pytest.mark.parametrize(
+    ("model", "fmt", "gpu", "noted"),
+    [
+        ("26B-A4B", "nvfp4", "h200", True),
+        ("26B-A4B", "nvfp4", "b200", False),
+        ("26B-A4B", "bf16", "h200", False),
+        ("12B", "nvfp4", "h200", False),
+    ],
+)
+def test_a_plan_of_stock_says_that_it_does_not_answer(capsys, model, fmt, gpu, noted):
+    """What its Marlin says to gelu: test_nvfp4_dispatch.py."""
+    argv = ("--model-path", model, "--weights", fmt, "--gpu", gpu, "--stock")
+    assert (cli.STOCK_EXPERTS in run(capsys, *argv)[1].splitlines()) == noted
+
+
 def test_json_holds_the_same(capsys):
     argv = ("--model-path", "12B", "--weights", "fp8", "--memory", "24GiB", "--json")
     status, out, _ = run(capsys, *argv)
@@ -119,7 +134,9 @@ def test_stock_holds_the_swizzled_scales_of_modelopts_experts(
 ):
     folder = quantize_checkpoint(checkpoint("moe"), tmp_path / fmt, fmt=fmt)
     argv = ("--model-path", str(folder), "--memory", "24GiB", "--json")
-    parts = [json.loads(run(capsys, *argv, *more)[1])["parts_bytes"] for more in ((), ("--stock",))]
+    plans = [json.loads(run(capsys, *argv, *more)[1]) for more in ((), ("--stock",))]
+    assert [plan["note"] for plan in plans] == [None, cli.STOCK_EXPERTS]
+    parts = [plan["parts_bytes"] for plan in plans]
     geometry = from_config(read_model_info(str(folder)))
     swizzled = {"weights: swizzled scales": swizzled_scales(geometry)} if kept else {}
     weights = [{n: s for n, s in part.items() if n.startswith("weights")} for part in parts]
