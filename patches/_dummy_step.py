@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import gc
 import logging
 from collections.abc import Iterator
 from typing import Any
@@ -62,8 +61,6 @@ def step(runner: Any, tokens: int) -> None:
         )  # fmt: skip
         small.spec_algorithm = algorithm
         dummy._dummy_run(1, buffers=buffers)
-    del dummy, small, buffers
-    gc.collect()
 
 
 def _on_small_pools(runner: Any) -> Any:

@@ -19,6 +19,7 @@ up to the chunk. With it the reserve, and the whole step, are left to SGLang.
 from __future__ import annotations
 
 import functools
+import gc
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -152,6 +153,7 @@ def _ran(name: str, run: Run, counts: list[int]) -> bool:
 
 def _free_bytes(device: str) -> int:
     """What SGLang's own measurement would find free; 0 where it is of no GPU."""
+    gc.collect()  # pools and backends hold each other
     if torch.device(device).type != "cuda":
         return 0
     torch.cuda.synchronize()
