@@ -59,8 +59,8 @@ def build_parser() -> argparse.ArgumentParser:
         choices=get_args(Nvfp4Backend),
         default=Settings.nvfp4,
         help="who multiplies NVFP4 weights: fused Triton kernels, SGLang's Marlin kernels or the "
-        "exact dequantize-then-matmul reference; auto: fused where that was measured faster, else "
-        "Marlin, and the reference without a GPU (default: %(default)s)",
+        "exact dequantize-then-matmul reference; auto: fused where that was measured faster and "
+        "for experts, else Marlin, and the reference without a GPU (default: %(default)s)",
     )
     group.add_argument(
         "--gemma4-swa-policy",

@@ -36,8 +36,8 @@ class Settings:
         Triton's interpreter (slow; for testing kernels).
     nvfp4: who multiplies NVFP4 weights. `fused` are our Triton kernels (without a GPU in Triton's
         interpreter), `marlin` is SGLang's kernel, `dequant` is the exact dequantize-then-matmul
-        reference. `auto` takes on a GPU the fused kernels where they were measured to be faster,
-        else Marlin; without one the reference.
+        reference. `auto` takes on a GPU the fused kernels for layer shapes where they were measured
+        to be faster, else Marlin; without one the reference. Experts that Marlin refuses are fused.
     swa_policy: how KV memory is split between full and sliding layers; see plan/pools.py.
     router: who routes tokens to experts: our kernels, SGLang's, or ours where they measured faster.
     cpu: the CPU reference is active (set by the launcher when there is no GPU).

@@ -11,7 +11,8 @@ from sglang_gemma4_ext.kernels.nvfp4_dispatch import Config, choose
 from sglang_gemma4_ext.kernels.nvfp4_experts import nvfp4_experts
 from sglang_gemma4_ext.kernels.nvfp4_grouped import nvfp4_grouped_experts, sort_slots
 from sglang_gemma4_ext.kernels.nvfp4_linear_ref import nvfp4_experts_ref
-from tests.kernels.oracle import Weight, draw, error, poisoned
+from tests.kernels.oracle import Weight, draw, error
+from tests.kernels.poison import poison_allocations
 
 # RMS and worst error. Beside the result's one rounding the activation's result is rounded, and in
 # the grouped path each slot's product.
@@ -22,7 +23,7 @@ FEW_PROGRAMS = Config(block_m=16, block_n=256, block_k=256)
 
 @pytest.fixture(autouse=True)
 def _poisoned(monkeypatch, mended_bf16) -> None:
-    poisoned(monkeypatch)
+    poison_allocations(monkeypatch)
 
 
 def _experts(experts: int, hidden: int, inner: int) -> tuple[Weight, Weight]:

@@ -23,6 +23,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.serving.plugins import environment_with
+
 ORDERS = "DRAFT_PROBE_ORDERS"
 SHUFFLE = "DRAFT_PROBE_SHUFFLE"
 FLASH_ATTENTION = "DRAFT_PROBE_FLASH_ATTENTION"
@@ -51,15 +53,8 @@ _count = itertools.count()
 @contextlib.contextmanager
 def installed(folder: Path, *, shuffle: bool = False, flash_attention: bool = False) -> Iterator:
     """Yield (environment, order): for `serve`, and order(**orders) to be called at any time."""
-    info = folder / "draft_probe-0.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: draft-probe\nVersion: 0\n")
-    (info / "entry_points.txt").write_text(
-        "[sglang.srt.plugins]\ndraft_probe = tests.serving.draft_probe:activate\n"
-    )
     orders = folder / "orders.json"
-    root = Path(__file__).resolve().parents[2]
-    env = {"PYTHONPATH": f"{folder}{os.pathsep}{root}", ORDERS: str(orders)}
+    env = {**environment_with(folder, __name__), ORDERS: str(orders)}
     env |= {SHUFFLE: "1"} if shuffle else {}
     env |= {FLASH_ATTENTION: "1"} if flash_attention else {}
 

@@ -3,34 +3,46 @@
 
 Prompts end below, across and beyond the window and share prefixes; long ones are prefilled in
 chunks; some clients leave in mid-stream; the pool is so small that requests are thrown out and
-begun again. SGLang checks its pools after every batch and stops at a leaked slot.
+begun again, and holds longer requests than its sliding half could, were windows not emptied.
+SGLang counts its slots after every batch, looks for pages in two hands, and its canary compares
+every key that a forward reads with what was written there: each stops the server.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
+import re
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 
+from tests.checkpoints.assistant import build_assistant
 from tests.checkpoints.tiny import WINDOW
+from tests.serving import canary_on_cpu, draft_probe
+from tests.serving.drafts import DraftReference
 from tests.serving.harness import Server, serve
 from tests.serving.parity import Reference, prompt_ids
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
 
-STREAMS, NEW, LONG = 32, 80, 150
+STREAMS, NEW, LONG, CHUNK = 32, 60, 150, 64
 SHARED = prompt_ids(2 * WINDOW, seed=9)
 LENGTHS = (6, WINDOW - 2, WINDOW, WINDOW + 1, 50, 70, 100)
 FLAGS = (
-    "--dtype", "float32", "--chunked-prefill-size", "64", "--max-running-requests", "16",
+    "--dtype", "float32", "--chunked-prefill-size", str(CHUNK), "--max-running-requests", "16",
     "--max-total-tokens", "450", "--schedule-conservativeness", "0.05",
+    "--decode-log-interval", "1",
 )  # fmt: skip
-CHECKED = {"SGLANG_ENABLE_STRICT_MEM_CHECK_DURING_BUSY": "1"}
+CHECKED = {
+    "SGLANG_ENABLE_STRICT_MEM_CHECK_DURING_BUSY": "1",
+    "SGLANG_CHECK_KV_PAGE_INVARIANTS": "1",
+}
 
 
 def prompts() -> list[list[int]]:
@@ -44,40 +56,63 @@ def prompts() -> list[list[int]]:
 
 def leave(server: Server, prompt: list[int], after: int) -> None:
     """Begin a long streamed answer and close the connection after some of its chunks."""
-    sampling = {"temperature": 0, "max_new_tokens": LONG, "ignore_eos": True}
-    body = {"input_ids": prompt, "stream": True, "sampling_params": sampling}
-    with requests.post(f"{server.url}/generate", json=body, stream=True, timeout=300) as answer:
-        for _, line in zip(range(2 * after), answer.iter_lines(), strict=False):
-            assert not line or "output_ids" in json.loads(line.removeprefix(b"data: "))
+    body = {
+        "input_ids": prompt,
+        "stream": True,
+        "sampling_params": {"temperature": 0, "max_new_tokens": LONG},
+    }
+    with requests.post(f"{server.url}/generate", json=body, stream=True, timeout=500) as answer:
+        chunks = (json.loads(line[6:]) for line in answer.iter_lines() if line)
+        for _ in range(after):
+            assert next(chunks)["meta_info"]["finish_reason"] is None
 
 
-def together(server: Server, asked: list[list[int]]) -> list[list[int]]:
-    """The tokens of each prompt, all asked at once, with a quarter as many clients that leave."""
+def together(server: Server, asked: list[list[int]], new: int = NEW) -> list[list[int]]:
+    """`new` tokens of each prompt, all asked at once, with a quarter as many clients that leave."""
     draw = random.Random(0)
     order = draw.sample(range(len(asked)), len(asked))
     with ThreadPoolExecutor(len(asked) + len(asked) // 4) as pool:
         answers = {}
         left = []
         for place, index in enumerate(order):
-            answers[index] = pool.submit(server.generate, asked[index], NEW, logprobs_from=-1)
+            # A request that ignores eos has its whole output set aside, and is never thrown out.
+            answers[index] = pool.submit(
+                server.generate, asked[index], new, logprobs_from=-1, ignore_eos=False
+            )
             if place % 4 == 0:
-                left.append(pool.submit(leave, server, asked[index], draw.randrange(1, 30)))
+                left.append(pool.submit(leave, server, asked[index], draw.randrange(1, new // 2)))
         for one in left:
             one.result()
         return [answers[index].result()["output_ids"] for index in range(len(asked))]
 
 
+def require_hardship(log: str) -> None:
+    """Requests were thrown out, prefixes shared, prompts cut into chunks, and windows emptied."""
+    counted = {
+        name: [int(number) for number in re.findall(rf"#{name}: (\d+)", log)]
+        for name in ("retracted_reqs", "cached-token", "new-token")
+    }
+    assert sum(counted["retracted_reqs"]) > 0
+    assert sum(counted["cached-token"]) > WINDOW
+    assert counted["new-token"].count(CHUNK) > 3
+    full_and_sliding = re.findall(r"#full token: (\d+),.*?#swa token: (\d+)", log)
+    most_freed = max(int(full) - int(sliding) for full, sliding in full_and_sliding)
+    assert most_freed > 2 * WINDOW
+
+
 def require_empty(server: Server) -> None:
-    """No request and no token is left once the prefix cache is emptied, and no check failed."""
+    """No request is left, no token in either pool once the prefix cache is emptied."""
     deadline = time.monotonic() + 20
     while (used := load(server))["num_running_reqs"] + used["num_waiting_reqs"]:
         assert time.monotonic() < deadline, used
         time.sleep(0.1)
     server.flush()
     used = load(server)
+    # The larger of the two pools' counts.
     assert used["num_used_tokens"] == 0 and used["token_usage"] == 0, used
     assert server.process.poll() is None
-    assert "leak" not in server.log and "Traceback" not in server.log
+    for complaint in ("leak", "Traceback", "violation detected", "double free", "use-after-free"):
+        assert complaint not in server.log
 
 
 def load(server: Server) -> dict[str, Any]:
@@ -85,13 +120,72 @@ def load(server: Server) -> dict[str, Any]:
     return only
 
 
-def test_every_stream_answers_as_alone(checkpoint, tmp_path):
-    path, asked = checkpoint("dense"), prompts()
+def require_as_alone(path: Path, asked: list[list[int]], found: list[list[int]], new: int) -> None:
+    """By induction each answer is transformers' greedy continuation of its prompt alone."""
     reference = Reference(path)
-    with serve("--model-path", str(path), *FLAGS, log_dir=tmp_path, env=CHECKED) as server:
-        found = together(server, asked)
-        assert "Retract requests" in server.log
-        require_empty(server)
     for prompt, tokens in zip(asked, found, strict=True):
+        assert len(tokens) == new
         table = reference.log_probs(prompt, tokens)
         assert table[len(prompt) - 1 : -1].argmax(-1).tolist() == tokens, len(prompt)
+
+
+@pytest.mark.parametrize("kind", ["dense", "moe", "e2b"])
+def test_every_stream_answers_as_alone(checkpoint, tmp_path, kind):
+    path, asked = checkpoint(kind), prompts()
+    env = {**CHECKED, **canary_on_cpu.installed(tmp_path)}
+    flags = ("--model-path", str(path), *FLAGS, *canary_on_cpu.FLAGS)
+    with serve(*flags, log_dir=tmp_path, env=env) as server:
+        found = together(server, asked)
+        require_hardship(server.log)
+        assert "[canary] sweep succeeded" in server.log
+        require_empty(server)
+    require_as_alone(path, asked, found, NEW)
+
+
+def test_every_stream_answers_as_alone_in_the_shared_pool(checkpoint, tmp_path):
+    """The pool that a GPU gets, through Triton's interpreter: fewer streams, shorter answers.
+
+    Without the canary: the shared pool moves slots to make room, and not what is noted of them.
+    """
+    path, asked, new = checkpoint("dense"), prompts()[:12], 16
+    triton = ("--gemma4-cpu-attention", "triton", "--triton-attention-num-kv-splits", "2")
+    flags = ("--model-path", str(path), *FLAGS, *triton, "--max-total-tokens", "240")
+    with serve(*flags, log_dir=tmp_path, env=CHECKED) as server:
+        assert "KV split: one pool of" in server.log
+        found = together(server, asked, new)
+        require_hardship(server.log)
+        require_empty(server)
+    require_as_alone(path, asked, found, new)
+
+
+@pytest.mark.parametrize("kind", ["dense", "moe", "e2b"])
+def test_every_stream_answers_as_alone_with_drafts(checkpoint, tmp_path, kind):
+    """MTP, its drafts steered to be right but at every fifth position; slots shuffled."""
+    target, asked = checkpoint(kind), prompts()
+    draft = build_assistant(target, tmp_path / "assistant")
+    reference = DraftReference(Reference(target), draft)
+    known = [reference.greedy(prompt, NEW) for prompt in asked]
+    flags = ("--model-path", str(target), "--speculative-draft-model-path", str(draft))
+    with draft_probe.installed(tmp_path, shuffle=True) as (env, order):
+        order(known=known, wrong_every=5)
+        with serve(*flags, *FLAGS, log_dir=tmp_path, env={**CHECKED, **env}) as server:
+            found = together(server, asked)
+            require_hardship(server.log)
+            accepted = [float(n) for n in re.findall(r"accept len: ([\d.]+)", server.log)]
+            assert max(accepted) > 2
+            require_empty(server)
+    assert found == [tokens[len(p) :] for tokens, p in zip(known, asked, strict=True)]
+
+
+def test_the_canary_sees_a_slot_that_is_not_the_requests_own(checkpoint, tmp_path):
+    """SGLang's own fault injection: an entry of the slot table is changed before a forward."""
+    env = {
+        **canary_on_cpu.installed(tmp_path),
+        "SGLANG_KV_CANARY_PERTURB_REQ_TO_TOKEN_PROB": "1",
+        "SGLANG_KV_CANARY_PERTURB_WARMUP_STEPS": "30",
+    }
+    flags = ("--model-path", str(checkpoint("dense")), *FLAGS, *canary_on_cpu.FLAGS)
+    with serve(*flags, log_dir=tmp_path, env=env) as server:
+        with contextlib.suppress(requests.RequestException):
+            server.generate(prompt_ids(50), 60)
+        assert server.logs("KV cache canary violation detected", within_s=60)

@@ -8,23 +8,27 @@ from types import SimpleNamespace
 import pytest
 from sglang.srt.managers.io_struct import GenerateReqInput
 
-from sglang_gemma4_ext.patches.bounded_samples import _check_n
-from sglang_gemma4_ext.patches.request_within_vocabulary import _check
-from sglang_gemma4_ext.patches.secrets_unlogged import SECRETS, _redact
+from sglang_gemma4_ext.patches import bounded_samples, request_within_vocabulary, secrets_unlogged
+from sglang_gemma4_ext.patches.secrets_unlogged import SECRETS
+from tests.unit.hooks import hook_of
+
+check_n = hook_of(bounded_samples.PATCH, "before", "_handle_parallel_sampling")
+check = hook_of(request_within_vocabulary.PATCH, "before", "_create_tokenized_object")
+redact = hook_of(secrets_unlogged.PATCH, "after", "_server_args_for_logging")
 
 
 @pytest.mark.parametrize("n", [0, -1, 1025, 10**6, 2**70, True, 1.5, "3", None, []])
 def test_an_absurd_n_is_refused(n):
     for params in ({"n": n}, [{"n": n}], [{}, {"n": n}]):
         with pytest.raises(ValueError, match="n must be a whole number from 1 to 1024") as refused:
-            _check_n(GenerateReqInput(text="x", sampling_params=params))
+            check_n(GenerateReqInput(text="x", sampling_params=params))
         assert len(str(refused.value)) < 90
 
 
 @pytest.mark.parametrize("params", [None, {}, {"n": 1}, {"n": 1024}, [], [{"n": 2}, {"n": 2}]])
 def test_any_other_passes_as_it_is(params):
     asked = GenerateReqInput(text="x", sampling_params=params)
-    assert _check_n(asked) is None
+    assert check_n(asked) is None
     assert asked.sampling_params == params
 
 
@@ -32,27 +36,45 @@ def test_any_other_passes_as_it_is(params):
 def test_ids_outside_the_vocabulary_are_refused(ids):
     manager = SimpleNamespace(model_config=SimpleNamespace(vocab_size=512))
     with pytest.raises(ValueError, match="token ids outside the vocabulary, 0 to 511"):
-        _check(manager, None, None, ids)
-    assert _check(manager, None, None, ids, mm_inputs=object()) is None
+        check(manager, None, None, ids)
+    with pytest.raises(ValueError, match="the prompt holds token ids outside the vocabulary"):
+        check(manager, None, None, ids, None, object())
 
 
-@pytest.mark.parametrize("ids", [None, [], [0, 511]])
+@pytest.mark.parametrize("stop", [[-1], [5, 512], [2**70], [None, "512"], ["x"], [[5]], 5, [1e400]])
+def test_stop_tokens_outside_the_vocabulary_are_refused(stop):
+    manager = SimpleNamespace(model_config=SimpleNamespace(vocab_size=512))
+    asked = GenerateReqInput(text="x", sampling_params={"stop_token_ids": stop})
+    with pytest.raises(ValueError, match="not a list of tokens of the vocabulary, 0 to 511"):
+        check(manager, asked, "x", [5])
+
+
+def test_a_prompt_of_no_tokens_is_refused_unless_it_is_of_embeddings():
+    manager = SimpleNamespace(model_config=SimpleNamespace(vocab_size=512))
+    with pytest.raises(ValueError, match="the prompt has no tokens"):
+        check(manager, None, None, [])
+    assert check(manager, None, None, [], [[0.5]]) is None
+
+
+@pytest.mark.parametrize("ids", [None, [0], [0, 511]])
 def test_ids_of_the_vocabulary_pass(ids):
     manager = SimpleNamespace(model_config=SimpleNamespace(vocab_size=512))
-    assert _check(manager, None, "text", ids) is None
+    params = {"stop_token_ids": ids}
+    asked = GenerateReqInput(text="x", sampling_params=params)
+    assert check(manager, asked, "text", ids) is None
 
 
 @pytest.mark.parametrize("count", [-1, 513, 10**400])
 def test_more_log_probabilities_than_tokens_are_refused(count):
     manager = SimpleNamespace(model_config=SimpleNamespace(vocab_size=512))
     with pytest.raises(ValueError, match="top log-probabilities of a token are 0 to 512 in number"):
-        _check(manager, GenerateReqInput(text="x", top_logprobs_num=count), "x", [5])
+        check(manager, GenerateReqInput(text="x", top_logprobs_num=count), "x", [5])
     for usual in (None, 0, 512):
-        _check(manager, GenerateReqInput(text="x", top_logprobs_num=usual), "x", [5])
+        check(manager, GenerateReqInput(text="x", top_logprobs_num=usual), "x", [5])
 
 
 def test_secrets_are_hidden_and_nothing_else():
     logged = {"model_path": "m", **dict.fromkeys(SECRETS, "s3cret"), "port": 1}
-    assert _redact(logged, None) == {**logged, **dict.fromkeys(SECRETS, "<redacted>")}
+    assert redact(logged, None) == {**logged, **dict.fromkeys(SECRETS, "<redacted>")}
     absent = {"model_path": "m", **dict.fromkeys(SECRETS)}
-    assert _redact(absent, None) == absent
+    assert redact(absent, None) == absent
