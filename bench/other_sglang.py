@@ -14,6 +14,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -41,7 +42,9 @@ def install(version: str, overrides: list[str], home: Path) -> Path:
     add = [*uv, "pip", "install", "--quiet", "--python", python]
     given = ["--override", home / "overrides", f"sglang=={version}", "setuptools"]
     subprocess.run([*add, *given], check=True)
-    subprocess.run([*add, "--no-deps", "--no-build-isolation", ROOT], check=True)
+    source = home / "source"  # a build leaves its own folders there
+    shutil.copytree(ROOT, source, symlinks=True, ignore=shutil.ignore_patterns(".*", "build"))
+    subprocess.run([*add, "--no-deps", "--no-build-isolation", source], check=True)
     return python
 
 

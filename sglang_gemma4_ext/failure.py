@@ -140,9 +140,10 @@ def _death(watchdog: Any) -> str:
     children = zip(watchdog._processes, watchdog._names, strict=True) if watchdog else ()
     for child, name in children:
         if not child.is_alive() and child.exitcode < 0:
-            number = signal.Signals(-child.exitcode)
-            memory = "; the machine may be out of memory" if number is signal.SIGKILL else ""
-            return f"its process {name} was killed by {number.name}{memory}"
+            names = {number.value: number.name for number in signal.Signals}
+            killer = names.get(-child.exitcode, f"signal {-child.exitcode}")
+            memory = "; the machine may be out of memory" if killer == "SIGKILL" else ""
+            return f"its process {name} was killed by {killer}{memory}"
     return UNKNOWN
 
 

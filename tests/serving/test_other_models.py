@@ -42,6 +42,7 @@ MODELS = {
 # Within Gemma 3's window, and beyond it.
 PROMPTS = [prompt_ids(length) for length in (5, 60, 150)]
 OF_THE_MOMENT = {"id", "e2e_latency", "weight_version"}
+ENTRIES = ("tokens", "token_logprobs", "top_logprobs")
 BOOTSTRAP = [
     "sglang.srt.configs.model_config.ModelConfig.from_server_args",
     "handle_model_source_paths",
@@ -83,16 +84,29 @@ def ask(server: Server) -> list[bytes]:
         meta = answer["meta_info"]
         answer["meta_info"] = {k: v for k, v in meta.items() if _is_output(k)}
         said.append(json.dumps(answer, sort_keys=True).encode())
-    common = {"model": "m", "temperature": 0, "max_tokens": 24, "stream": True}
+    text = {"prompt": "Once upon a time", "logprobs": 3}
     chat = {"messages": [{"role": "user", "content": "Once upon a time"}], "logprobs": True}
-    for path, own in (
-        ("completions", {"prompt": "Once upon a time", "logprobs": 3}),
-        ("chat/completions", chat),
-    ):
-        streamed = requests.post(f"{server.url}/v1/{path}", json=common | own, timeout=120)
-        assert streamed.ok and streamed.content.count(b"data: ") > 20
-        said.append(re.sub(rb'"(id|created)":("[0-9a-f]+"|\d+)', rb'"\1":0', streamed.content))
+    said += [stream(server, "completions", text), stream(server, "chat/completions", chat)]
     return said
+
+
+def stream(server: Server, path: str, body: dict[str, Any]) -> bytes:
+    """A streamed answer put together; how many tokens share a chunk is a matter of time."""
+    whole = {"model": "m", "temperature": 0, "max_tokens": 24, "stream": True, **body}
+    answer = requests.post(f"{server.url}/v1/{path}", json=whole, timeout=120)
+    lines = [line.removeprefix(b"data: ") for line in answer.content.split(b"\n\n")]
+    assert answer.ok and lines[-2:] == [b"[DONE]", b""]
+    choices = [json.loads(line)["choices"][0] for line in lines[:-2]]
+    pieces = [c["text"] if "text" in c else c["delta"].get("content") or "" for c in choices]
+    given = [choice["logprobs"] for choice in choices if choice["logprobs"]]
+    entries = [
+        entry
+        for part in given
+        for entry in part.get("content") or zip(*(part[key] for key in ENTRIES), strict=True)
+    ]
+    assert len(entries) == 24
+    ends = [choice["finish_reason"] for choice in choices if choice["finish_reason"]]
+    return json.dumps(["".join(pieces), entries, ends]).encode()
 
 
 def _is_output(key: str) -> bool:

@@ -86,6 +86,7 @@ class Ended(BaseException):
     [
         (-9, "", "its process b was killed by SIGKILL; the machine may be out of memory"),
         (-11, "", "its process b was killed by SIGSEGV"),
+        (-40, "", "its process b was killed by signal 40"),
         (1, "", failure.UNKNOWN),
         (-9, "the reason", "the reason"),
     ],

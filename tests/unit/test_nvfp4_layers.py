@@ -120,7 +120,7 @@ def test_scales_padded_to_more_rows_are_refused(make) -> None:
 
 @both
 def test_a_share_that_ends_within_a_block_is_refused(make) -> None:
-    with pytest.raises(ValueError, match=f"{WHERE}: a rank has 24 in-features.*--tp-size"):
+    with pytest.raises(ValueError, match=f"{WHERE}: a rank's share has 24 in-features.*--tp-size"):
         Loaded(make, k=48, ranks=2)
 
 

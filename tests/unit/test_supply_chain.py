@@ -41,6 +41,11 @@ def test_what_is_installed_is_what_is_locked():
     assert installed - set(LOCKED) <= {OURS, "pip", "uv", "setuptools"}
 
 
+def own(extras: frozenset[str]) -> list[str]:
+    optional = PROJECT["optional-dependencies"]
+    return [*PROJECT["dependencies"], *(text for extra in extras for text in optional[extra])]
+
+
 def wanted() -> dict[str, list[tuple[str, Requirement]]]:
     """Package -> who asks for it, and how; from our own requirements with the `test` extra on."""
     asked: dict[str, list[tuple[str, Requirement]]] = {}
@@ -51,7 +56,7 @@ def wanted() -> dict[str, list[tuple[str, Requirement]]]:
         if (name, extras) in seen:
             continue
         seen.add((name, extras))
-        for text in metadata.requires(name) or ():
+        for text in own(extras) if name == OURS else metadata.requires(name) or ():
             need = Requirement(text)
             environments = ({"extra": extra} for extra in extras or {""})
             if need.marker and not any(map(need.marker.evaluate, environments)):
