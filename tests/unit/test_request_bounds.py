@@ -7,9 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 from sglang.srt.managers.io_struct import GenerateReqInput
+from sglang.srt.sampling.sampling_params import SamplingParams
 
 from sglang_gemma4_ext.patches.bounded_samples import _check_n
 from sglang_gemma4_ext.patches.request_within_vocabulary import _check
+from sglang_gemma4_ext.patches.sampling_within_bounds import _check as _check_sampling
 from sglang_gemma4_ext.patches.secrets_unlogged import SECRETS, _redact
 
 
@@ -37,12 +39,27 @@ def test_ids_outside_the_vocabulary_are_refused(ids):
         _check(manager, None, None, ids, None, object())
 
 
-@pytest.mark.parametrize("stop", [[-1], [5, 512], [2**70], [None, "512"], ["x"], [[5]], 5, [1e400]])
+@pytest.mark.parametrize("stop", [[-1], [5, 512], [2**70], [None, "512"], [1e300]])
 def test_stop_tokens_outside_the_vocabulary_are_refused(stop):
-    manager = SimpleNamespace(model_config=SimpleNamespace(vocab_size=512))
-    asked = GenerateReqInput(text="x", sampling_params={"stop_token_ids": stop})
-    with pytest.raises(ValueError, match="not a list of tokens of the vocabulary, 0 to 511"):
-        _check(manager, asked, "x", [5])
+    with pytest.raises(ValueError, match="stop_token_ids must be tokens of the vocabulary"):
+        _check_sampling(SamplingParams(stop_token_ids=stop), 512)
+
+
+@pytest.mark.parametrize("name", ["top_k", "min_new_tokens"])
+@pytest.mark.parametrize("value", [2**31, 10**12, 1e300])
+def test_what_32_bits_do_not_hold_is_refused(name, value):
+    with pytest.raises(ValueError, match=f"{name} must be at most 2147483647"):
+        _check_sampling(SamplingParams(**{name: value, "temperature": 1.0}), 512)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [{}, {"top_k": -1}, {"top_k": 2**31 - 1, "temperature": 1}, {"stop_token_ids": [0, 511, None]}],
+)
+def test_other_sampling_parameters_pass_as_they_are(params):
+    asked, same = SamplingParams(**params), SamplingParams(**params)
+    assert _check_sampling(asked, 512) is None
+    assert asked == same
 
 
 def test_a_prompt_of_no_tokens_is_refused_unless_it_is_of_embeddings():
@@ -55,9 +72,7 @@ def test_a_prompt_of_no_tokens_is_refused_unless_it_is_of_embeddings():
 @pytest.mark.parametrize("ids", [None, [0], [0, 511]])
 def test_ids_of_the_vocabulary_pass(ids):
     manager = SimpleNamespace(model_config=SimpleNamespace(vocab_size=512))
-    params = {"stop_token_ids": ids}
-    asked = GenerateReqInput(text="x", sampling_params=params)
-    assert _check(manager, asked, "text", ids) is None
+    assert _check(manager, None, "text", ids) is None
 
 
 @pytest.mark.parametrize("count", [-1, 513, 10**400])
@@ -67,6 +82,14 @@ def test_more_log_probabilities_than_tokens_are_refused(count):
         _check(manager, GenerateReqInput(text="x", top_logprobs_num=count), "x", [5])
     for usual in (None, 0, 512):
         _check(manager, GenerateReqInput(text="x", top_logprobs_num=usual), "x", [5])
+
+
+def test_log_probabilities_start_in_the_prompt_or_with_the_new_tokens():
+    manager = SimpleNamespace(model_config=SimpleNamespace(vocab_size=512))
+    with pytest.raises(ValueError, match="logprob_start_len is -1 or a place in the prompt"):
+        _check(manager, GenerateReqInput(text="x", logprob_start_len=-2), "x", [5])
+    for usual in (None, -1, 0, 7):
+        _check(manager, GenerateReqInput(text="x", logprob_start_len=usual), "x", [5])
 
 
 def test_secrets_are_hidden_and_nothing_else():
