@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A request for token ids, or for more top log-probabilities, than the vocabulary has is refused.
 
-SGLang looks any id up in the embedding, any count up by topk, and with a minimum of new tokens any
-stop token's logit: an exception in the scheduler that ends the server for all its clients, seen on
-the CPU. So does an empty prompt in a batch. Ids beside media are no exception: Gemma 4's
+SGLang looks any id up in the embedding, and any count up by topk: an exception in the scheduler
+that ends the server for all its clients, seen on the CPU. So do an empty prompt in a batch, and
+log-probabilities from before the prompt's beginning. Ids beside media are no exception: Gemma 4's
 placeholders are tokens of its vocabulary, and SGLang puts its hashes in their place later.
 """
 
@@ -32,30 +32,14 @@ def _check(
     top = getattr(obj, "top_logprobs_num", None)
     if isinstance(top, int) and not 0 <= top <= size:
         raise ValueError(f"top log-probabilities of a token are 0 to {size} in number")
+    start = getattr(obj, "logprob_start_len", None)
+    if isinstance(start, int) and start < -1:
+        raise ValueError("logprob_start_len is -1 or a place in the prompt")
     if input_ids is not None and input_embeds is None and not len(input_ids):
         raise ValueError("the prompt has no tokens")
-    if input_ids is not None and len(input_ids) and not _within(input_ids, size):
+    ids = () if input_ids is None else input_ids
+    if len(ids) and (min(ids) < 0 or max(ids) >= size):
         raise ValueError(f"the prompt holds token ids outside the vocabulary, 0 to {size - 1}")
-    params = getattr(obj, "sampling_params", None)
-    if isinstance(params, dict) and params.get("stop_token_ids") is not None:
-        _check_stops(params["stop_token_ids"], size)
-
-
-def _within(ids: Sequence[int], size: int) -> bool:
-    return min(ids) >= 0 and max(ids) < size
-
-
-def _check_stops(tokens: Any, size: int) -> None:
-    """As SGLang reads them: anything that int() takes, and None, which is left out."""
-    try:
-        ids = [int(token) for token in tokens if token is not None]
-        within = not ids or _within(ids, size)
-    except (TypeError, ValueError, OverflowError):
-        within = False
-    if not within:
-        raise ValueError(
-            f"stop_token_ids is not a list of tokens of the vocabulary, 0 to {size - 1}"
-        )
 
 
 def _retired() -> bool:
@@ -68,9 +52,9 @@ def _retired() -> bool:
 PATCH = Patch(
     name="request_within_vocabulary",
     summary="Token ids outside the vocabulary, more top log-probabilities than it has: refused",
-    why="SGLang checks none of it: one request with the id -1, with logprobs = 1000000, with a "
-    "minimum length and the stop token 1000000, or with an empty prompt in a batch, ends the "
-    "scheduler, and the server with it",
+    why="SGLang checks none of it: one request with the id -1, with logprobs = 1000000, with "
+    "logprob_start_len = -7 or with an empty prompt in a batch, ends the scheduler, and the server "
+    "with it",
     upstream="unreported",
     retire_when="TokenizerManager._validate_one_request compares token ids with vocab_size",
     retired=_retired,

@@ -73,6 +73,7 @@ ALWAYS = {
     "kernels_before_pools",
     "memory_reserve",
     "request_within_vocabulary",
+    "sampling_within_bounds",
     "secrets_unlogged",
     "swa_policy",
 }

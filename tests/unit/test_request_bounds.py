@@ -7,14 +7,21 @@ from types import SimpleNamespace
 
 import pytest
 from sglang.srt.managers.io_struct import GenerateReqInput
+from sglang.srt.sampling.sampling_params import SamplingParams
 
-from sglang_gemma4_ext.patches import bounded_samples, request_within_vocabulary, secrets_unlogged
+from sglang_gemma4_ext.patches import (
+    bounded_samples,
+    request_within_vocabulary,
+    sampling_within_bounds,
+    secrets_unlogged,
+)
 from sglang_gemma4_ext.patches.secrets_unlogged import SECRETS
 from tests.unit.hooks import hook_of
 
 check_n = hook_of(bounded_samples.PATCH, "before", "_handle_parallel_sampling")
 check = hook_of(request_within_vocabulary.PATCH, "before", "_create_tokenized_object")
 redact = hook_of(secrets_unlogged.PATCH, "after", "_server_args_for_logging")
+check_sampling = hook_of(sampling_within_bounds.PATCH, "before", "verify")
 
 
 @pytest.mark.parametrize("n", [0, -1, 1025, 10**6, 2**70, True, 1.5, "3", None, []])
@@ -41,12 +48,27 @@ def test_ids_outside_the_vocabulary_are_refused(ids):
         check(manager, None, None, ids, None, object())
 
 
-@pytest.mark.parametrize("stop", [[-1], [5, 512], [2**70], [None, "512"], ["x"], [[5]], 5, [1e400]])
+@pytest.mark.parametrize("stop", [[-1], [5, 512], [2**70], [None, "512"], [1e300]])
 def test_stop_tokens_outside_the_vocabulary_are_refused(stop):
-    manager = SimpleNamespace(model_config=SimpleNamespace(vocab_size=512))
-    asked = GenerateReqInput(text="x", sampling_params={"stop_token_ids": stop})
-    with pytest.raises(ValueError, match="not a list of tokens of the vocabulary, 0 to 511"):
-        check(manager, asked, "x", [5])
+    with pytest.raises(ValueError, match="stop_token_ids must be tokens of the vocabulary"):
+        check_sampling(SamplingParams(stop_token_ids=stop), 512)
+
+
+@pytest.mark.parametrize("name", ["top_k", "min_new_tokens"])
+@pytest.mark.parametrize("value", [2**31, 10**12, 1e300])
+def test_what_32_bits_do_not_hold_is_refused(name, value):
+    with pytest.raises(ValueError, match=f"{name} must be at most 2147483647"):
+        check_sampling(SamplingParams(**{name: value, "temperature": 1.0}), 512)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [{}, {"top_k": -1}, {"top_k": 2**31 - 1, "temperature": 1}, {"stop_token_ids": [0, 511, None]}],
+)
+def test_other_sampling_parameters_pass_as_they_are(params):
+    asked, same = SamplingParams(**params), SamplingParams(**params)
+    assert check_sampling(asked, 512) is None
+    assert asked == same
 
 
 def test_a_prompt_of_no_tokens_is_refused_unless_it_is_of_embeddings():
@@ -59,9 +81,7 @@ def test_a_prompt_of_no_tokens_is_refused_unless_it_is_of_embeddings():
 @pytest.mark.parametrize("ids", [None, [0], [0, 511]])
 def test_ids_of_the_vocabulary_pass(ids):
     manager = SimpleNamespace(model_config=SimpleNamespace(vocab_size=512))
-    params = {"stop_token_ids": ids}
-    asked = GenerateReqInput(text="x", sampling_params=params)
-    assert check(manager, asked, "text", ids) is None
+    assert check(manager, None, "text", ids) is None
 
 
 @pytest.mark.parametrize("count", [-1, 513, 10**400])
@@ -71,6 +91,14 @@ def test_more_log_probabilities_than_tokens_are_refused(count):
         check(manager, GenerateReqInput(text="x", top_logprobs_num=count), "x", [5])
     for usual in (None, 0, 512):
         check(manager, GenerateReqInput(text="x", top_logprobs_num=usual), "x", [5])
+
+
+def test_log_probabilities_start_in_the_prompt_or_with_the_new_tokens():
+    manager = SimpleNamespace(model_config=SimpleNamespace(vocab_size=512))
+    with pytest.raises(ValueError, match="logprob_start_len is -1 or a place in the prompt"):
+        check(manager, GenerateReqInput(text="x", logprob_start_len=-2), "x", [5])
+    for usual in (None, -1, 0, 7):
+        check(manager, GenerateReqInput(text="x", logprob_start_len=usual), "x", [5])
 
 
 def test_secrets_are_hidden_and_nothing_else():
