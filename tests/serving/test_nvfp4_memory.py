@@ -17,7 +17,7 @@ from tests.serving.plugins import environment_with
 
 # Few tokens at a time, so that a step's results and the KV pools are smaller than any weight.
 FLAGS = (
-    *("--dtype", "float32", "--max-total-tokens", "64", "--gemma4-swa-policy", "upstream"),
+    *("--dtype", "float32", "--max-total-tokens", "48", "--gemma4-swa-policy", "upstream"),
     *("--gemma4-cpu-attention", "triton", "--triton-attention-num-kv-splits", "2"),
     *("--skip-server-warmup", "--gemma4-ext-disable", "kernels_before_pools"),
 )
