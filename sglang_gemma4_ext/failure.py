@@ -147,8 +147,11 @@ def _death(watchdog: Any) -> str:
     return UNKNOWN
 
 
-def end_children() -> None:
-    """Kill every descendant of this process, wait until they are gone, and remove their memory."""
+def end_children(kinds: tuple[str, ...] = leftovers.SEGMENTS) -> None:
+    """Kill every descendant of this process, wait until they are gone, and remove their memory.
+
+    kinds: of shared memory. An ordinary exit removes the semaphores of this process by itself.
+    """
     import psutil
 
     # SGLang's watchdog would report each death as a crash, and answer it with a SIGQUIT to us.
@@ -156,14 +159,14 @@ def end_children() -> None:
     signal.signal(signal.SIGQUIT, signal.SIG_IGN)
     children = psutil.Process().children(recursive=True)
     pids = [os.getpid(), *(child.pid for child in children)]
-    segments = leftovers.shared_memory(pids, leftovers.SEGMENTS)
+    shared = leftovers.shared_memory(pids, kinds)
     for child in children:
         with contextlib.suppress(psutil.NoSuchProcess):
             child.kill()
     deadline = time.monotonic() + REAP_SECONDS
     while any(map(_is_alive, children)) and time.monotonic() < deadline:
         time.sleep(0.05)
-    leftovers.remove(segments)
+    leftovers.remove(shared)
 
 
 def _is_alive(process: Any) -> bool:
@@ -179,10 +182,7 @@ def _end(sentence: str, status: int) -> NoReturn:
     """End the process tree from within a signal handler, `sentence` being the last line."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    # Those of multiprocessing would go with an exit that _exit is not.
-    semaphores = leftovers.shared_memory([os.getpid()], leftovers.SEMAPHORES)
-    end_children()
-    leftovers.remove(semaphores)
+    end_children(leftovers.SEGMENTS + leftovers.SEMAPHORES)
     leftovers.remove_folder()
     sys.stdout.flush()
     # Not print: the signal may have come in the midst of one.
