@@ -10,6 +10,7 @@ from sglang.srt.managers.io_struct import GenerateReqInput
 from sglang.srt.sampling.sampling_params import SamplingParams
 
 from sglang_gemma4_ext.patches.bounded_samples import _check_n
+from sglang_gemma4_ext.patches.request_fields_typed import _check as _check_types
 from sglang_gemma4_ext.patches.request_within_vocabulary import _check
 from sglang_gemma4_ext.patches.sampling_within_bounds import _check as _check_sampling
 from sglang_gemma4_ext.patches.secrets_unlogged import SECRETS, _redact
@@ -90,6 +91,48 @@ def test_log_probabilities_start_in_the_prompt_or_with_the_new_tokens():
         _check(manager, GenerateReqInput(text="x", logprob_start_len=-2), "x", [5])
     for usual in (None, -1, 0, 7):
         _check(manager, GenerateReqInput(text="x", logprob_start_len=usual), "x", [5])
+
+
+def single(**fields) -> GenerateReqInput:
+    asked = GenerateReqInput(text="x", **fields)
+    asked.normalize_batch_and_arguments()
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("return_hidden_states", []),
+        ("return_hidden_states", "first"),
+        ("return_logprob", [True]),
+        ("top_logprobs_num", [3]),
+        ("logprob_start_len", [-7]),
+        ("priority", "x"),
+    ],
+)
+def test_a_field_of_another_type_is_refused(name, value):
+    with pytest.raises(ValueError, match=f"^{name} of a prompt: (Expected|Invalid)"):
+        _check_types(None, single(**{name: value}), [5])
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"return_hidden_states": "last"},
+        {"return_logprob": True, "top_logprobs_num": 3, "logprob_start_len": 0},
+        {"return_sampling_mask": True, "sampling_logprobs_mode": "support"},
+        {"priority": 3, "extra_key": "x", "lora_path": None},
+    ],
+)
+def test_fields_of_their_types_pass(fields):
+    assert _check_types(None, single(**fields), [5]) is None
+
+
+def test_each_prompt_of_a_batch_passes():
+    batch = GenerateReqInput(text=["x", "y"], return_hidden_states=[True, "last"], priority=1)
+    batch.normalize_batch_and_arguments()
+    assert [_check_types(None, batch[i], [5]) for i in (0, 1)] == [None, None]
 
 
 def test_secrets_are_hidden_and_nothing_else():
