@@ -135,6 +135,8 @@ def test_a_negative_number_of_new_tokens(faulty):
         (GENERATE, {"text": 3}),
         (GENERATE, {"return_logprob": True, "top_logprobs_num": 513}),
         (GENERATE, {"return_logprob": True, "logprob_start_len": -7}),
+        (GENERATE, {"return_hidden_states": []}),
+        (GENERATE, {"return_logprob": [True], "top_logprobs_num": [2]}),
         (GENERATE, {"text": None}),
         (GENERATE, {"text": None, "input_ids": [10**6]}),
         (GENERATE, {"text": None, "input_ids": [-1]}),

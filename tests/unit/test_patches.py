@@ -72,6 +72,7 @@ ALWAYS = {
     "exact_sliding_window",
     "kernels_before_pools",
     "memory_reserve",
+    "request_fields_typed",
     "request_within_vocabulary",
     "sampling_within_bounds",
     "secrets_unlogged",

@@ -11,6 +11,7 @@ from sglang.srt.sampling.sampling_params import SamplingParams
 
 from sglang_gemma4_ext.patches import (
     bounded_samples,
+    request_fields_typed,
     request_within_vocabulary,
     sampling_within_bounds,
     secrets_unlogged,
@@ -20,6 +21,7 @@ from tests.unit.hooks import hook_of
 
 check_n = hook_of(bounded_samples.PATCH, "before", "_handle_parallel_sampling")
 check = hook_of(request_within_vocabulary.PATCH, "before", "_create_tokenized_object")
+check_types = hook_of(request_fields_typed.PATCH, "before", "VALIDATE")
 redact = hook_of(secrets_unlogged.PATCH, "after", "_server_args_for_logging")
 check_sampling = hook_of(sampling_within_bounds.PATCH, "before", "verify")
 
@@ -99,6 +101,48 @@ def test_log_probabilities_start_in_the_prompt_or_with_the_new_tokens():
         check(manager, GenerateReqInput(text="x", logprob_start_len=-2), "x", [5])
     for usual in (None, -1, 0, 7):
         check(manager, GenerateReqInput(text="x", logprob_start_len=usual), "x", [5])
+
+
+def single(**fields) -> GenerateReqInput:
+    asked = GenerateReqInput(text="x", **fields)
+    asked.normalize_batch_and_arguments()
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("return_hidden_states", []),
+        ("return_hidden_states", "first"),
+        ("return_logprob", [True]),
+        ("top_logprobs_num", [3]),
+        ("logprob_start_len", [-7]),
+        ("priority", "x"),
+    ],
+)
+def test_a_field_of_another_type_is_refused(name, value):
+    with pytest.raises(ValueError, match=f"^{name} of a prompt: (Expected|Invalid)"):
+        check_types(None, single(**{name: value}), [5])
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"return_hidden_states": "last"},
+        {"return_logprob": True, "top_logprobs_num": 3, "logprob_start_len": 0},
+        {"return_sampling_mask": True, "sampling_logprobs_mode": "support"},
+        {"priority": 3, "extra_key": "x", "lora_path": None},
+    ],
+)
+def test_fields_of_their_types_pass(fields):
+    assert check_types(None, single(**fields), [5]) is None
+
+
+def test_each_prompt_of_a_batch_passes():
+    batch = GenerateReqInput(text=["x", "y"], return_hidden_states=[True, "last"], priority=1)
+    batch.normalize_batch_and_arguments()
+    assert [check_types(None, batch[i], [5]) for i in (0, 1)] == [None, None]
 
 
 def test_secrets_are_hidden_and_nothing_else():
