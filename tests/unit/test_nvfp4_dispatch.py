@@ -231,6 +231,24 @@ def test_a_layer_goes_by_its_ranks_share(measured, monkeypatch, caplog) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("inner", "activation", "ours"),
+    [(704, "silu", True), (352, "silu", False), (352, "gelu", True)],
+)
+def test_experts_go_by_their_ranks_share(measured, caplog, inner, activation, ours) -> None:
+    from sglang.srt.layers.moe.fused_moe_triton import FusedMoE
+
+    layer = FusedMoE.__new__(FusedMoE)
+    torch.nn.Module.__init__(layer)
+    layer.intermediate_size_per_partition, layer.hidden_size = inner, 2816
+    layer.moe_runner_config = SimpleNamespace(activation=activation)
+    caplog.set_level(logging.INFO, logger=_nvfp4_layers.logger.name)
+    assert [_nvfp4_layers.takes(layer) for _ in range(2)] == [ours] * 2
+    whose = "faster than Marlin in somewhere.jsonl" if inner == 704 else "Marlin has no gelu"
+    line = f"NVFP4: fused kernels for experts of {2 * inner} x 2816: {whose}"
+    assert caplog.messages == ([line] if ours else [])
+
+
 def test_who_multiplies() -> None:
     for settings, fused in (
         (Settings(nvfp4="fused"), True),
