@@ -21,7 +21,7 @@ from tests.unit.hooks import hook_of
 
 check_n = hook_of(bounded_samples.PATCH, "before", "_handle_parallel_sampling")
 check = hook_of(request_within_vocabulary.PATCH, "before", "_create_tokenized_object")
-check_types = hook_of(request_fields_typed.PATCH, "before", "VALIDATE")
+check_types = hook_of(request_fields_typed.PATCH, "before", "_validate_one_request")
 redact = hook_of(secrets_unlogged.PATCH, "after", "_server_args_for_logging")
 check_sampling = hook_of(sampling_within_bounds.PATCH, "before", "verify")
 
