@@ -6,11 +6,14 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+import torch
+from sglang.srt.managers.embed_types import PositionalEmbeds
 from sglang.srt.managers.io_struct import GenerateReqInput
 from sglang.srt.sampling.sampling_params import SamplingParams
 
 from sglang_gemma4_ext.patches.bounded_samples import _check_n
 from sglang_gemma4_ext.patches.request_fields_typed import _check as _check_types
+from sglang_gemma4_ext.patches.request_fields_typed import _check_single
 from sglang_gemma4_ext.patches.request_within_vocabulary import _check
 from sglang_gemma4_ext.patches.sampling_within_bounds import _check as _check_sampling
 from sglang_gemma4_ext.patches.secrets_unlogged import SECRETS, _redact
@@ -31,7 +34,7 @@ def test_any_other_passes_as_it_is(params):
     assert asked.sampling_params == params
 
 
-@pytest.mark.parametrize("ids", [[-1, 5], [5, 512], [2**70]])
+@pytest.mark.parametrize("ids", [[-1, 5], [5, 512], [2**70], [[]], [[5]], ["x"]])
 def test_ids_outside_the_vocabulary_are_refused(ids):
     manager = SimpleNamespace(model_config=SimpleNamespace(vocab_size=512))
     with pytest.raises(ValueError, match="token ids outside the vocabulary, 0 to 511"):
@@ -127,6 +130,28 @@ def test_a_field_of_another_type_is_refused(name, value):
 )
 def test_fields_of_their_types_pass(fields):
     assert _check_types(None, single(**fields), [5]) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("rid", ["x"]),
+        ("sampling_params", []),
+        ("sampling_params", [{}]),
+        ("session_params", {"id": "x", "nope": 1}),
+    ],
+)
+def test_what_a_single_prompt_cannot_have_is_refused(name, value):
+    with pytest.raises(ValueError, match=name):
+        _check_single(GenerateReqInput(text="x", **{name: value}))
+    _check_single(GenerateReqInput(text="x", rid="x", session_params={"id": "x"}))
+
+
+def test_embedding_overrides_are_tensors():
+    with pytest.raises(ValueError, match="positional_embed_overrides cannot be given over HTTP"):
+        _check_types(None, single(positional_embed_overrides={}), [5])
+    given = PositionalEmbeds(embeds=[torch.zeros(4)], positions=[0])
+    assert _check_types(None, single(positional_embed_overrides=given), [5]) is None
 
 
 def test_each_prompt_of_a_batch_passes():
