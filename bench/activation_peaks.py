@@ -17,10 +17,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import datetime
 import inspect
 import json
 import os
+import shlex
+import sys
 import tempfile
 import unittest.mock
 from array import array
@@ -29,6 +30,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from bench.conditions import conditions, without_folders
 from sglang_gemma4_ext.plan.activations import Step, hidden_bytes, layers_bytes, logits_bytes
 from sglang_gemma4_ext.plan.geometry import BUILT_IN, FULL, SLIDING, Geometry
 from tests.checkpoints.shapes import write_config
@@ -182,21 +184,6 @@ def measure(geometry: Geometry, counts: list[int]) -> list[dict[str, Any]]:
     return rows
 
 
-def provenance() -> dict[str, str]:
-    """Where, with what and when a row was measured."""
-    import torch
-
-    from sglang_gemma4_ext.context import detect_gpu, sglang_version
-
-    gpu = detect_gpu()
-    return {
-        "device": gpu.name or "cpu, traced",
-        "torch": torch.__version__,
-        "sglang": sglang_version(),
-        "date": datetime.date.today().isoformat(),
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", choices=BUILT_IN, required=True)
@@ -212,10 +199,14 @@ def main() -> None:
             f"  ratio {row['formula'] / row['measured']:.2f}"
         )
     if args.json:
+        from sglang_gemma4_ext.context import detect_gpu
+
+        where = conditions(shlex.join(["python", "-m", "bench.activation_peaks", *sys.argv[1:]]))
+        where["device"] = detect_gpu().name or "cpu, traced"
         with args.json.open("a") as file:
             for row in rows:
                 del row["formula"]
-                file.write(json.dumps(row | provenance()) + "\n")
+                file.write(json.dumps(without_folders(row | where)) + "\n")
 
 
 if __name__ == "__main__":

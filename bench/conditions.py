@@ -4,16 +4,23 @@
 from __future__ import annotations
 
 import datetime
+import json
 import platform
+import re
 import shutil
 import subprocess
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from sglang_gemma4_ext.context import processor
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "bench" / "results"
 PACKAGES = ("sglang", "torch", "triton", "transformers")
+# The folders of an absolute path; not the slashes of a URL or of a relative one.
+FOLDERS = re.compile(r"(?<![\w:/.~-])/(?:[\w.+@-]+/)+")
 
 
 def conditions(command: str) -> dict[str, Any]:
@@ -26,6 +33,18 @@ def conditions(command: str) -> dict[str, Any]:
         "date": datetime.date.today().isoformat(),
         "command": command,
     }
+
+
+def without_folders(row: dict[str, Any]) -> dict[str, Any]:
+    """The row as another machine would have made it: an absolute path in any of its texts is
+    relative to the repository, and outside of it the last name alone."""
+    text = json.dumps(row).replace(f"{ROOT}/", "")
+    return json.loads(FOLDERS.sub("", text))
+
+
+def write(rows: Iterable[dict[str, Any]], file: Path) -> None:
+    """One JSON object a line."""
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def machine() -> str:
@@ -42,15 +61,6 @@ def gpu(query: str) -> list[str] | None:
     done = subprocess.run(asked, capture_output=True, text=True, check=False)
     lines = done.stdout.splitlines()
     return [part.strip() for part in lines[0].split(",")] if not done.returncode and lines else None
-
-
-def processor() -> str:
-    lines = Path("/proc/cpuinfo")
-    if lines.is_file():
-        for line in lines.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def commit() -> str:

@@ -13,16 +13,14 @@ from __future__ import annotations
 
 import argparse
 import concurrent.futures
-import datetime
 import json
-import platform
 import re
 import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
+from bench.conditions import conditions
 from tests.checkpoints.tiny import build
 from tests.serving.harness import Server, serve
 from tests.serving.parity import prompt_ids
@@ -93,26 +91,11 @@ def run(path: Path, folder: Path, name: str) -> Outcome:
         return load(server)
 
 
-def provenance() -> dict[str, Any]:
-    import torch
-
-    from sglang_gemma4_ext.context import sglang_version
-
-    model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    return {
-        "machine": f"CPU, {model[1] if model else platform.processor()}",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "sglang": sglang_version(),
-        "date": datetime.date.today().isoformat(),
-        "command": "python -m bench.kv_pressure --json FILE",
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, help="append a row per server to this file")
     args = parser.parse_args()
+    where = conditions("python -m bench.kv_pressure --json FILE")
     with tempfile.TemporaryDirectory() as folder:
         path = build("dense", Path(folder) / "dense")
         for name in SERVERS:
@@ -122,7 +105,7 @@ def main() -> None:
                 row = {"server": name, "requests": REQUESTS, "prompt": PROMPT, "new": NEW,
                        "flags": " ".join((*FLAGS, *SERVERS[name]))}  # fmt: skip
                 with args.json.open("a") as file:
-                    file.write(json.dumps(row | asdict(outcome) | provenance()) + "\n")
+                    file.write(json.dumps(row | asdict(outcome) | where) + "\n")
 
 
 if __name__ == "__main__":

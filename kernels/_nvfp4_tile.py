@@ -37,6 +37,7 @@ def launch_arguments(config: Config, k: int) -> dict[str, Any]:
         "BYTES_ALIGN": alignment["b"],
         "SCALES_ALIGN": alignment["s"],
         "EVEN_K": k % config.block_k == 0,
+        "WGMMA": config.wgmma,
         "PLAIN": triton.knobs.runtime.interpret,
         "BLOCK_M": config.block_m,
         "BLOCK_N": config.block_n,
@@ -46,31 +47,26 @@ def launch_arguments(config: Config, k: int) -> dict[str, Any]:
     }
 
 
-# Four bytes to 2 x 4 FP16, in order: bytes go to the high half of each 16-bit lane, where the odd
-# k's sign is in place. ptxas merges each and-and-or into one LOP3.
-DECODE_PTX = tl.constexpr("""{
-.reg .b32 t, u, v;
-prmt.b32 t, $4, 0, 0x1404;
+# Four bytes to 2 x 4 FP16, in order, two bytes at a time: prmt puts them into the high halves of
+# 16-bit lanes, where the odd k's sign is in place. ptxas merges each and-and-or into one LOP3.
+_DECODE_TWO = """
+prmt.b32 t, $4, 0, {selector};
 and.b32 u, t, 0x80008000;
 shr.b32 v, t, 3;
 and.b32 v, v, 0x0e000e00;
-or.b32 $2, u, v;
+or.b32 {odd}, u, v;
 shl.b32 u, t, 4;
 and.b32 u, u, 0x80008000;
 shl.b32 v, t, 1;
 and.b32 v, v, 0x0e000e00;
-or.b32 $0, u, v;
-prmt.b32 t, $4, 0, 0x3424;
-and.b32 u, t, 0x80008000;
-shr.b32 v, t, 3;
-and.b32 v, v, 0x0e000e00;
-or.b32 $3, u, v;
-shl.b32 u, t, 4;
-and.b32 u, u, 0x80008000;
-shl.b32 v, t, 1;
-and.b32 v, v, 0x0e000e00;
-or.b32 $1, u, v;
-}""")
+or.b32 {even}, u, v;
+"""
+DECODE_PTX = tl.constexpr(
+    "{\n.reg .b32 t, u, v;"
+    + _DECODE_TWO.format(selector="0x1404", even="$0", odd="$2")
+    + _DECODE_TWO.format(selector="0x3424", even="$1", odd="$3")
+    + "}"
+)
 
 
 @triton.jit
@@ -95,11 +91,11 @@ def decode(packed, PLAIN: tl.constexpr):
 
 
 @triton.jit
-def block_scales(e4m3):
-    """uint8 [..], the bytes of E4M3 scales other than NaN -> fp16 [..], times 2^6."""
+def e4m3_as_fp16(e4m3):
+    """uint8 [..], the bytes of E4M3 numbers other than NaN -> fp16 [..], times 2^-8."""
     byte = e4m3.to(tl.uint16)
     bits = ((byte & 0x80) << 8) | ((byte & 0x7F) << 7)
-    return bits.to(tl.float16, bitcast=True) * 16384.0
+    return bits.to(tl.float16, bitcast=True)
 
 
 @triton.jit
@@ -127,6 +123,18 @@ def weight_rows(first, count, BLOCK_N: tl.constexpr, GATED: tl.constexpr):
 
 
 @triton.jit
+def quarter_by_quarter(tile, ROWS: tl.constexpr, BYTES: tl.constexpr, EACH: tl.constexpr):
+    """[ROWS, BYTES * EACH], each row's bytes 2 from each of its quarters in turn.
+
+    Of every 8 columns of its left operand, wgmma wants columns 2i and 2i + 1 in thread i of four:
+    in the order of memory, two bytes here and two there, which Triton copies by 8. A sum over K has
+    no order; in this one the thread's bytes are a quarter of the row, and are copied by 16.
+    """
+    split = tile.reshape(ROWS, 4, BYTES // 8, 2 * EACH)
+    return split.permute(0, 2, 1, 3).reshape(ROWS, BYTES * EACH)
+
+
+@triton.jit
 def multiply(
     x_rows,
     x_mask,
@@ -138,6 +146,7 @@ def multiply(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     EVEN_K: tl.constexpr,
+    WGMMA: tl.constexpr,
     PLAIN: tl.constexpr,
 ):
     """fp32 [BLOCK_N, BLOCK_M]: w x^T / WEIGHT_SCALE, without row scales, over a range of K.
@@ -146,6 +155,7 @@ def multiply(
     packed_rows, scale_rows: pointers [BLOCK_N] to uint8 rows; every one of them is read
     start, stop: range in packed bytes, start a multiple of BLOCK_K / 2
     EVEN_K: the range is whole tiles of BLOCK_K
+    WGMMA: in-features are multiplied in the order of `quarter_by_quarter`
     """
     byte = tl.arange(0, BLOCK_K // 2)
     block = tl.arange(0, BLOCK_K // 16)
@@ -165,9 +175,13 @@ def multiply(
             x_inside = x_mask[:, None] & (2 * k + element < 2 * stop)[None, :]
             x = tl.load(x_at, mask=x_inside, other=0.0)
         even, odd = decode(packed, PLAIN)
-        scale = block_scales(scale)[:, :, None]
+        scale = (e4m3_as_fp16(scale) * 16384.0)[:, :, None]
         even = (even.reshape(BLOCK_N, BLOCK_K // 16, 8) * scale).reshape(BLOCK_N, BLOCK_K // 2)
         odd = (odd.reshape(BLOCK_N, BLOCK_K // 16, 8) * scale).reshape(BLOCK_N, BLOCK_K // 2)
+        if WGMMA:
+            even = quarter_by_quarter(even, BLOCK_N, BLOCK_K // 2, 1)
+            odd = quarter_by_quarter(odd, BLOCK_N, BLOCK_K // 2, 1)
+            x = quarter_by_quarter(x, BLOCK_M, BLOCK_K // 2, 2)
         x_even, x_odd = tl.split(x.reshape(BLOCK_M, BLOCK_K // 2, 2))
         acc = tl.dot(even.to(x.dtype), tl.trans(x_even), acc, input_precision="ieee")
         acc = tl.dot(odd.to(x.dtype), tl.trans(x_odd), acc, input_precision="ieee")

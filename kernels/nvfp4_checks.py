@@ -6,85 +6,103 @@ from __future__ import annotations
 import torch
 import triton
 
+from sglang_gemma4_ext.kernels._require import require
 from sglang_gemma4_ext.kernels.nvfp4_format import BLOCK
+from sglang_gemma4_ext.kernels.nvfp4_linear_ref import ACTIVATIONS
 
 
 def check_weight(
     packed: torch.Tensor, block_scale: torch.Tensor, row_scale: torch.Tensor, dim: int
 ) -> tuple[int, int]:
     """Rows N and in-features K of a packed weight of `dim` dimensions. Raises ValueError."""
-    _require(
+    require(
         packed.dtype == torch.uint8 and packed.dim() == dim,
-        f"packed must be uint8 with {dim} dimensions, got {packed.dtype} {tuple(packed.shape)}",
+        "packed must be uint8 with %d dimensions, got %s %s",
+        dim,
+        packed.dtype,
+        packed.shape,
     )
     *stack, rows, half = packed.shape
-    _require(half % (BLOCK // 2) == 0, f"K must be a multiple of 16, packed has {2 * half}")
+    require(half % (BLOCK // 2) == 0, "K must be a multiple of 16, packed has %d", 2 * half)
     expected = (*stack, rows, half // (BLOCK // 2))
-    _require(
+    require(
         block_scale.dtype == torch.float8_e4m3fn and block_scale.shape == expected,
-        f"block_scale must be float8_e4m3fn {expected}, got {block_scale.dtype} "
-        f"{tuple(block_scale.shape)}",
+        "block_scale must be float8_e4m3fn %s, got %s %s",
+        expected,
+        block_scale.dtype,
+        block_scale.shape,
     )
-    _require(
+    require(
         row_scale.dtype == torch.float32 and row_scale.shape == (*stack, rows),
-        f"row_scale must be float32 {(*stack, rows)}, got {row_scale.dtype} "
-        f"{tuple(row_scale.shape)}",
+        "row_scale must be float32 %s, got %s %s",
+        (*stack, rows),
+        row_scale.dtype,
+        row_scale.shape,
     )
-    tensors = {"packed": packed, "block_scale": block_scale, "row_scale": row_scale}
-    for name, tensor in tensors.items():
-        _require(tensor.is_contiguous(), f"{name} must be contiguous")
+    require(packed.is_contiguous(), "packed must be contiguous")
+    require(block_scale.is_contiguous(), "block_scale must be contiguous")
+    require(row_scale.is_contiguous(), "row_scale must be contiguous")
     return rows, 2 * half
 
 
 def check_activations(x: torch.Tensor, k: int) -> torch.Tensor:
     """x [..., K] as a [T, K] view with one stride for all rows. Raises ValueError."""
-    _require(x.dim() > 0 and x.shape[-1] == k, f"x has shape {tuple(x.shape)}, K is {k}")
+    require(x.dim() > 0 and x.shape[-1] == k, "x has shape %s, K is %d", x.shape, k)
     allowed = (torch.bfloat16, torch.float16)
     if triton.knobs.runtime.interpret:
         allowed = (*allowed, torch.float32)
-    _require(
+    require(
         x.dtype in allowed,
-        f"x is {x.dtype}; the NVFP4 kernels take bfloat16 or float16 activations: start with "
+        "x is %s; the NVFP4 kernels take bfloat16 or float16 activations: start with "
         "--dtype bfloat16",
+        x.dtype,
     )
-    _require(x.numel() == 0 or x.stride(-1) == 1, "the last dimension of x must be contiguous")
+    require(x.numel() == 0 or x.stride(-1) == 1, "the last dimension of x must be contiguous")
     try:
         return x.view(-1, k) if x.numel() else x.reshape(0, k)
     except RuntimeError:
         raise ValueError(f"the rows of x must have one stride, got {x.stride()}") from None
 
 
-def check_routing(
+def check_experts(
     x: torch.Tensor,
     topk_ids: torch.Tensor,
     topk_weights: torch.Tensor,
+    w13: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    w2: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
     activation: str,
-    w13_packed: torch.Tensor,
-    w2_packed: torch.Tensor,
-) -> None:
-    """Routing and the two weights fit each other and x [T, H]. Raises ValueError."""
-    _require(activation in ("gelu_tanh", "silu"), f"{activation=} is not gelu_tanh or silu")
-    _require(
+) -> tuple[torch.Tensor, int]:
+    """x as [T, H], and the in-features I of w2, of what fits together. Raises ValueError.
+
+    w13, w2: packed, block and row scales, as `nvfp4_experts` has them
+    """
+    rows, hidden = check_weight(*w13, dim=3)
+    _, inner = check_weight(*w2, dim=3)
+    tokens = check_activations(x, hidden)
+    check_activation(activation)
+    require(
         topk_ids.dim() == 2 and topk_ids.shape == topk_weights.shape and len(topk_ids) == len(x),
-        f"routing of shape {tuple(topk_ids.shape)} and {tuple(topk_weights.shape)} for "
-        f"x of shape {tuple(x.shape)}",
+        "routing of shape %s and %s for x of shape %s",
+        topk_ids.shape,
+        topk_weights.shape,
+        x.shape,
     )
-    _require(
+    require(
         topk_ids.dtype in (torch.int32, torch.int64) and topk_weights.is_floating_point(),
-        f"routing must be integer ids and floating weights, got {topk_ids.dtype}, "
-        f"{topk_weights.dtype}",
+        "routing must be integer ids and floating weights, got %s, %s",
+        topk_ids.dtype,
+        topk_weights.dtype,
     )
-    _require(
-        topk_ids.is_contiguous() and topk_weights.is_contiguous(), "routing must be contiguous"
+    contiguous = topk_ids.is_contiguous() and topk_weights.is_contiguous()
+    require(contiguous, "routing must be contiguous")
+    require(
+        w2[0].shape[:2] == (len(w13[0]), hidden) and rows == 2 * inner,
+        "w13 of shape %s and w2 of %s are not the same experts",
+        w13[0].shape,
+        w2[0].shape,
     )
-    experts, rows, half = w13_packed.shape
-    _require(
-        w2_packed.shape == (experts, 2 * half, rows // 4) and rows % 2 == 0,
-        f"w13 of shape {tuple(w13_packed.shape)} and w2 of {tuple(w2_packed.shape)} are not "
-        "the same experts",
-    )
+    return tokens, inner
 
 
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
+def check_activation(activation: str) -> None:
+    require(activation in ACTIVATIONS, "activation %r is not gelu_tanh or silu", activation)

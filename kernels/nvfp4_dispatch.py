@@ -4,8 +4,13 @@
 A file is of a device (`NVIDIA_H200.json`, from measurements on it) or of a compute capability
 (`sm_90.json`, chosen by reading compiled code: not measured). A file is
 
-    {"measured": null or where the raw results are, "prefer": "fused" or "marlin",
+    {"measured": null or where the raw results are,
+     "faster": [["linear" or "experts", n, k], ...],
      "configs": [{"op": ..., "max_m": ..., "n": ..., "k": ..., "block_m": ..., ...}, ...]}
+
+`faster` are the shapes at which our kernels beat SGLang's Marlin there: a linear's, or an expert's
+w13. Marlin wants another layout of the weights, so the choice is of a layer, for every M, when it
+loads.
 
 An op's configs of the smallest `max_m` that is at least M count (of the largest, beyond it); among
 them the nearest (n, k), by the sum of their distances on a logarithmic scale.
@@ -26,6 +31,7 @@ import torch
 logger = logging.getLogger(__name__)
 
 Op = Literal["linear", "experts_up", "experts_down", "grouped"]
+Layer = Literal["linear", "experts"]
 FOLDER = Path(__file__).parent / "nvfp4_configs"
 CAPABILITIES = ((8, 0), (8, 6), (8, 9), (9, 0))
 # Stands in for the GPU in the interpreter, where speed is of no interest.
@@ -34,7 +40,10 @@ INTERPRETED = (9, 0)
 
 @dataclass(frozen=True)
 class Config:
-    """A launch: tokens, weight rows and in-features a tile, programs over K, and Triton's own."""
+    """A launch: tokens, weight rows and in-features a tile, programs over K, and Triton's own.
+
+    wgmma: the tile's dots become Hopper's (sm_90, 4 warps or more, 64 weight rows or more).
+    """
 
     block_m: int
     block_n: int
@@ -42,6 +51,7 @@ class Config:
     splits: int = 1
     num_warps: int = 4
     num_stages: int = 3
+    wgmma: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,11 +67,11 @@ class Entry:
 
 @dataclass(frozen=True)
 class Table:
-    """One file. measured: where its raw results are, or None. prefer: what `auto` means here."""
+    """One file. measured: where its raw results are, or None. faster: (layer, n, k) than Marlin."""
 
     name: str
     measured: str | None
-    prefer: Literal["fused", "marlin"]
+    faster: frozenset[tuple[Layer, int, int]]
     entries: tuple[Entry, ...]
 
     def largest_m(self, op: Op) -> int:
@@ -83,12 +93,13 @@ class Table:
 
 
 def read(path: Path) -> Table:
-    """A table from its file. Raises ValueError on a preference that no measurement backs."""
+    """A table from its file. Raises ValueError on a shape called faster without a measurement."""
     content = json.loads(path.read_text())
     entries = tuple(_entry(**fields) for fields in content["configs"])
-    if content["prefer"] == "fused" and not content["measured"]:
-        raise ValueError(f"{path.name} prefers fused and names no measurement")
-    return Table(path.stem, content["measured"], content["prefer"], entries)
+    faster = frozenset((layer, n, k) for layer, n, k in content["faster"])
+    if faster and not content["measured"]:
+        raise ValueError(f"{path.name} calls shapes faster and names no measurement")
+    return Table(path.stem, content["measured"], faster, entries)
 
 
 def _entry(op: Op, max_m: int, n: int, k: int, **config: Any) -> Entry:
@@ -100,11 +111,16 @@ def table_for(name: str, capability: tuple[int, int], folder: Path = FOLDER) -> 
 
     name: as the driver says it, "NVIDIA H200".
     """
-    own = folder / f"{name.replace(' ', '_').replace('/', '_')}.json"
+    own = file_of(name, folder)
     if own.is_file():
         return read(own)
     known = [c for c in CAPABILITIES if c <= capability] or [CAPABILITIES[0]]
     return read(folder / f"sm_{known[-1][0]}{known[-1][1]}.json")
+
+
+def file_of(name: str, folder: Path = FOLDER) -> Path:
+    """Where a device's own table is, or would be."""
+    return folder / f"{name.replace(' ', '_').replace('/', '_')}.json"
 
 
 @functools.cache

@@ -20,13 +20,9 @@ from sglang_gemma4_ext.kernels._nvfp4_tile import (
     multiply,
     weight_rows,
 )
-from sglang_gemma4_ext.kernels.nvfp4_checks import (
-    check_activations,
-    check_routing,
-    check_weight,
-)
+from sglang_gemma4_ext.kernels.nvfp4_checks import check_experts
 from sglang_gemma4_ext.kernels.nvfp4_dispatch import Config, choose
-from sglang_gemma4_ext.kernels.nvfp4_linear import Activation
+from sglang_gemma4_ext.kernels.nvfp4_linear_ref import Activation
 
 
 @triton.jit
@@ -49,6 +45,7 @@ def _experts_up_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     EVEN_K: tl.constexpr,
+    WGMMA: tl.constexpr,
     PLAIN: tl.constexpr,
 ):
     """out [T * k, columns] = act(gate) * up of each slot's expert; a slot of no expert gets 0."""
@@ -76,6 +73,7 @@ def _experts_up_kernel(
         BLOCK_N,
         BLOCK_K,
         EVEN_K,
+        WGMMA,
         PLAIN,
     )
     acc *= (tl.load(row_scale_ptr + rows) * WEIGHT_SCALE)[:, None]
@@ -103,6 +101,7 @@ def _experts_down_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     EVEN_K: tl.constexpr,
+    WGMMA: tl.constexpr,
     PLAIN: tl.constexpr,
 ):
     """out [T, N] = sum over a token's slots of weight * w2 h, h [T * k, K] of the slots."""
@@ -129,6 +128,7 @@ def _experts_down_kernel(
                 BLOCK_N,
                 BLOCK_K,
                 EVEN_K,
+                WGMMA,
                 PLAIN,
             )
             weight = tl.load(topk_weights_ptr + slot).to(tl.float32) * WEIGHT_SCALE
@@ -167,16 +167,16 @@ def nvfp4_experts(
     Returns [T, H] in x's dtype. Sums are fp32; the activation's result is rounded to x's dtype.
     Raises ValueError on a shape, dtype, stride or activation that does not fit.
     """
-    rows, hidden = check_weight(w13_packed, w13_block_scale, w13_row_scale, dim=3)
-    out_rows, inner = check_weight(w2_packed, w2_block_scale, w2_row_scale, dim=3)
-    tokens = check_activations(x, hidden)
-    check_routing(tokens, topk_ids, topk_weights, activation, w13_packed, w2_packed)
+    w13 = (w13_packed, w13_block_scale, w13_row_scale)
+    w2 = (w2_packed, w2_block_scale, w2_row_scale)
+    tokens, inner = check_experts(x, topk_ids, topk_weights, w13, w2, activation)
     count, top_k = topk_ids.shape
-    out = torch.empty((count, out_rows), dtype=x.dtype, device=x.device)
+    hidden = tokens.shape[1]
+    out = torch.empty((count, hidden), dtype=x.dtype, device=x.device)
     if count == 0:
         return out
-    up = up_config or choose("experts_up", x.device, count, rows, hidden)
-    down = down_config or choose("experts_down", x.device, count, out_rows, inner)
+    up = up_config or choose("experts_up", x.device, count, 2 * inner, hidden)
+    down = down_config or choose("experts_down", x.device, count, hidden, inner)
     h = torch.empty((count * top_k, inner), dtype=x.dtype, device=x.device)
     _experts_up_kernel[(count * top_k, triton.cdiv(inner, up.block_n // 2))](
         tokens,
@@ -191,7 +191,7 @@ def nvfp4_experts(
         ACTIVATION=activation,
         **launch_arguments(up, hidden),
     )
-    _experts_down_kernel[(count, triton.cdiv(out_rows, down.block_n))](
+    _experts_down_kernel[(count, triton.cdiv(hidden, down.block_n))](
         h,
         topk_ids,
         topk_weights,
@@ -200,7 +200,7 @@ def nvfp4_experts(
         w2_row_scale,
         out,
         top_k,
-        out_rows,
+        hidden,
         **launch_arguments(down, inner),
     )
     return out

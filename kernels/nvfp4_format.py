@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import torch
 
+from sglang_gemma4_ext.kernels._require import require
+
 BLOCK = 16
 E2M1_MAX = 6.0
 E4M3_MAX = 448.0
@@ -25,9 +27,10 @@ def pack_e2m1(codes: torch.Tensor) -> torch.Tensor:
     Returns uint8 [..., K/2].
     Raises ValueError on another dtype, an odd K or a code above 15.
     """
-    _require(codes.dtype == torch.uint8, f"codes must be uint8, got {codes.dtype}")
-    _require(codes.dim() > 0 and codes.shape[-1] % 2 == 0, f"K must be even, got {codes.shape=}")
-    _require(not bool((codes > 15).any()), "codes must be 0 to 15")
+    require(codes.dtype == torch.uint8, "codes must be uint8, got %s", codes.dtype)
+    even = codes.dim() > 0 and codes.shape[-1] % 2 == 0
+    require(even, "K must be even, got codes of shape %s", codes.shape)
+    require(not bool((codes > 15).any()), "codes must be 0 to 15")
     return codes[..., 0::2] | (codes[..., 1::2] << 4)
 
 
@@ -38,7 +41,7 @@ def unpack_e2m1(packed: torch.Tensor) -> torch.Tensor:
     Returns uint8 [..., K], each 0 to 15.
     Raises ValueError on another dtype.
     """
-    _require(packed.dtype == torch.uint8, f"packed must be uint8, got {packed.dtype}")
+    require(packed.dtype == torch.uint8, "packed must be uint8, got %s", packed.dtype)
     return torch.stack((packed & 0xF, packed >> 4), dim=-1).flatten(-2)
 
 
@@ -74,10 +77,11 @@ def quantize(w: torch.Tensor, tensor_scale: torch.Tensor) -> tuple[torch.Tensor,
     A block's scale is amax / 6, kept within E4M3's positive range; a block of zeros gets 1.
     Raises ValueError on a K, dtype, shape or sign that does not fit.
     """
-    _require(w.is_floating_point(), f"w must be floating, got {w.dtype}")
-    _require(w.dim() >= 2 and w.shape[-1] % BLOCK == 0, f"K must be a multiple of 16: {w.shape=}")
+    require(w.is_floating_point(), "w must be floating, got %s", w.dtype)
+    whole = w.dim() >= 2 and w.shape[-1] % BLOCK == 0
+    require(whole, "K must be a multiple of 16, got w of shape %s", w.shape)
     scale = _row_scale(tensor_scale, w.shape[:-1])
-    _require(bool((scale > 0).all()), "tensor_scale must be positive")
+    require(bool((scale > 0).all()), "tensor_scale must be positive")
     blocks = w.float().unflatten(-1, (-1, BLOCK))
     block_scale = blocks.abs().amax(-1) / (E2M1_MAX * scale)
     block_scale = torch.where(block_scale == 0, 1.0, block_scale)
@@ -105,19 +109,23 @@ def dequantize(
     tensor scale costs the one rounding, then converted.
     Raises ValueError on a dtype or shape that does not fit.
     """
-    _require(packed.dtype == torch.uint8, f"packed must be uint8, got {packed.dtype}")
-    _require(
+    require(packed.dtype == torch.uint8, "packed must be uint8, got %s", packed.dtype)
+    require(
         packed.dim() >= 2 and packed.shape[-1] % (BLOCK // 2) == 0,
-        f"K must be a multiple of 16: {packed.shape=}",
+        "K must be a multiple of 16, got packed of shape %s",
+        packed.shape,
     )
-    _require(
+    require(
         block_scale.dtype in (torch.float8_e4m3fn, torch.float32),
-        f"block_scale must be float8_e4m3fn or float32, got {block_scale.dtype}",
+        "block_scale must be float8_e4m3fn or float32, got %s",
+        block_scale.dtype,
     )
     expected = (*packed.shape[:-1], packed.shape[-1] // (BLOCK // 2))
-    _require(
+    require(
         tuple(block_scale.shape) == expected,
-        f"block_scale must be {expected}, got {tuple(block_scale.shape)}",
+        "block_scale must be %s, got %s",
+        expected,
+        block_scale.shape,
     )
     scale = _row_scale(tensor_scale, packed.shape[:-1]).unsqueeze(-1)
     values = e2m1_values(packed, torch.float32).unflatten(-1, (-1, BLOCK))
@@ -126,18 +134,17 @@ def dequantize(
 
 def _row_scale(tensor_scale: torch.Tensor, rows: torch.Size) -> torch.Tensor:
     """fp32, scalar as [1, 1] or [..., N, 1] as given; `rows` is [..., N]."""
-    _require(
-        tensor_scale.is_floating_point(), f"tensor_scale must be floating, got {tensor_scale.dtype}"
+    require(
+        tensor_scale.is_floating_point(),
+        "tensor_scale must be floating, got %s",
+        tensor_scale.dtype,
     )
     if tensor_scale.numel() == 1:
         return tensor_scale.float().reshape(1, 1)
-    _require(
+    require(
         tuple(tensor_scale.shape) == (*rows, 1),
-        f"tensor_scale must be a scalar or {(*rows, 1)}, got {tuple(tensor_scale.shape)}",
+        "tensor_scale must be a scalar or %s, got %s",
+        (*rows, 1),
+        tensor_scale.shape,
     )
     return tensor_scale.float()
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)

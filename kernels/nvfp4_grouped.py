@@ -22,13 +22,9 @@ from sglang_gemma4_ext.kernels._nvfp4_tile import (
     multiply,
     weight_rows,
 )
-from sglang_gemma4_ext.kernels.nvfp4_checks import (
-    check_activations,
-    check_routing,
-    check_weight,
-)
+from sglang_gemma4_ext.kernels.nvfp4_checks import check_experts
 from sglang_gemma4_ext.kernels.nvfp4_dispatch import Config
-from sglang_gemma4_ext.kernels.nvfp4_linear import Activation
+from sglang_gemma4_ext.kernels.nvfp4_linear_ref import Activation
 
 SUM_COLUMNS = 512
 
@@ -97,6 +93,7 @@ def _grouped_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     EVEN_K: tl.constexpr,
+    WGMMA: tl.constexpr,
     PLAIN: tl.constexpr,
 ):
     """out [T * k, N]: with an ACTIVATION act(gate) * up, else w x times the routing weight.
@@ -135,6 +132,7 @@ def _grouped_kernel(
         BLOCK_N,
         BLOCK_K,
         EVEN_K,
+        WGMMA,
         PLAIN,
     )
     acc *= (tl.load(row_scale_ptr + rows) * WEIGHT_SCALE)[:, None]
@@ -181,22 +179,20 @@ def nvfp4_grouped_experts(
     config: of both matmuls, `choose("grouped", ...)` of w13
     The product of each slot is rounded to x's dtype before the fp32 sum.
     """
-    _, hidden = check_weight(w13_packed, w13_block_scale, w13_row_scale, dim=3)
-    out_rows, inner = check_weight(w2_packed, w2_block_scale, w2_row_scale, dim=3)
-    tokens = check_activations(x, hidden)
-    check_routing(tokens, topk_ids, topk_weights, activation, w13_packed, w2_packed)
+    w13 = (w13_packed, w13_block_scale, w13_row_scale)
+    w2 = (w2_packed, w2_block_scale, w2_row_scale)
+    tokens, inner = check_experts(x, topk_ids, topk_weights, w13, w2, activation)
     count, top_k = topk_ids.shape
-    out = torch.empty((count, out_rows), dtype=x.dtype, device=x.device)
+    hidden = tokens.shape[1]
+    out = torch.empty((count, hidden), dtype=x.dtype, device=x.device)
     if count == 0:
         return out
     h = torch.empty((count * top_k, inner), dtype=x.dtype, device=x.device)
-    y = torch.empty((count * top_k, out_rows), dtype=x.dtype, device=x.device)
-    w13 = (w13_packed, w13_block_scale, w13_row_scale)
-    w2 = (w2_packed, w2_block_scale, w2_row_scale)
+    y = torch.empty((count * top_k, hidden), dtype=x.dtype, device=x.device)
     _launch(tokens, slots, topk_weights, w13, h, top_k, activation, config)
     _launch(h, slots, topk_weights, w2, y, 1, None, config)
-    _sum_slots_kernel[(count, triton.cdiv(out_rows, SUM_COLUMNS))](
-        y, topk_ids, out, top_k, out_rows, COLUMNS=SUM_COLUMNS
+    _sum_slots_kernel[(count, triton.cdiv(hidden, SUM_COLUMNS))](
+        y, topk_ids, out, top_k, hidden, COLUMNS=SUM_COLUMNS
     )
     return out
 

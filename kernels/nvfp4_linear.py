@@ -8,8 +8,6 @@ result depends on nothing but its inputs.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 import triton
 import triton.language as tl
@@ -22,10 +20,15 @@ from sglang_gemma4_ext.kernels._nvfp4_tile import (
     multiply,
     weight_rows,
 )
-from sglang_gemma4_ext.kernels.nvfp4_checks import check_activations, check_weight
+from sglang_gemma4_ext.kernels._require import require
+from sglang_gemma4_ext.kernels.nvfp4_checks import (
+    check_activation,
+    check_activations,
+    check_weight,
+)
 from sglang_gemma4_ext.kernels.nvfp4_dispatch import Config, choose
+from sglang_gemma4_ext.kernels.nvfp4_linear_ref import Activation
 
-Activation = Literal["gelu_tanh", "silu"]
 FINISH_COLUMNS = 512
 
 
@@ -51,6 +54,7 @@ def _nvfp4_linear_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     EVEN_K: tl.constexpr,
+    WGMMA: tl.constexpr,
     PLAIN: tl.constexpr,
 ):
     """N: columns of the output, half the rows of the weight where there is an ACTIVATION.
@@ -82,6 +86,7 @@ def _nvfp4_linear_kernel(
         BLOCK_N,
         BLOCK_K,
         EVEN_K,
+        WGMMA,
         PLAIN,
     )
     if SPLITS == 1:
@@ -237,11 +242,10 @@ def _multiply(
 def _check_epilogue(
     x: torch.Tensor, rows: int, bias: torch.Tensor | None, activation: str | None
 ) -> None:
-    if activation not in (None, "gelu_tanh", "silu"):
-        raise ValueError(f"{activation=} is not gelu_tanh or silu")
-    if activation is not None and rows % 2:
-        raise ValueError(f"gate and up have the same rows, packed has {rows}")
-    if bias is not None and (bias.shape != (rows,) or bias.dtype != x.dtype):
-        raise ValueError(f"bias must be {x.dtype} {(rows,)}, got {bias.dtype} {bias.shape}")
-    if bias is not None and not bias.is_contiguous():
-        raise ValueError("bias must be contiguous")
+    if activation is not None:
+        check_activation(activation)
+        require(rows % 2 == 0, "gate and up have the same rows, packed has %d", rows)
+    if bias is not None:
+        fits = bias.shape == (rows,) and bias.dtype == x.dtype
+        require(fits, "bias must be %s [%d], got %s %s", x.dtype, rows, bias.dtype, bias.shape)
+        require(bias.is_contiguous(), "bias must be contiguous")

@@ -7,11 +7,12 @@ A tensor scale per row, not per tensor: linears stacked into one weight keep eac
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch.nn.functional import gelu, linear, silu
 
+from sglang_gemma4_ext.kernels._require import require
 from sglang_gemma4_ext.kernels.nvfp4_format import dequantize
 
 # Rows dequantized at a time, and weights: one of vocabulary size is never whole in memory, and the
@@ -20,6 +21,7 @@ ROWS = 16_384
 WEIGHTS = 1 << 22
 
 Activation = Literal["gelu_tanh", "silu"]
+ACTIVATIONS = get_args(Activation)
 
 
 def nvfp4_linear_ref(
@@ -41,8 +43,8 @@ def nvfp4_linear_ref(
     Raises ValueError on a shape or dtype that does not fit.
     """
     rows, half = packed.shape
-    _require(x.shape[-1] == 2 * half, f"x has K = {x.shape[-1]}, packed has {2 * half}")
-    _require(row_scale.shape == (rows,), f"row_scale must be {(rows,)}, got {row_scale.shape}")
+    require(x.shape[-1] == 2 * half, "x has K = %d, packed has %d", x.shape[-1], 2 * half)
+    require(row_scale.shape == (rows,), "row_scale must be [%d], got %s", rows, row_scale.shape)
     out = x.new_empty((*x.shape[:-1], rows))
     chunk = max(1, min(ROWS, WEIGHTS // max(1, 2 * half)))
     for start in range(0, rows, chunk):
@@ -78,10 +80,13 @@ def nvfp4_experts_ref(
     Returns [T, H] in x's dtype; the sum over experts is in fp32.
     Raises ValueError on another activation, or shapes that do not fit.
     """
-    _require(activation in ("gelu_tanh", "silu"), f"{activation=} is not gelu_tanh or silu")
-    _require(
+    require(activation in ACTIVATIONS, "activation %r is not gelu_tanh or silu", activation)
+    require(
         topk_ids.shape == topk_weights.shape and len(topk_ids) == len(x),
-        f"routing of shape {tuple(topk_ids.shape)} and {tuple(topk_weights.shape)} for {x.shape=}",
+        "routing of shape %s and %s for x of shape %s",
+        topk_ids.shape,
+        topk_weights.shape,
+        x.shape,
     )
     out = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
     for expert in topk_ids.unique().tolist():
@@ -95,8 +100,3 @@ def nvfp4_experts_ref(
         y = nvfp4_linear_ref(gate * up, *w2).float()
         out.index_add_(0, token, y * topk_weights[token, slot].float().unsqueeze(-1))
     return out.to(x.dtype)
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)

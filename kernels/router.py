@@ -11,6 +11,7 @@ import torch
 import triton
 import triton.language as tl
 
+from sglang_gemma4_ext.kernels._require import require
 from sglang_gemma4_ext.kernels._routing import MAX_EXPERTS, choose_experts
 
 LOGIT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -57,8 +58,8 @@ def route(
     +inf or -inf has NaN weights and distinct ids in range.
     Raises ValueError on a dtype, shape or k that does not fit.
     """
-    _require(logits.dim() == 2, f"logits must be [T, E], got {tuple(logits.shape)}")
-    _require(logits.dtype in LOGIT_DTYPES, f"logits are fp32, bf16 or fp16, not {logits.dtype}")
+    require(logits.dim() == 2, "logits must be [T, E], got %s", logits.shape)
+    require(logits.dtype in LOGIT_DTYPES, "logits are fp32, bf16 or fp16, not %s", logits.dtype)
     tokens, experts = logits.shape
     check_choice(experts, k, expert_scale)
     weights = torch.empty((tokens, k), dtype=torch.float32, device=logits.device)
@@ -96,18 +97,16 @@ def route_ref(
 
 def check_choice(experts: int, k: int, expert_scale: torch.Tensor) -> None:
     """What both router kernels ask of E, k and the per-expert scale; raises ValueError."""
-    _require(1 <= experts <= MAX_EXPERTS, f"E must be 1 to {MAX_EXPERTS}, got {experts}")
-    _require(1 <= k <= experts, f"k must be 1 to E = {experts}, got {k}")
-    _require(
+    require(1 <= experts <= MAX_EXPERTS, "E must be 1 to %d, got %d", MAX_EXPERTS, experts)
+    require(1 <= k <= experts, "k must be 1 to E = %d, got %d", experts, k)
+    require(
         expert_scale.shape == (experts,) and expert_scale.is_contiguous(),
-        f"expert_scale must be [{experts}], contiguous, got {tuple(expert_scale.shape)}",
+        "expert_scale must be [%d], contiguous, got %s",
+        experts,
+        expert_scale.shape,
     )
-    _require(
+    require(
         expert_scale.dtype in LOGIT_DTYPES,
-        f"expert_scale is fp32, bf16 or fp16, not {expert_scale.dtype}",
+        "expert_scale is fp32, bf16 or fp16, not %s",
+        expert_scale.dtype,
     )
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)

@@ -17,6 +17,7 @@ import torch
 import triton
 import triton.language as tl
 
+from sglang_gemma4_ext.kernels._require import require
 from sglang_gemma4_ext.kernels._routing import choose_experts
 from sglang_gemma4_ext.kernels.router import LOGIT_DTYPES, check_choice, route_ref
 
@@ -98,24 +99,31 @@ def route_one_launch(
     Returns logits fp32 [T, E], weights fp32 [T, k], ids int32 [T, k]; the choice is `route`'s.
     Raises ValueError on a dtype, shape, stride or k that does not fit.
     """
-    _require(x.dim() == 2 and x.stride(1) == 1, f"x must be rows [T, H], got {tuple(x.shape)}")
+    require(x.dim() == 2 and x.stride(1) == 1, "x must be rows [T, H], got %s", x.shape)
     tokens, hidden = x.shape
-    _require(
+    require(
         proj.dim() == 2 and proj.shape[1] == hidden and proj.is_contiguous(),
-        f"proj must be [E, {hidden}], contiguous, got {tuple(proj.shape)}",
+        "proj must be [E, %d], contiguous, got %s",
+        hidden,
+        proj.shape,
     )
-    _require(
+    require(
         scale.shape == (hidden,) and scale.is_contiguous(),
-        f"scale must be [{hidden}], contiguous, got {tuple(scale.shape)}",
+        "scale must be [%d], contiguous, got %s",
+        hidden,
+        scale.shape,
     )
-    for name, tensor in {"x": x, "scale": scale, "proj": proj}.items():
-        _require(tensor.dtype in LOGIT_DTYPES, f"{name} is fp32, bf16 or fp16, not {tensor.dtype}")
+    for name, tensor in (("x", x), ("scale", scale), ("proj", proj)):
+        known = tensor.dtype in LOGIT_DTYPES
+        require(known, "%s is fp32, bf16 or fp16, not %s", name, tensor.dtype)
     experts = proj.shape[0]
     check_choice(experts, k, expert_scale)
-    _require(
+    require(
         arrivals.dtype == torch.int32 and arrivals.is_contiguous() and arrivals.numel() >= tokens,
-        f"arrivals must be int32 and hold {tokens} tokens, got {arrivals.dtype} "
-        f"{tuple(arrivals.shape)}",
+        "arrivals must be int32 and hold %d tokens, got %s %s",
+        tokens,
+        arrivals.dtype,
+        arrivals.shape,
     )
     logits = torch.empty((tokens, experts), dtype=torch.float32, device=x.device)
     weights = torch.empty((tokens, k), dtype=torch.float32, device=x.device)
@@ -160,8 +168,3 @@ def route_one_launch_ref(
     normed = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
     logits = (normed * scale.to(dtype) * x.shape[1] ** -0.5) @ proj.to(dtype).T
     return logits, *route_ref(logits, expert_scale, k)
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)

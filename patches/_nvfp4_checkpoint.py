@@ -6,14 +6,20 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sglang_gemma4_ext.context import Context
 from sglang_gemma4_ext.model_family import ModelInfo
 
+if TYPE_CHECKING:
+    from sglang_gemma4_ext.kernels.nvfp4_dispatch import Layer, Table
+
 HF_QUANT_CONFIG = "hf_quant_config.json"
 MODELOPT = "modelopt"
 COMPRESSED_TENSORS = "compressed-tensors"
+# What SGLang's Marlin applies between gate_up and down of gated experts; anything else, such as
+# Gemma 4's gelu, stops the server at its first token.
+MARLIN_ACTIVATIONS = ("silu", "situ")
 
 
 def nvfp4_format(model: ModelInfo) -> str | None:
@@ -32,9 +38,11 @@ def stands_down(ctx: Context, quant_format: str) -> str | None:
     """Why this process needs no exact path for `quant_format`, or None."""
     if not ctx.settings.cpu and not ctx.gpu.is_target:
         return f"it is for NVIDIA GPUs of compute capability 8.0 to 9.x; here: {ctx.gpu}"
-    if ctx.settings.nvfp4 == "marlin":
+    # Marlin cannot have the experts of a Gemma 4: see `MARLIN_ACTIVATIONS`.
+    needed = ctx.settings.cpu or (ctx.model is not None and ctx.model.is_moe)
+    if ctx.settings.nvfp4 == "marlin" and (ctx.settings.cpu or not needed):
         return "--gemma4-nvfp4 marlin leaves NVFP4 to SGLang's kernels"
-    if ctx.settings.nvfp4 == "auto" and not ctx.settings.cpu and not _measured_faster(ctx):
+    if ctx.settings.nvfp4 == "auto" and not needed and not table(ctx).faster:
         return (
             "SGLang's Marlin kernels serve NVFP4 on this GPU: the fused ones were not measured to "
             "be faster on it (--gemma4-nvfp4 fused takes them all the same)"
@@ -45,16 +53,31 @@ def stands_down(ctx: Context, quant_format: str) -> str | None:
 
 
 def uses_fused(ctx: Context) -> bool:
-    """Whether the fused kernels multiply NVFP4 weights in this process."""
-    if ctx.settings.nvfp4 == "auto" and not ctx.settings.cpu:
-        return _measured_faster(ctx)
-    return ctx.settings.nvfp4 == "fused"
+    """Whether the layers that are ours in this process are multiplied by the fused kernels."""
+    return ctx.settings.nvfp4 == "fused" or shared_with_marlin(ctx)
 
 
-def _measured_faster(ctx: Context) -> bool:
+def takes(ctx: Context, layer: Layer, n: int, k: int, activation: str | None = None) -> bool:
+    """Whether a weight of this rank's shape is ours; SGLang's Marlin has the rest.
+
+    activation: of experts, as SGLang names it
+    """
+    if not shared_with_marlin(ctx) or (layer == "experts" and activation not in MARLIN_ACTIVATIONS):
+        return True
+    return ctx.settings.nvfp4 == "auto" and (layer, n, k) in table(ctx).faster
+
+
+def shared_with_marlin(ctx: Context) -> bool:
+    """Whether weights that are not ours go to SGLang's Marlin."""
+    on_a_gpu = ctx.gpu.is_target and not ctx.settings.cpu
+    return on_a_gpu and ctx.settings.nvfp4 in ("auto", "marlin")
+
+
+def table(ctx: Context) -> Table:
+    """The dispatch table of this process's GPU."""
     from sglang_gemma4_ext.kernels.nvfp4_dispatch import table_for
 
-    return table_for(ctx.gpu.name, ctx.gpu.capability).prefer == "fused"
+    return table_for(ctx.gpu.name, ctx.gpu.capability)
 
 
 def absent_projections(text: Any, layer: int) -> frozenset[str]:

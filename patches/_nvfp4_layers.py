@@ -9,18 +9,24 @@ row's own tensor scale holds for it whatever the others have.
 from __future__ import annotations
 
 import functools
+import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from sglang_gemma4_ext.context import Context
 from sglang_gemma4_ext.kernels.nvfp4_format import BLOCK
 from sglang_gemma4_ext.kernels.nvfp4_linear_ref import nvfp4_experts_ref, nvfp4_linear_ref
-from sglang_gemma4_ext.patches._nvfp4_checkpoint import absent_projections, uses_fused
+from sglang_gemma4_ext.patches import _nvfp4_checkpoint as checkpoint
 from sglang_gemma4_ext.settings import Settings
+
+if TYPE_CHECKING:
+    from sglang_gemma4_ext.kernels.nvfp4_dispatch import Layer
+
+logger = logging.getLogger(__name__)
 
 # What SGLang's MoE layers call "gelu" is the tanh form.
 _ACTIVATIONS = {"gelu": "gelu_tanh", "silu": "silu"}
@@ -63,7 +69,7 @@ def _fused() -> bool:
 
     Asked while loading, for torch.compile cannot trace what it looks at.
     """
-    fused = uses_fused(Context.here(Settings.from_env()))
+    fused = checkpoint.uses_fused(_here())
     if fused:
         from sglang_gemma4_ext.patches import _nvfp4_ops
 
@@ -71,11 +77,59 @@ def _fused() -> bool:
     return fused
 
 
+def takes(layer: Any) -> bool:
+    """Whether the weights of a LinearBase or FusedMoE are ours; else SGLang's Marlin has them."""
+    shape = _shape(layer)
+    ours = checkpoint.takes(_here(), *shape)
+    if ours and checkpoint.shared_with_marlin(_here()):
+        _say_once(*shape)
+    return ours
+
+
+@functools.cache
+def _say_once(layer: Layer, n: int, k: int, activation: str | None = None) -> None:
+    where = checkpoint.table(_here()).measured
+    lacking = layer == "experts" and activation not in checkpoint.MARLIN_ACTIVATIONS
+    why = f"Marlin has no {activation}" if lacking else f"faster than Marlin in {where}"
+    logger.info("NVFP4: fused kernels for %s of %d x %d: %s", layer, n, k, why)
+
+
+def _shape(layer: Any) -> tuple[Any, ...]:
+    """What `checkpoint.takes` asks of a layer under construction, which knows its ranks only."""
+    from sglang.srt.distributed.utils import get_group_rank_size
+    from sglang.srt.layers.linear import LinearBase, RowParallelLinear
+    from sglang.srt.layers.moe.fused_moe_triton import FusedMoE
+
+    if isinstance(layer, FusedMoE):
+        rows = 2 * layer.intermediate_size_per_partition
+        return "experts", rows, layer.hidden_size, layer.moe_runner_config.activation
+    if not isinstance(layer, LinearBase):  # a vocabulary, which no table has
+        return "linear", 0, 0
+    _, ranks = get_group_rank_size(layer.tp_group)
+    if isinstance(layer, RowParallelLinear):
+        return "linear", layer.output_size, layer.input_size // ranks
+    return "linear", layer.output_size // ranks, layer.input_size
+
+
+@functools.cache
+def _here() -> Context:
+    return Context.here(Settings.from_env())
+
+
 def require_group_size(where: str, group_size: int | None) -> None:
     if group_size != BLOCK:
         raise ValueError(
             f"{where}: NVFP4 has one scale for every 16 weights, this checkpoint one for every "
             f"{group_size}; export it again with group size 16"
+        )
+
+
+def require_whole_blocks(where: str, k: int) -> None:
+    """k: in-features of one rank's share."""
+    if k % BLOCK:
+        raise ValueError(
+            f"{where}: a rank's share has {k} in-features, no multiple of the 16 that share one "
+            "NVFP4 scale; start with a smaller --tp-size"
         )
 
 
@@ -175,7 +229,10 @@ def _zero_unused(layer: Any, weight: Weight, where: str, widths: Sequence[int]) 
         return
     from sglang.srt.runtime_context import process_model_config
 
-    if absent_projections(process_model_config().hf_text_config, int(match[1])) == {"k", "v"}:
+    if checkpoint.absent_projections(process_model_config().hf_text_config, int(match[1])) == {
+        "k",
+        "v",
+    }:
         getattr(layer, weight.packed).data[widths[0] :] = 0
         getattr(layer, weight.block).data[widths[0] :] = 0
         getattr(layer, weight.tensor).data[1:] = 1

@@ -1,19 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Linears, routers and experts run once before SGLang measures how much memory is left for KV.
+"""Every kernel of a step runs once before SGLang measures how much memory is left for KV.
 
 SGLang sizes the KV pools by the memory that is free after loading, and runs the model for the first
 time when it captures graphs. What a first run takes for good (code of compiled kernels, workspaces
-of cuBLAS and Marlin, buffers of ours) then comes out of the reserve. Here each layer shape runs
-before, at token counts on both sides of every boundary between kernel configurations, and at a
-prefill chunk.
+of cuBLAS and Marlin, local memory of kernels that spill, buffers of ours) then comes out of the
+reserve. Here each layer shape runs before, at token counts on both sides of every boundary between
+kernel configurations, and at a prefill chunk. Attention reads the pools: on a single GPU a step of
+the whole model runs on pools of one window (_dummy_step.py).
 
-Attention reads the pools, and runs when they are there. No collective runs: a rank that fails here
-must not keep others waiting; it logs why, and the kernel is compiled when first used.
+No collective runs: a rank that fails here must not keep others waiting; it logs why, and the kernel
+is compiled when first used.
+
+SGLANG_ENABLE_POST_CAPTURE_KV_SIZING, off by default, is SGLang's own answer: it reserves addresses
+alone, captures its graphs, and sizes the pools by what is left. It needs CUDA, and prefill graphs
+up to the chunk. With it the reserve, and the whole step, are left to SGLang.
 """
 
 from __future__ import annotations
 
 import functools
+import gc
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -23,13 +29,15 @@ import torch
 
 from sglang_gemma4_ext.context import Context
 from sglang_gemma4_ext.model_family import DRAFT_ARCHITECTURES, TARGET_ARCHITECTURES
+from sglang_gemma4_ext.patches import _dummy_step, nvfp4_fused_activation
 from sglang_gemma4_ext.patches import _nvfp4_layers as nvfp4
-from sglang_gemma4_ext.patches import nvfp4_fused_activation
 from sglang_gemma4_ext.registry import Hook, Patch, Source
 
 logger = logging.getLogger(__name__)
 
 RUNNER = "sglang.srt.model_executor.model_runner.ModelRunner"
+POOLS = "sglang.srt.mem_cache.kv_cache_configurator.KVCacheConfigurator"
+STEPS = "sglang.srt.model_executor.runner.base_runner.BaseRunner"
 EXPERTS = "sglang.srt.layers.moe.fused_moe_triton.layer.FusedMoE"
 GIB = 1 << 30
 # Tokens of a chunk where --chunked-prefill-size is off.
@@ -51,11 +59,19 @@ def _warm(result: None, runner: Any) -> None:
     runs = list(first_runs(runner.model, runner.device))
     with torch.no_grad():
         done = sum(_ran(name, run, counts) for name, run in runs)
+        step = _dummy_step.can_step(runner) and _ran(
+            "a step of the whole model",
+            functools.partial(_dummy_step.step, runner),
+            # Triton's interpreter runs the same code for one token as for many.
+            [counts[-1] if free else 1],
+        )
     taken = (free - _free_bytes(runner.device)) / GIB
     logger.info(
-        "Kernels before pools: %d of %d layer shapes ran at %s tokens in %.1f s and keep %.2f GiB",
+        "Kernels before pools: %d of %d layer shapes%s ran at %s tokens in %.1f s "
+        "and keep %.2f GiB",
         done,
         len(runs),
+        " and a whole step" if step else "",
         ", ".join(map(str, counts)),
         time.perf_counter() - began,
         taken,
@@ -127,6 +143,8 @@ def _ran(name: str, run: Run, counts: list[int]) -> bool:
     try:
         for tokens in counts:
             run(tokens)
+    # Whatever it is: what fails here fails again, with its own message, at the first forward that
+    # takes this way, and may never be taken. What a GPU reports late is raised by _free_bytes.
     except Exception:
         logger.warning("%s could not run before the pools", name, exc_info=True)
         return False
@@ -135,6 +153,7 @@ def _ran(name: str, run: Run, counts: list[int]) -> bool:
 
 def _free_bytes(device: str) -> int:
     """What SGLang's own measurement would find free; 0 where it is of no GPU."""
+    gc.collect()  # pools and backends hold each other
     if torch.device(device).type != "cuda":
         return 0
     torch.cuda.synchronize()
@@ -158,7 +177,7 @@ def _retired() -> bool:
 
 PATCH = Patch(
     name="kernels_before_pools",
-    summary="Linears, routers and experts run once before the KV pools are sized",
+    summary="Linears, routers, experts and a whole step run before the KV pools are sized",
     why="SGLang runs Gemma 4 first when the pools have taken their share; its seam for kernels to "
     "be compiled before, precompile_kernels_after_loading, is a method that Gemma 4 lacks",
     upstream="unreported",
@@ -171,6 +190,12 @@ PATCH = Patch(
         Source(
             "sglang.srt.layers.moe.fused_moe_triton.layer.FusedMoE.run_moe_core", "1cf1384f533f"
         ),
+        Source(f"{RUNNER}._init_post_memory_pool_components", "22fbab6b7560"),
+        Source(f"{RUNNER}.init_attention_backends", "77b269db5081"),
+        Source(f"{POOLS}._derive_pool_sizes", "b2ec9a305333"),
+        Source(f"{POOLS}._init_pools", "a00c9c0c5237"),
+        Source(f"{STEPS}._alloc_dummy_decode_buffers", "ff1ff05f8d4a"),
+        Source(f"{STEPS}._dummy_run", "844792e413b3"),
     ),
     stands_down=_stands_down,
 )

@@ -35,7 +35,7 @@ def _linear_scheme(
 ) -> Any:
     """AROUND get_linear_scheme: upstream's asks the GPU before it chooses."""
     parts = config.get_scheme_dict(layer, layer_name, matched_target)
-    if not _is_nvfp4(layer_name, parts):
+    if not _is_nvfp4(layer_name, parts) or not nvfp4.takes(layer):
         return original(config, layer, layer_name, matched_target)
     return _linear()(layer_name, has_input_global_scale=parts["input_activations"] is not None)
 
@@ -47,7 +47,8 @@ def _moe_scheme(
     config._add_fused_moe_to_target_scheme_map()
     names = [f"{layer_name}.0.{leaf}" for leaf in ("gate_proj", "up_proj", "down_proj")]
     parts = [config.get_scheme_dict(layer, name) for name in names]
-    if parts != parts[:1] * 3 or not _is_nvfp4(layer_name, parts[0]):
+    alike = parts == parts[:1] * 3
+    if not alike or not _is_nvfp4(layer_name, parts[0]) or not nvfp4.takes(layer):
         return original(config, layer, layer_name)
     nvfp4.require_one_expert_rank(layer)
     return _experts()(has_input_global_scale=parts[0]["input_activations"] is not None)
@@ -73,6 +74,7 @@ def _linear() -> type:
 
         def create_weights(self, layer, *, input_size, weight_loader, **kwargs) -> None:
             loader = nvfp4.checked(weight_loader, layer, self.layer_name, {LINEAR: input_size})
+            nvfp4.require_whole_blocks(self.layer_name, kwargs["input_size_per_partition"])
             super().create_weights(layer, weight_loader=loader, **kwargs)
             nvfp4.mark_unloaded(layer, LINEAR)
 
@@ -91,6 +93,7 @@ def _experts() -> type:
 
     class CompressedTensorsW4A16Nvfp4MoE(schemes.CompressedTensorsW4A16Nvfp4MoE):
         def create_weights(self, layer, num_experts, hidden_size, **kwargs) -> None:
+            nvfp4.require_whole_blocks(layer.layer_name, kwargs["intermediate_size_per_partition"])
             full_k = {W13: hidden_size, W2: kwargs["moe_intermediate_size"]}
             kwargs["weight_loader"] = nvfp4.checked(
                 kwargs["weight_loader"], layer, layer.layer_name, full_k

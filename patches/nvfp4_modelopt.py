@@ -27,7 +27,7 @@ LINEAR, W13, W2 = nvfp4.weights("weight", "weight_scale_2")
 
 def _get_quant_method(original: Callable[..., Any], config: Any, layer: Any, prefix: str) -> Any:
     """AROUND get_quant_method: the same layers as upstream, with methods of ours."""
-    if not config.is_checkpoint_nvfp4_serialized:
+    if not config.is_checkpoint_nvfp4_serialized or not nvfp4.takes(layer):
         return original(config, layer, prefix)
     if config.is_awq:
         raise ValueError(
@@ -51,6 +51,7 @@ def _linear_method() -> type:
         def create_weights(self, layer, *args, weight_loader, **kwargs) -> None:
             full_k = {LINEAR: layer.input_size}
             loader = nvfp4.checked(weight_loader, layer, self.layer_name, full_k)
+            nvfp4.require_whole_blocks(self.layer_name, kwargs["input_size_per_partition"])
             super().create_weights(layer, *args, weight_loader=loader, **kwargs)
             nvfp4.mark_unloaded(layer, LINEAR)
 
@@ -80,6 +81,7 @@ def _moe_method() -> type:
 
         def create_weights(self, *, layer, hidden_size, weight_loader, **kwargs) -> None:
             nvfp4.require_one_expert_rank(layer)
+            nvfp4.require_whole_blocks(layer.layer_name, kwargs["intermediate_size_per_partition"])
             full_k = {W13: hidden_size, W2: kwargs["moe_intermediate_size"]}
             loader = nvfp4.checked(weight_loader, layer, layer.layer_name, full_k)
             super().create_weights(layer, hidden_size=hidden_size, weight_loader=loader, **kwargs)

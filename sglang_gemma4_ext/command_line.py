@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,11 @@ from sglang_gemma4_ext.settings import CpuAttention, SettingsError
 MODEL = ("--model-path", "--model")
 DRAFT_MODEL = ("--speculative-draft-model-path", "--speculative-draft-model")
 TENSOR_PARALLEL = ("--tp-size", "--tensor-parallel-size", "--tp")
+_PARALLEL = (
+    TENSOR_PARALLEL,
+    ("--dp-size", "--data-parallel-size", "--dp"),
+    ("--pp-size", "--pipeline-parallel-size", "--pp"),
+)
 ATTENTION = "--attention-backend"
 ATTENTION_BACKENDS = (ATTENTION, "--prefill-attention-backend", "--decode-attention-backend")
 
@@ -36,6 +42,12 @@ class CommandLine:
             keys = [spelling.removeprefix("--").replace("-", "_") for spelling in spellings]
             given = next((self._config[key] for key in keys if key in self._config), None)
         return given
+
+    @property
+    def ranks(self) -> int:
+        """How many schedulers the flags ask for: tensor x data x pipeline parallel."""
+        sizes = (self.value(*flags) or "1" for flags in _PARALLEL)
+        return math.prod(int(size) for size in sizes if size.isdecimal())
 
     def default(self, flag: str, value: str) -> None:
         if self.value(flag) is None:

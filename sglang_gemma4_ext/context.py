@@ -6,7 +6,9 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import importlib.util
+import platform
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from sglang_gemma4_ext.model_family import ModelInfo
 from sglang_gemma4_ext.settings import Settings
@@ -67,6 +69,15 @@ def detect_gpu() -> Gpu:
         if module is not None and getattr(module, "is_available", lambda: False)():
             return Gpu("other", name)
     return Gpu("none")
+
+
+def processor() -> str:
+    """The name of this machine's CPU."""
+    lines = Path("/proc/cpuinfo")
+    for line in lines.read_text().splitlines() if lines.is_file() else ():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def gpu_memory_bytes() -> int:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Print, or record after review, the fingerprints of the SGLang source that patches rely on.
 
-python -m sglang_gemma4_ext.digests           # what differs from the installed SGLang
-python -m sglang_gemma4_ext.digests --write   # record the installed SGLang as the one reviewed
+python -m sglang_gemma4_ext.digests                   # what differs from the installed SGLang
+python -m sglang_gemma4_ext.digests --write           # record the installed one as reviewed
+python -m sglang_gemma4_ext.digests --write swa_policy  # as far as these patches rely on it
 """
 
 from __future__ import annotations
@@ -44,26 +45,48 @@ def rewrite(path: Path, patch: Patch) -> int:
     return changed
 
 
+def differences(patch: Patch) -> dict[str, str]:
+    """Target -> the installed source's digest, or "gone", where it is not as recorded."""
+    found = {}
+    for source in patch.sources:
+        try:
+            now = digest_of(source.target)
+        except (ImportError, AttributeError):
+            now = "gone"
+        if now != source.digest:
+            found[source.target] = f"{source.digest or 'unrecorded'} -> {now}"
+    return found
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--write", action="store_true", help="record the installed source")
+    parser.add_argument(
+        "--write",
+        nargs="*",
+        metavar="PATCH",
+        help="record the installed source as reviewed, for these patches or for all",
+    )
     args = parser.parse_args()
     from sglang_gemma4_ext.patches.series import PATCHES
 
-    stale = 0
+    names = {patch.name for patch in PATCHES}
+    if unknown := sorted(set(args.write or ()) - names):
+        parser.error(f"no such patch: {', '.join(unknown)}")
+    chosen = set() if args.write is None else set(args.write) or names
+    left = 0
     for patch in PATCHES:
-        for source in patch.sources:
-            try:
-                now = digest_of(source.target)
-            except (ImportError, AttributeError):
-                now = "gone"
-            if now != source.digest:
-                stale += 1
-                print(f"{patch.name}: {source.target} {source.digest or 'unrecorded'} -> {now}")
-        if args.write:
+        found = differences(patch)
+        for target, change in found.items():
+            print(f"{patch.name}: {target} {change}")
+        gone = any(change.endswith("gone") for change in found.values())
+        if patch.name in chosen and not gone:
             module = sys.modules[f"sglang_gemma4_ext.patches.{patch.name}"]
             rewrite(Path(module.__file__).resolve(), patch)
-    return 0 if args.write or not stale else 1
+        elif found:
+            left += 1
+            if patch.name in chosen:
+                print(f"{patch.name} is not recorded: mend or delete what hooks or relies on it")
+    return 1 if left else 0
 
 
 if __name__ == "__main__":

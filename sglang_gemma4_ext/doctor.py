@@ -2,7 +2,8 @@
 """What is patched here, why, and whether it holds: `python -m sglang_gemma4_ext.doctor [--json]`.
 
 The patches are applied to the doctor's own process and verified there, as a server would; nothing
-is written anywhere. The exit status is 1 when a server would refuse to start.
+is written anywhere. Of a patch that this machine does not need, the sources are compared all the
+same. The exit status is 1 when a server would refuse to start.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 from sglang_gemma4_ext import VERIFIED_SGLANG, __version__
 from sglang_gemma4_ext.context import Context, detect_gpu, sglang_version
 from sglang_gemma4_ext.model_family import ModelInfo, read_model_info
-from sglang_gemma4_ext.registry import Outcome, Patch, State, apply, decide
+from sglang_gemma4_ext.registry import Outcome, Patch, State, apply, changed_sources, decide
 from sglang_gemma4_ext.settings import Settings, SettingsError, plugin_allowed
 
 PACKAGES = ("sglang", "sglang-kernel", "torch", "triton", "transformers", "compressed-tensors")
@@ -58,6 +59,7 @@ def _patch_report(outcome: Outcome) -> dict[str, Any]:
         "name": patch.name,
         "state": outcome.state.value,
         "reasons": list(outcome.reasons),
+        "changed_upstream": changed_sources(patch),
         "required": patch.required,
         "summary": patch.summary,
         "why": patch.why,
@@ -84,6 +86,8 @@ def render(data: dict[str, Any]) -> str:
     for patch in data["patches"]:
         lines.append(f"{patch['state']:<12} {patch['name']}: {patch['summary']}")
         lines += [f"{'':<13}{reason}" for reason in patch["reasons"]]
+        unused = set(patch["changed_upstream"]) - set(patch["reasons"])
+        lines += [f"{'':<13}it would not hold: {reason}" for reason in sorted(unused)]
         lines.append(f"{'':<13}why: {patch['why']}")
         lines.append(f"{'':<13}upstream: {patch['upstream']}; until {patch['retire_when']}")
     lines += ["", "A server starts here." if data["starts"] else "A server refuses to start here."]

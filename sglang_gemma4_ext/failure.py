@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a start ends that does not succeed: nothing left behind, and one sentence as the last line.
+"""How a server ends that fails: nothing left behind, and one sentence as the last line.
 
-SGLang's scheduler logs a traceback and sends SIGQUIT to its parent, which kills itself. The
-scheduler leaves its reason in a file that the launcher named, and the launcher's handler, which
-SGLang lets its caller set for the launch phase, says it last. Once the server is ready, SGLang's
-own handler answers.
+SGLang's scheduler logs a traceback and sends SIGQUIT to its parent, whose handler ends it by
+SIGKILL and without a sentence. Here the scheduler leaves its reason in a folder that all processes
+of the server share, and the launcher's handlers, one for the launch phase, which SGLang lets its
+caller set, and one for the time after, say it last and take away what is left.
 """
 
 from __future__ import annotations
@@ -15,14 +15,13 @@ import logging
 import os
 import signal
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from sglang_gemma4_ext import settings
+from sglang_gemma4_ext import leftovers, settings
 
 SCHEDULER_INIT = "sglang.srt.managers.scheduler.Scheduler.__init__"
 RUNNING_SIGQUIT = (
@@ -30,6 +29,7 @@ RUNNING_SIGQUIT = (
 )
 WATCHDOG = "sglang.srt.utils.watchdog"
 PREFIX = "sglang-gemma4-ext: "
+UNKNOWN = "a child process failed; its log lines above say why"
 REAP_SECONDS = 10
 
 _started = False
@@ -43,13 +43,6 @@ def watch_signals() -> None:
     signal.signal(signal.SIGTERM, _on_stop)
 
 
-def watch_children() -> None:
-    """Name the file for a reason, in the environment that the children inherit."""
-    handle, path = tempfile.mkstemp(prefix="gemma4-ext-", suffix=".reason")
-    os.close(handle)
-    settings.set_failure_file(path)
-
-
 def started() -> None:
     """The server answers requests: its start can no longer fail."""
     global _started
@@ -59,25 +52,29 @@ def started() -> None:
 
 def record(error: BaseException) -> None:
     """Keep the first reason given; without a launcher there is nowhere to keep it."""
-    path = settings.failure_file()
+    path = _reason()
     if path is None:
         return
-    with contextlib.suppress(OSError):
-        if not Path(path).stat().st_size:
-            Path(path).write_text(summarize(error))
+    with contextlib.suppress(OSError), path.open("x") as file:
+        file.write(summarize(error))
 
 
 def take() -> str:
-    """The recorded reason, if any; the file is removed."""
-    path = settings.failure_file()
+    """The recorded reason, if any; it is forgotten."""
+    path = _reason()
     if path is None:
         return ""
     try:
-        reason = Path(path).read_text()
-        Path(path).unlink()
+        reason = path.read_text()
+        path.unlink()
     except OSError:
         return ""
     return reason
+
+
+def _reason() -> Path | None:
+    folder = settings.run_folder()
+    return None if folder is None else Path(folder) / "reason"
 
 
 def summarize(error: BaseException) -> str:
@@ -126,28 +123,50 @@ def _recording(function: Callable[..., None]) -> Callable[..., None]:
     return recorded
 
 
-def around_running_sigquit(original: Callable[..., None], *args: Any, **kwargs: Any) -> None:
-    """AROUND SGLang's handler for the running phase, which it sets before the warm-up."""
-    if _started:
-        original(*args, **kwargs)
-    else:
+def in_place_of_running_sigquit(handler: Any, *args: Any) -> NoReturn:
+    """REPLACE SGLang's handler for the running phase, which it sets before the warm-up."""
+    if not _started:
         SigquitReport()(*args)
+    manager = handler.tokenizer_manager
+    try:
+        manager.dump_requests_before_crash()  # --crash-dump-folder
+    except Exception:
+        logging.getLogger(__name__).exception("the requests could not be dumped")
+    _end(verdict(take() or _death(manager._subprocess_watchdog)), 1)
 
 
-def end_children() -> None:
-    """Kill every descendant of this process and wait until they are gone."""
+def _death(watchdog: Any) -> str:
+    """Which of the children that SGLang's watchdog knows is dead, and of what."""
+    children = zip(watchdog._processes, watchdog._names, strict=True) if watchdog else ()
+    for child, name in children:
+        if not child.is_alive() and child.exitcode < 0:
+            names = {number.value: number.name for number in signal.Signals}
+            killer = names.get(-child.exitcode, f"signal {-child.exitcode}")
+            memory = "; the machine may be out of memory" if killer == "SIGKILL" else ""
+            return f"its process {name} was killed by {killer}{memory}"
+    return UNKNOWN
+
+
+def end_children(kinds: tuple[str, ...] = leftovers.SEGMENTS) -> None:
+    """Kill every descendant of this process, wait until they are gone, and remove their memory.
+
+    kinds: of shared memory. An ordinary exit removes the semaphores of this process by itself.
+    """
     import psutil
 
     # SGLang's watchdog would report each death as a crash, and answer it with a SIGQUIT to us.
     logging.getLogger(WATCHDOG).disabled = True
     signal.signal(signal.SIGQUIT, signal.SIG_IGN)
     children = psutil.Process().children(recursive=True)
+    pids = [os.getpid(), *(child.pid for child in children)]
+    shared = leftovers.shared_memory(pids, kinds)
     for child in children:
         with contextlib.suppress(psutil.NoSuchProcess):
             child.kill()
     deadline = time.monotonic() + REAP_SECONDS
     while any(map(_is_alive, children)) and time.monotonic() < deadline:
         time.sleep(0.05)
+    leftovers.remove(shared)
 
 
 def _is_alive(process: Any) -> bool:
@@ -163,7 +182,8 @@ def _end(sentence: str, status: int) -> NoReturn:
     """End the process tree from within a signal handler, `sentence` being the last line."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    end_children()
+    end_children(leftovers.SEGMENTS + leftovers.SEMAPHORES)
+    leftovers.remove_folder()
     sys.stdout.flush()
     # Not print: the signal may have come in the midst of one.
     os.write(2, f"{PREFIX}{sentence}\n".encode())
@@ -174,7 +194,6 @@ def _on_stop(signum: int, frame: Any) -> None:
     """SIGINT and SIGTERM. While SGLang is being imported an exception might be swallowed."""
     if _started:
         raise KeyboardInterrupt
-    take()
     _end("stopped before the server was ready", 128 + signum)
 
 
@@ -182,8 +201,7 @@ class SigquitReport:
     """Launch-phase SIGQUIT handler: say why a child failed, then end the process tree."""
 
     def __call__(self, *args: Any) -> NoReturn:
-        reason = take() or "a child process failed; its log lines above say why"
-        _end(verdict(reason), 1)
+        _end(verdict(take() or UNKNOWN), 1)
 
     def __repr__(self) -> str:
         return "sglang-gemma4-ext says why a start failed"

@@ -14,7 +14,7 @@ import sys
 from dataclasses import replace
 from typing import get_args
 
-from sglang_gemma4_ext import __version__, failure, low_memory, plugin
+from sglang_gemma4_ext import __version__, failure, leftovers, low_memory, plugin
 from sglang_gemma4_ext.assistant_fit import check_fit
 from sglang_gemma4_ext.command_line import DRAFT_MODEL, MODEL, TENSOR_PARALLEL, CommandLine
 from sglang_gemma4_ext.context import detect_gpu, gpu_memory_bytes
@@ -59,8 +59,8 @@ def build_parser() -> argparse.ArgumentParser:
         choices=get_args(Nvfp4Backend),
         default=Settings.nvfp4,
         help="who multiplies NVFP4 weights: fused Triton kernels, SGLang's Marlin kernels or the "
-        "exact dequantize-then-matmul reference; auto: fused where that was measured faster, else "
-        "Marlin, and the reference without a GPU (default: %(default)s)",
+        "exact dequantize-then-matmul reference; auto: fused where that was measured faster and "
+        "for experts, else Marlin, and the reference without a GPU (default: %(default)s)",
     )
     group.add_argument(
         "--gemma4-swa-policy",
@@ -136,7 +136,7 @@ def _prepare(ours: argparse.Namespace, theirs: list[str]) -> CommandLine:
     elif ours.gemma4_low_memory:
         chosen = low_memory.apply(line, gpu_memory_bytes(), settings.swa_policy)
         print(f"sglang-gemma4-ext: {chosen}", file=sys.stderr, flush=True)
-    settings.export(speculative=line.value(*DRAFT_MODEL) is not None)
+    settings.export(speculative=line.value(*DRAFT_MODEL) is not None, ranks=line.ranks)
     return line
 
 
@@ -184,7 +184,7 @@ def _runs_on_cpu(line: CommandLine) -> bool:
 def _serve(argv: list[str]) -> int:
     """Run SGLang until it ends, and see to it that nothing of it is left. The exit status."""
     status, sentence = 0, "stopped"
-    failure.watch_children()
+    leftovers.make_folder()
     print(f"sglang-gemma4-ext {__version__}: starting SGLang", file=sys.stderr, flush=True)
     try:
         _run(argv)
@@ -195,8 +195,8 @@ def _serve(argv: list[str]) -> int:
     except Exception as error:
         logging.getLogger(__name__).exception("the server failed")
         status, sentence = 1, failure.verdict(failure.take() or failure.summarize(error))
-    failure.take()
     failure.end_children()
+    leftovers.remove_folder()
     if sentence:
         _complain(sentence)
     return status
@@ -226,7 +226,9 @@ def _run(argv: list[str]) -> None:
         banner.announce_when_ready,
         HookType.BEFORE,
     )
-    HookRegistry.register(failure.RUNNING_SIGQUIT, failure.around_running_sigquit, HookType.AROUND)
+    HookRegistry.register(
+        failure.RUNNING_SIGQUIT, failure.in_place_of_running_sigquit, HookType.REPLACE
+    )
     load_plugins()
     plugin.require_bootstrap()
     server_args = prepare_server_args(argv)

@@ -14,9 +14,8 @@ import multiprocessing
 import signal
 from typing import Any
 
-from sglang_gemma4_ext import VERIFIED_SGLANG
-from sglang_gemma4_ext.failure import SCHEDULER_INIT, around_scheduler_init
-from sglang_gemma4_ext.settings import Settings, SettingsError, failure_file
+from sglang_gemma4_ext import VERIFIED_SGLANG, failure, leftovers
+from sglang_gemma4_ext.settings import Settings, SettingsError, run_folder
 
 logger = logging.getLogger(__name__)
 
@@ -40,8 +39,10 @@ def activate() -> None:
         raise SystemExit(f"sglang-gemma4-ext: {error}") from None
     register_resolution_hook("handle_model_source_paths")(_on_model_path)
     HookRegistry.register(BOOTSTRAP, _on_model_config, HookType.BEFORE)
-    if failure_file() is not None:
-        HookRegistry.register(SCHEDULER_INIT, around_scheduler_init, HookType.AROUND)
+    if run_folder() is not None:
+        around = HookType.AROUND
+        HookRegistry.register(failure.SCHEDULER_INIT, failure.around_scheduler_init, around)
+        HookRegistry.register(leftovers.PORT_ARGS, leftovers.around_port_args, around)
         _leave_ctrl_c_to_the_launcher()
 
 

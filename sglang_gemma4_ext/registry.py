@@ -4,7 +4,8 @@
 A patch is data: which functions of SGLang it hooks, the fingerprint of the source it was verified
 against, why it exists and when it may go. SGLang's HookRegistry does the hooking, but it logs and
 swallows a hook that does not apply, so `apply` looks at every target afterwards. A required patch
-that does not hold is a reason not to start: `HeldBack` carries all such reasons at once.
+that does not hold is a reason not to start: `HeldBackError` carries all such reasons at once. So is
+an optional one of which only some hooks hold: a hook cannot be taken back.
 """
 
 from __future__ import annotations
@@ -79,15 +80,19 @@ class Patch:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The state of one patch in this process, and why, in words."""
+    """The state of one patch in this process, and why, in words.
+
+    partly_hooked: of a broken patch, that some of its hooks are in place all the same.
+    """
 
     patch: Patch
     state: State
     reasons: tuple[str, ...] = field(default=())
+    partly_hooked: bool = False
 
     @property
     def stops_server(self) -> bool:
-        return self.state is State.BROKEN and self.patch.required
+        return self.state is State.BROKEN and (self.patch.required or self.partly_hooked)
 
 
 class HeldBackError(RuntimeError):
@@ -98,7 +103,7 @@ class HeldBackError(RuntimeError):
         names = ",".join(outcome.patch.name for outcome in broken)
         lines = [f"  {o.patch.name}: {reason}" for o in broken for reason in o.reasons]
         super().__init__(
-            f"sglang-gemma4-ext does not start half-patched. On SGLang {sglang} these patches do "
+            f"a server does not start half-patched. On SGLang {sglang} these patches do "
             "not hold:\n" + "\n".join(lines) + "\nInstall the SGLang that this release is made "
             f"for, or leave them out with --gemma4-ext-disable {names}"
         )
@@ -186,7 +191,10 @@ def _verified(outcome: Outcome) -> Outcome:
         for hook in outcome.patch.hooks
         if not is_wrapped(resolve(hook.target), hook.fn)
     )
-    return Outcome(outcome.patch, State.BROKEN, missing) if missing else outcome
+    if not missing:
+        return outcome
+    partly = len(missing) < len(outcome.patch.hooks)
+    return Outcome(outcome.patch, State.BROKEN, missing, partly_hooked=partly)
 
 
 def is_wrapped(found: Any, fn: Callable[..., Any]) -> bool:

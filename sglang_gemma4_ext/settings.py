@@ -36,8 +36,8 @@ class Settings:
         Triton's interpreter (slow; for testing kernels).
     nvfp4: who multiplies NVFP4 weights. `fused` are our Triton kernels (without a GPU in Triton's
         interpreter), `marlin` is SGLang's kernel, `dequant` is the exact dequantize-then-matmul
-        reference. `auto` takes on a GPU the fused kernels where they were measured to be faster,
-        else Marlin; without one the reference.
+        reference. `auto` takes on a GPU the fused kernels for layer shapes where they were measured
+        to be faster, else Marlin; without one the reference. Experts that Marlin refuses are fused.
     swa_policy: how KV memory is split between full and sliding layers; see plan/pools.py.
     router: who routes tokens to experts: our kernels, SGLang's, or ours where they measured faster.
     cpu: the CPU reference is active (set by the launcher when there is no GPU).
@@ -77,12 +77,17 @@ class Settings:
         )
 
     def export(
-        self, env: MutableMapping[str, str] = os.environ, *, speculative: bool = False
+        self,
+        env: MutableMapping[str, str] = os.environ,
+        *,
+        speculative: bool = False,
+        ranks: int = 1,
     ) -> None:
         """Write the settings where this process's children and SGLang will read them.
 
         Must run before Triton is imported: its interpreter is chosen at import.
         speculative: draft trees are Triton kernels on the CPU too, whatever attention is.
+        ranks: schedulers of one server. SGLang gives each a NUMA node unless it is told the cores.
         """
         env[_PREFIX + "DISABLE"] = ",".join(sorted(self.disable))
         env[_PREFIX + "CPU_ATTENTION"] = self.cpu_attention
@@ -93,6 +98,8 @@ class Settings:
             env["SGLANG_PLATFORM"] = CPU_PLATFORM
             if self.cpu_attention == "triton" or speculative:
                 env["TRITON_INTERPRET"] = "1"
+            if ranks > 1:
+                env.setdefault("SGLANG_CPU_OMP_THREADS_BIND", _cores_by_rank(ranks))
 
 
 def parse_names(text: str) -> frozenset[str]:
@@ -111,13 +118,20 @@ def nvcc_host_compiler(env: Mapping[str, str] = os.environ) -> str:
     return env.get("NVCC_CCBIN", "g++")
 
 
-def failure_file() -> str | None:
-    """Where a child process of our launcher leaves its reason for not starting."""
-    return os.environ.get(_PREFIX + "FAILURE_FILE") or None
+def run_folder() -> str | None:
+    """The folder that a process of our launcher shares with the others; it goes with the server."""
+    return os.environ.get(_PREFIX + "RUN_FOLDER") or None
 
 
-def set_failure_file(path: str) -> None:
-    os.environ[_PREFIX + "FAILURE_FILE"] = path
+def set_run_folder(path: str) -> None:
+    os.environ[_PREFIX + "RUN_FOLDER"] = path
+
+
+def _cores_by_rank(ranks: int) -> str:
+    """The cores that this process may use, dealt out; shared where there are fewer than ranks."""
+    cores = sorted(os.sched_getaffinity(0))
+    shares = [cores[rank::ranks] or [cores[rank % len(cores)]] for rank in range(ranks)]
+    return "|".join(",".join(map(str, share)) for share in shares)
 
 
 def _require(flag: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -12,6 +12,7 @@ are lent by the ten minutes. The last thing printed is a short table.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shlex
@@ -23,11 +24,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from bench.conditions import ROOT, conditions, gpu
 from bench.gpu.steps import LIMIT_S, STEPS, Step
 
 DONE, FAILED, LATE = "done", "failed", "out of time"
 TOY_BUDGET_S = 240
+GRACE_S = 20
 
 
 class State:
@@ -112,13 +116,17 @@ class Runner:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ask first: a comparison takes its server down, which has a process group of its own."""
+    """Ask first, for a comparison takes its server down; then leave none behind on the GPU."""
+    started = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGINT)
     try:
-        process.wait(20)
+        process.wait(GRACE_S)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
         process.wait()
+    for child in started:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:

@@ -13,6 +13,7 @@ import argparse
 import csv
 import io
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -81,19 +82,30 @@ def download(wanted: list[str], folder: Path, python: str) -> None:
     subprocess.run([*asked, *tags, "-d", folder, *wanted], check=True)
 
 
+def own_wheel(out: Path) -> None:
+    """Built by this interpreter, which has what builds it; it holds no compiled code.
+
+    Of a copy of the tree: setuptools would pack what an earlier build has left in `build` too.
+    """
+    asked = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation"]
+    left_out = shutil.ignore_patterns(".git", ".venv", ".kit", "build", "*.egg-info", "__pycache__")
+    with tempfile.TemporaryDirectory() as folder:
+        source = shutil.copytree(ROOT, Path(folder) / "tree", symlinks=True, ignore=left_out)
+        subprocess.run([*asked, "-w", out.resolve(), source], check=True, cwd=folder)
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path, help="folder, which git should ignore")
     parser.add_argument("--python", default=sys.executable, help="an interpreter with pip")
     args = parser.parse_args(argv)
+    args.out = args.out.resolve()
     args.out.mkdir(parents=True, exist_ok=True)
     download(requirements(), args.out, args.python)
     for name, dropped in DROPPED.items():
         (wheel,) = args.out.glob(f"{name.replace('-', '_')}-*.whl")
         trim(wheel, dropped)
-    with tempfile.TemporaryDirectory() as build:
-        asked = [args.python, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation"]
-        subprocess.run([*asked, "-w", args.out, ROOT], check=True, cwd=build)
+    own_wheel(args.out)
     files = sorted(args.out.glob("*.whl"), key=lambda file: -file.stat().st_size)
     total = sum(file.stat().st_size for file in files)
     for file in files[:5]:

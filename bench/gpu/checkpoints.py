@@ -13,8 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from sglang_gemma4_ext.plan.geometry import BUILT_IN, FULL, SLIDING, Geometry
-from tests.checkpoints.shapes import write_config
-from tests.checkpoints.tiny import processor, towers
 
 WEIGHTS = ("bf16", "nvfp4")
 # The released 26B-A4B's tower; the 12B has none, and gets it for stock to start.
@@ -26,6 +24,9 @@ VISION = {
 
 def write(name: str, weights: str, out: Path, toy: bool = False) -> Path:
     """config.json, tokenizer and processor of a released shape. `toy` keeps its kind alone."""
+    from tests.checkpoints.shapes import write_config
+    from tests.checkpoints.tiny import processor, towers
+
     geometry = BUILT_IN[name]
     write_config(_toy(geometry) if toy else geometry, out)
     processor().save_pretrained(out)

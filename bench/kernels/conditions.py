@@ -1,28 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a row of results was made under, and the capability whose table it is for."""
+"""What a row of a kernel bench was made under, and the capability whose table it is for."""
 
 from __future__ import annotations
 
-import platform
-import subprocess
+import shlex
+import sys
 from typing import Any
 
 import torch
 import triton
 
+from bench import conditions as common
 
-def conditions() -> dict[str, Any]:
-    """GPU, versions and our commit, as they are written into each row."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
-    )
-    return {
+
+def conditions(module: str) -> dict[str, Any]:
+    """Machine, versions, commit, date and command; the GPU, or None; whether interpreted."""
+    command = shlex.join(["python", "-m", module, *sys.argv[1:]])
+    return common.conditions(command) | {
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "capability": capability(),
-        "torch": torch.__version__,
-        "triton": triton.__version__,
-        "python": platform.python_version(),
-        "commit": commit.stdout.strip(),
+        "interpreted": triton.knobs.runtime.interpret,
     }
 
 

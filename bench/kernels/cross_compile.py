@@ -14,6 +14,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,6 +22,8 @@ from pathlib import Path
 CAPABILITIES = (80, 86, 89, 90)
 # Bytes a block may have, by capability: CUDA's programming guide, opt-in maximum.
 MAX_SHARED_BYTES = {80: 163 * 1024, 86: 99 * 1024, 89: 99 * 1024, 90: 227 * 1024}
+# In cuobjdump's listing: an address, perhaps a predicate, then the instruction's name.
+OPCODE = r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?([A-Z][A-Z0-9_.]+)"
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class Job:
 class Compiled:
     """registers a thread; local (stack and spills) and shared in bytes a thread and a block.
 
+    opcodes: how often each machine instruction is there, by its full name, "LDG.E.128".
     error: why there is no machine code, or None.
     """
 
@@ -52,6 +56,7 @@ class Compiled:
     local_bytes: int = 0
     shared_bytes: int = 0
     ptx: str = field(default="", repr=False)
+    opcodes: dict[str, int] = field(default_factory=dict, repr=False)
     error: str | None = None
 
     def count(self, pattern: str) -> int:
@@ -60,7 +65,10 @@ class Compiled:
 
 
 def compile_all(jobs: Iterable[Job]) -> list[Compiled]:
-    """Compile every job, in order, by the compiler and not the interpreter."""
+    """Compile every job, in order, by the compiler and not the interpreter.
+
+    A kernel that Triton or ptxas refuses is an `error` of its own; the others are compiled.
+    """
     env = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     done = subprocess.run(
         [sys.executable, "-m", "bench.kernels.cross_compile"],
@@ -78,6 +86,7 @@ def _compile(job: Job) -> Compiled:
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
+    from triton.errors import TritonError
 
     kernel = pkgutil.resolve_name(job.kernel)
     signature = {name: job.signature.get(name, "constexpr") for name in kernel.arg_names}
@@ -94,15 +103,20 @@ def _compile(job: Job) -> Compiled:
     options = {"num_warps": job.num_warps, "num_stages": job.num_stages}
     try:
         built = triton.compile(source, GPUTarget("cuda", job.capability, 32), options)
-    except Exception as error:
+    except (TritonError, RuntimeError) as error:  # a pass of the compiler that fails: RuntimeError
         return Compiled(error=f"{type(error).__name__}: {error}")
-    used = _resources(built.asm["cubin"])
+    used, opcodes = _read(built.asm["cubin"])
     return Compiled(
-        used["REG"], used["STACK"] + used["LOCAL"], built.metadata.shared, built.asm["ptx"]
+        used["REG"],
+        used["STACK"] + used["LOCAL"],
+        built.metadata.shared,
+        built.asm["ptx"],
+        opcodes,
     )
 
 
-def _resources(cubin: bytes) -> dict[str, int]:
+def _read(cubin: bytes) -> tuple[dict[str, int], dict[str, int]]:
+    """cuobjdump's resource usage, and its count of each instruction."""
     import triton.backends.nvidia
 
     tool = Path(triton.backends.nvidia.__file__).parent / "bin" / "cuobjdump"
@@ -110,9 +124,10 @@ def _resources(cubin: bytes) -> dict[str, int]:
         file.write(cubin)
         file.flush()
         said = subprocess.run(
-            [tool, "-res-usage", file.name], capture_output=True, text=True, check=True
+            [tool, "-res-usage", "-sass", file.name], capture_output=True, text=True, check=True
         ).stdout
-    return {name: int(value) for name, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", said)}
+    used = {name: int(value) for name, value in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", said)}
+    return used, dict(Counter(re.findall(OPCODE, said, re.MULTILINE)))
 
 
 if __name__ == "__main__":

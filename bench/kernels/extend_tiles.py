@@ -11,17 +11,16 @@ with TRITON_INTERPRET=1, runs small sizes without times.
 
 from __future__ import annotations
 
-import argparse
 import functools
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 import triton
 
+from bench.kernels.command import arguments, parsed, written
 from bench.kernels.conditions import capability, conditions
 from bench.kernels.cross_compile import compile_all
 from bench.kernels.extend_job import job
@@ -156,26 +155,18 @@ def compiled_bytes(tiles: list[Tile]) -> dict[Tile, int]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, help="JSON lines")
-    parser.add_argument("--write-table", action="store_true", help="kernels/extend_tiles.json")
-    parser.add_argument("--toy", action="store_true", help="small sizes, no times")
-    args = parser.parse_args(argv)
-    if not torch.cuda.is_available() and not (args.toy and triton.knobs.runtime.interpret):
-        parser.error("needs an NVIDIA GPU; without one: TRITON_INTERPRET=1 ... --toy")
-    if args.write_table and (args.toy or args.out is None):
-        parser.error("--write-table needs --out, and times")
+    parser = arguments(__doc__.splitlines()[0], table="kernels/extend_tiles.json")
+    args = parsed(parser, argv)
     _hook()
     torch.manual_seed(0)
-    found = [
-        row | conditions()
+    made_under = conditions("bench.kernels.extend_tiles")
+    timed = (
+        row | made_under
         for dim in HEADS
         for call in (TOY if args.toy else CALLS)
         for row in rows(dim, call, candidates(dim, call[1])[:: 8 if args.toy else 1], args.toy)
-    ]
-    print("\n".join(map(json.dumps, found)))
-    if args.out:
-        args.out.write_text("".join(json.dumps(row) + "\n" for row in found))
+    )
+    found = written(timed, args.out)
     if args.write_table:
         tiles = winners(found)
         write_table(tiles, str(args.out), compiled_bytes(tiles))

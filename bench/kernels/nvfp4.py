@@ -3,88 +3,127 @@
 
     python -m bench.kernels.nvfp4 [--out bench/results/nvfp4_NAME.jsonl] [--shape "12B down"]
 
-Correctness first: a shape at which a provider is off has no time. Then every shape of Gemma 4 by
-every M, under CUDA graphs with a cold L2, each row one JSON line. --toy runs small shapes without
-times, on a CPU in Triton's interpreter with TRITON_INTERPRET=1.
+Correctness first: a provider that is off has no time. Then every shape of Gemma 4 (a rank's share,
+with --tp) by every M, under CUDA graphs with a cold L2, each row one JSON line. `gate_up` is the
+linear and its activation. --write-table puts what was faster into this GPU's own file of
+kernels/nvfp4_configs. --toy runs small shapes without times, on a CPU in Triton's interpreter with
+TRITON_INTERPRET=1.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import platform
-import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
-import triton
 
-from bench.kernels import providers, shapes
+from bench.kernels import nvfp4_table, providers, shapes
+from bench.kernels.command import arguments, parsed, written
+from bench.kernels.conditions import conditions
 from bench.kernels.plot import plot
 from bench.kernels.timing import copies_for, copy_gb_s, measure
+from sglang_gemma4_ext.kernels.nvfp4_dequant import dequant
 from sglang_gemma4_ext.kernels.nvfp4_format import dequantize
 from sglang_gemma4_ext.kernels.nvfp4_linear_ref import nvfp4_experts_ref
 
-TOKENS = (1, 2, 4, 8, 16, 32, 64, 256, 1024, 4096)
-TOY = {"toy": (64, 128)}
+TOY = {"toy": (64, 128), "toy gate_up": (32, 64)}
+TOY_EXPERTS = (((64, 32), (32, 32)), 4, 2)
 TOY_TOKENS = (1, 5)
 # RMS(error) / RMS(exact) in BF16: one rounding of the result is 0.0017, of the weights as much;
-# experts round their intermediate too. Marlin rounds its scales.
-LIMIT = {"linear": 6e-3, "experts": 1e-2}
+# an activation and experts round their intermediate too. Marlin rounds its scales.
+LIMIT = {"linear": 6e-3, "gate_up": 1e-2, "experts": 1e-2, "dequant": 2e-3}
+
+Rows = Iterator[dict[str, Any]]
 
 
-def linears(named: dict[str, tuple[int, int]], tokens: tuple[int, ...], device: str) -> Iterator:
-    """Rows of every linear, M and provider."""
+def linears(named: dict[str, tuple[int, int]], tokens: Sequence[int], device: str) -> Rows:
+    """Rows of every linear, M and provider, and of a gate_up with its activation."""
     for name, (n, k) in named.items():
         size = n * (k // 2 + k // 16 + 4)
         weights = [providers.draw(n, k, device=device, seed=i) for i in range(copies_for(size))]
         packed, block, row = weights[0]
         exact = dequantize(packed, block, row[:, None], torch.float32)
+        shape = {"shape": name, "n": n, "k": k}
+        yield from _unpacked(shape, weights, exact, size)
         for m in tokens:
-            x = torch.randn(m, k, device=device).to(_dtype())
+            x = torch.randn(m, k, device=device).to(providers.dtype())
             want = x.float() @ exact.T
-            row_of = {"op": "linear", "shape": name, "n": n, "k": k, "m": m}
-            yield from _rows(row_of, providers.LINEAR, [(w,) for w in weights], x, want, size)
+            linear = {"op": "linear", **shape, "m": m}
+            yield from _rows(linear, _of(providers.LINEAR, weights, device), x, want, size)
+            if name.endswith("gate_up"):
+                want = providers.gelu_and_mul(want)
+                gated = {**linear, "op": "gate_up"}
+                yield from _rows(gated, _of(providers.GATE_UP, weights, device), x, want, size)
 
 
-def experts(count: int, top_k: int, tokens: tuple[int, ...], device: str, toy: bool) -> Iterator:
-    """Rows of the routed experts, random routing, every M and provider."""
-    (n13, k13), (n2, k2) = ((64, 32), (32, 32)) if toy else shapes.EXPERTS[0]
+def _of(
+    makers: dict[str, Callable], weights: list[providers.Weight], device: str
+) -> Iterator[tuple[str, list[providers.Call]]]:
+    """Each provider's calls, on its own copies of the weights while they are timed."""
+    for name, make in makers.items():
+        if name != "marlin" or device == "cuda":
+            yield name, [make(weight) for weight in weights]
+
+
+def _unpacked(
+    shape: dict[str, Any], weights: list[providers.Weight], exact: torch.Tensor, size: int
+) -> Rows:
+    """The dequant kernel alone, beside PyTorch's arithmetic; M is 0."""
+    makers = {
+        "fused": lambda p, b, r: lambda x: dequant(p, b, r[:, None], x.dtype),
+        "torch": lambda p, b, r: lambda x: dequantize(p, b, r[:, None], x.dtype),
+    }
+    x = exact.new_empty(0, dtype=providers.dtype())
+    calls = ((name, [make(*weight) for weight in weights]) for name, make in makers.items())
+    yield from _rows({"op": "dequant", **shape, "m": 0}, calls, x, exact, size)
+
+
+def experts(
+    sizes: tuple[tuple[int, int], tuple[int, int]],
+    count: int,
+    top_k: int,
+    tokens: Sequence[int],
+    device: str,
+) -> Rows:
+    """Rows of the routed experts, every M and provider, over as many random routings as L2 asks."""
+    (n13, k13), (n2, k2) = sizes
     w13 = providers.draw(count, n13, k13, device=device)
     w2 = providers.draw(count, n2, k2, device=device, seed=1)
+    an_expert = n13 * (k13 // 2 + k13 // 16 + 4) + n2 * (k2 // 2 + k2 // 16 + 4)
+    shape = {"shape": f"{count} experts, top {top_k}", "n": n13, "k": k13}
+    makers = {name: make for name, make in providers.EXPERTS.items() if name != "marlin"}
+    made = providers.EXPERTS if device == "cuda" else makers
+    routed = {name: make(w13, w2) for name, make in made.items()}
     for m in tokens:
-        x = torch.randn(m, k13, device=device).to(_dtype())
-        scores = torch.rand(m, count, device=device)
-        routing = scores.topk(top_k, dim=-1)
-        ids, weights = routing.indices.int(), routing.values
-        want = nvfp4_experts_ref(x.float(), ids, weights, *w13, *w2, "gelu_tanh")
-        used = ids.unique().numel()
-        size = used * (n13 * (k13 // 2 + k13 // 16 + 4) + n2 * (k2 // 2 + k2 // 16 + 4))
-        row_of = {"op": "experts", "shape": f"{count} experts, top {top_k}", "n": n13, "k": k13}
-        arguments = [(w13, w2, ids, weights)]
-        yield from _rows({**row_of, "m": m}, providers.EXPERTS, arguments, x, want, size)
+        x = torch.randn(m, k13, device=device).to(providers.dtype())
+        first = _routing(m, count, top_k, device)
+        size = first[0].unique().numel() * an_expert
+        every = [first, *(_routing(m, count, top_k, device) for _ in range(copies_for(size) - 1))]
+        want = nvfp4_experts_ref(x.float(), *first, *w13, *w2, providers.ACTIVATION)
+        calls = ((name, [make(*routing) for routing in every]) for name, make in routed.items())
+        yield from _rows({"op": "experts", **shape, "m": m}, calls, x, want, size)
+
+
+def _routing(m: int, count: int, top_k: int, device: str) -> tuple[torch.Tensor, torch.Tensor]:
+    best = torch.rand(m, count, device=device).topk(top_k, dim=-1)
+    return best.indices.int(), best.values
 
 
 def _rows(
     row_of: dict[str, Any],
-    makers: dict[str, Callable[..., providers.Call]],
-    copies: list[tuple],
+    providers_calls: Iterator[tuple[str, list[providers.Call]]],
     x: torch.Tensor,
     want: torch.Tensor,
     size: int,
-) -> Iterator[dict[str, Any]]:
-    """One row a provider. size: bytes of weights that a call must read."""
+) -> Rows:
+    """One row a provider, then the ratios. size: bytes of weights that a call must read."""
     times = {}
-    for name, make in makers.items():
-        if name == "marlin" and not x.is_cuda:
-            continue
-        calls = [make(*arguments) for arguments in copies]
+    for name, calls in providers_calls:
         error = ((calls[0](x).float() - want).square().mean() / want.square().mean()).sqrt().item()
-        row = {**row_of, "provider": name, "error_rms": error}
+        row = {**row_of, "provider": name, "dtype": str(x.dtype), "error_rms": error}
         row["correct"] = bool(error <= LIMIT[row_of["op"]])
         if row["correct"]:
             time = measure([lambda call=call: call(x) for call in calls])
@@ -98,62 +137,42 @@ def _rows(
         yield {**row_of, "provider": "ratio", "times_of_fused": ratios}
 
 
-def _dtype() -> torch.dtype:
-    """BF16, as Gemma is served; the interpreter has no BF16 arithmetic."""
-    return torch.float16 if triton.knobs.runtime.interpret else torch.bfloat16
-
-
-def conditions(device: str) -> dict[str, Any]:
-    """What every row was made under."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
-    )
-    return {
-        "gpu": torch.cuda.get_device_name() if device == "cuda" else None,
-        "interpreted": triton.knobs.runtime.interpret,
-        "dtype": str(_dtype()),
-        "torch": torch.__version__,
-        "triton": triton.__version__,
-        "python": platform.python_version(),
-        "commit": commit.stdout.strip(),
-    }
-
-
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, help="JSON lines; the plot goes beside it as .svg")
+    parser = arguments(__doc__.splitlines()[0], table="kernels/nvfp4_configs/NAME.json")
     parser.add_argument("--shape", action="append", choices=[*shapes.NAMED, "experts"])
-    parser.add_argument("--tokens", type=int, nargs="+", default=TOKENS)
-    parser.add_argument("--toy", action="store_true", help="small shapes, no times")
-    args = parser.parse_args(argv)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cpu" and not (args.toy and triton.knobs.runtime.interpret):
-        parser.error("needs an NVIDIA GPU; without one: TRITON_INTERPRET=1 ... --toy")
-    named, tokens = (TOY, TOY_TOKENS) if args.toy else (shapes.NAMED, tuple(args.tokens))
-    if args.shape:
-        named = {name: shape for name, shape in shapes.NAMED.items() if name in args.shape}
-    rows = list(_all(named, tokens, device, args))
+    parser.add_argument("--tokens", type=int, nargs="+", default=nvfp4_table.TOKENS)
+    parser.add_argument("--tp", type=int, choices=(1, 2, 4, 8), default=1)
+    args = parsed(parser, argv)
+    rows = written(_all(args), args.out)
     if args.out:
-        args.out.write_text("".join(json.dumps(row) + "\n" for row in rows))
         plot(rows, args.out.with_suffix(".svg"))
     wrong = [row for row in rows if row.get("correct") is False]
     for row in wrong:
         print("wrong:", json.dumps(row), file=sys.stderr)
-    return 1 if any(row["provider"] == "fused" for row in wrong) else 0
+    if any(row["provider"] == "fused" for row in wrong):
+        return 1
+    if args.write_table:
+        nvfp4_table.write(rows, str(args.out), torch.cuda.get_device_name())
+    return 0
 
 
-def _all(named: dict, tokens: tuple[int, ...], device: str, args: Any) -> Iterator[dict[str, Any]]:
-    common, bandwidth = conditions(device), copy_gb_s()
-    count, top_k = (4, 2) if args.toy else (shapes.EXPERT_COUNT, shapes.TOP_K)
+def _all(args: Any) -> Rows:
+    made_under, bandwidth = conditions("bench.kernels.nvfp4"), copy_gb_s()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    named, tokens = shapes.named(args.tp), args.tokens
+    moe = (shapes.experts(args.tp), shapes.EXPERT_COUNT, shapes.TOP_K)
+    if args.toy:
+        named, moe, tokens = TOY, TOY_EXPERTS, TOY_TOKENS
+    elif args.shape:
+        named = {name: shape for name, shape in named.items() if name in args.shape}
     found = [linears(named, tokens, device)]
-    if not args.shape or "experts" in args.shape:
-        found.append(experts(count, top_k, tokens, device, args.toy))
+    if moe[0] is not None and (not args.shape or "experts" in args.shape):
+        found.append(experts(*moe, tokens, device))
     for rows in found:
         for row in rows:
             if "gb_s" in row:
-                row["copy_gb_s"], row["share_of_copy"] = bandwidth, row["gb_s"] / bandwidth
-            print(json.dumps(row), flush=True)
-            yield {**row, **common}
+                row |= {"copy_gb_s": bandwidth, "share_of_copy": row["gb_s"] / bandwidth}
+            yield row | made_under
 
 
 if __name__ == "__main__":

@@ -17,9 +17,9 @@ COLORS = {
 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
-    """One panel a shape; a row without a time has no point."""
-    timed = [row for row in rows if "gb_s" in row]
-    panels = list(dict.fromkeys(row["shape"] for row in rows))
+    """One panel an operation and shape; a row without a time, or without an M, has no point."""
+    timed = [row for row in rows if "gb_s" in row and row["m"]]
+    panels = list(dict.fromkeys((row["op"], row["shape"]) for row in rows if row["m"]))
     top = max((row["gb_s"] for row in timed), default=1.0)
     height = (MARGIN + HEIGHT) * math.ceil(len(panels) / COLUMNS) + MARGIN
     parts = [
@@ -28,12 +28,12 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     ]
     for i, (name, color) in enumerate(COLORS.items()):
         parts.append(f'<text x="{MARGIN + 180 * i}" y="14" fill="{color}">{name}</text>')
-    for i, shape in enumerate(panels):
+    for i, (op, shape) in enumerate(panels):
         x, y = (i % COLUMNS) * WIDTH, MARGIN + (i // COLUMNS) * (HEIGHT + MARGIN)
         parts.append(f'<g transform="translate({x},{y})">')
-        parts.append(f'<text x="{MARGIN}" y="0">{shape}: GB/s (to {top:.0f}) over M</text>')
+        parts.append(f'<text x="{MARGIN}" y="0">{op} {shape}: GB/s (to {top:.0f}) over M</text>')
         parts.append(f'<path d="M{MARGIN},8V{HEIGHT - 16}H{WIDTH - 8}" fill="none" stroke="#333"/>')
-        parts += _lines([row for row in timed if row["shape"] == shape], top)
+        parts += _lines([row for row in timed if (row["op"], row["shape"]) == (op, shape)], top)
         parts.append("</g>")
     path.write_text("\n".join([*parts, "</svg>\n"]))
 

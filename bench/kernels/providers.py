@@ -11,13 +11,23 @@ from collections.abc import Callable
 from types import SimpleNamespace
 
 import torch
-from torch.nn.functional import linear
+import triton
+from torch.nn.functional import gelu, linear, silu
 
 from sglang_gemma4_ext.kernels.nvfp4_dequant import dequant
 from sglang_gemma4_ext.kernels.nvfp4_linear import nvfp4_linear
 
 Weight = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 Call = Callable[[torch.Tensor], torch.Tensor]
+# Of ids int32 [T, k] and weights fp32 [T, k].
+Routed = Callable[[torch.Tensor, torch.Tensor], Call]
+# Of experts. Gemma's is gelu, which SGLang's Marlin has not; the matmuls are the same.
+ACTIVATION = "silu"
+
+
+def dtype() -> torch.dtype:
+    """Of activations: BF16, as Gemma is served; the interpreter has no BF16 arithmetic."""
+    return torch.float16 if triton.knobs.runtime.interpret else torch.bfloat16
 
 
 def draw(*shape: int, device: str, seed: int = 0) -> Weight:
@@ -41,8 +51,8 @@ def dequantize_then_matmul(weight: Weight) -> Call:
 
 def cublas_bf16(weight: Weight) -> Call:
     packed, block, row = weight
-    whole = dequant(packed, block, row[:, None], torch.bfloat16)
-    return lambda x: linear(x.bfloat16(), whole)
+    whole = dequant(packed, block, row[:, None], dtype())
+    return lambda x: linear(x, whole)
 
 
 def marlin(weight: Weight) -> Call:
@@ -68,23 +78,47 @@ def marlin(weight: Weight) -> Call:
     )
 
 
+def with_activation(make: Callable[[Weight], Call]) -> Callable[[Weight], Call]:
+    """Gate and up of a provider, then the launch that SGLang has for gelu(gate) * up."""
+
+    def made(weight: Weight) -> Call:
+        call = make(weight)
+        if not weight[0].is_cuda:
+            return lambda x: gelu_and_mul(call(x))
+        from sglang.srt.layers.activation import gelu_tanh_and_mul
+
+        return lambda x: gelu_tanh_and_mul(call(x))
+
+    return made
+
+
+def gelu_and_mul(x: torch.Tensor) -> torch.Tensor:
+    """gelu(gate) * up in PyTorch, x [T, 2 N] being gate and up."""
+    gate, up = x.chunk(2, dim=-1)
+    return gelu(gate, approximate="tanh") * up
+
+
 LINEAR = {
     "fused": fused,
     "marlin": marlin,
     "dequantize_then_matmul": dequantize_then_matmul,
     "cublas_bf16": cublas_bf16,
 }
+GATE_UP = {
+    "fused": lambda weight: lambda x: nvfp4_linear(x, *weight, activation="gelu_tanh"),
+    **{name: with_activation(make) for name, make in LINEAR.items() if name != "fused"},
+}
 
 
-def fused_experts(w13: Weight, w2: Weight, ids: torch.Tensor, weights: torch.Tensor) -> Call:
+def fused_experts(w13: Weight, w2: Weight) -> Routed:
     from sglang_gemma4_ext.patches import _nvfp4_ops
 
     _nvfp4_ops.register()
     run = torch.ops.sglang_gemma4_ext.nvfp4_experts
-    return lambda x: run(x, ids, weights, *w13, *w2, "gelu_tanh")
+    return lambda ids, weights: lambda x: run(x, ids, weights, *w13, *w2, ACTIVATION)
 
 
-def marlin_experts(w13: Weight, w2: Weight, ids: torch.Tensor, weights: torch.Tensor) -> Call:
+def marlin_experts(w13: Weight, w2: Weight) -> Routed:
     from sglang.srt.layers.moe.fused_moe_triton.fused_marlin_moe import fused_marlin_moe
     from sglang.srt.layers.quantization import marlin_utils_fp4 as fp4
 
@@ -101,22 +135,66 @@ def marlin_experts(w13: Weight, w2: Weight, ids: torch.Tensor, weights: torch.Te
             parameter = torch.nn.Parameter(tensor, requires_grad=False)
             setattr(layer, f"{stack}_{name}", parameter)
     fp4.prepare_moe_nvfp4_layer_for_marlin(layer, group_size=16)
-    logits = torch.zeros(len(ids), len(w13[0]), device=ids.device)
-    return lambda x: fused_marlin_moe(
-        hidden_states=x,
-        w1=layer.w13_weight,
-        w2=layer.w2_weight,
-        w1_scale=layer.w13_weight_scale,
-        w2_scale=layer.w2_weight_scale,
-        gating_output=logits,
-        topk_weights=weights,
-        topk_ids=ids,
-        w1_global_scale=layer.w13_weight_scale_2,
-        w2_global_scale=layer.w2_weight_scale_2,
-        workspace=layer.workspace,
-        num_bits=4,
-        activation="gelu",
-    )
+
+    def routed(ids: torch.Tensor, weights: torch.Tensor) -> Call:
+        logits = torch.zeros(len(ids), len(w13[0]), device=ids.device)
+        return lambda x: fused_marlin_moe(
+            hidden_states=x,
+            w1=layer.w13_weight,
+            w2=layer.w2_weight,
+            w1_scale=layer.w13_weight_scale,
+            w2_scale=layer.w2_weight_scale,
+            gating_output=logits,
+            topk_weights=weights,
+            topk_ids=ids,
+            w1_global_scale=layer.w13_weight_scale_2,
+            w2_global_scale=layer.w2_weight_scale_2,
+            workspace=layer.workspace,
+            num_bits=4,
+            activation=ACTIVATION,
+        )
+
+    return routed
 
 
-EXPERTS = {"fused": fused_experts, "marlin": marlin_experts}
+def dequantize_then_matmul_experts(w13: Weight, w2: Weight) -> Routed:
+    def unpacked(stack: Weight, expert: int) -> torch.Tensor:
+        packed, block, row = (tensor[expert] for tensor in stack)
+        return dequant(packed, block, row[:, None], dtype())
+
+    return _one_by_one(lambda expert: (unpacked(w13, expert), unpacked(w2, expert)))
+
+
+def cublas_bf16_experts(w13: Weight, w2: Weight) -> Routed:
+    up, down = (dequant(p, b, row[..., None], dtype()) for p, b, row in (w13, w2))
+    return _one_by_one(lambda expert: (up[expert], down[expert]))
+
+
+def _one_by_one(weights_of: Callable[[int], tuple[torch.Tensor, ...]]) -> Routed:
+    """A matmul an expert. Who goes where is known beforehand: no call waits for the device."""
+
+    def routed(ids: torch.Tensor, weights: torch.Tensor) -> Call:
+        parts = []
+        for expert in ids.unique().tolist():
+            token, slot = torch.where(ids == expert)
+            parts.append((expert, token, weights[token, slot].float()[:, None]))
+
+        def call(x: torch.Tensor) -> torch.Tensor:
+            out = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
+            for expert, token, weight in parts:
+                up, down = weights_of(expert)
+                gate, y = linear(x[token], up).chunk(2, dim=-1)
+                out.index_add_(0, token, linear(silu(gate) * y, down).float() * weight)
+            return out.to(x.dtype)
+
+        return call
+
+    return routed
+
+
+EXPERTS = {
+    "fused": fused_experts,
+    "marlin": marlin_experts,
+    "dequantize_then_matmul": dequantize_then_matmul_experts,
+    "cublas_bf16": cublas_bf16_experts,
+}

@@ -12,16 +12,15 @@ TRITON_INTERPRET=1, runs small sizes without times.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
 import triton
 
+from bench.kernels.command import arguments, parsed, written
 from bench.kernels.conditions import capability, conditions
 from bench.kernels.timing import copies_for, measure
 from sglang_gemma4_ext.kernels.router import route, route_ref
@@ -171,28 +170,20 @@ def _dtype() -> torch.dtype:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, help="JSON lines")
-    parser.add_argument("--write-table", action="store_true", help="kernels/router_dispatch.json")
-    parser.add_argument("--toy", action="store_true", help="small sizes, no times")
-    args = parser.parse_args(argv)
+    parser = arguments(__doc__.splitlines()[0], table="kernels/router_dispatch.json")
+    args = parsed(parser, argv)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cpu" and not (args.toy and triton.knobs.runtime.interpret):
-        parser.error("needs an NVIDIA GPU; without one: TRITON_INTERPRET=1 ... --toy")
-    if args.write_table and (args.toy or args.out is None):
-        parser.error("--write-table needs --out, and times")
     torch.manual_seed(0)
     tokens, sizes = (TOY_TOKENS, TOY_SIZES) if args.toy else (TOKENS, SIZES)
+    made_under = conditions("bench.kernels.router")
     with torch.inference_mode():
-        rows = [
-            row | conditions()
+        found = (
+            row | made_under
             for count in tokens
             for make in (choice_rows, router_rows)
             for row in make(count, sizes, device)
-        ]
-    print("\n".join(map(json.dumps, rows)))
-    if args.out:
-        args.out.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        )
+        rows = written(found, args.out)
     wrong = [row for row in rows if row.get("correct") is False]
     if args.write_table and not wrong:
         table = json.loads(TABLE.read_text())

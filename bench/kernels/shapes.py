@@ -1,31 +1,82 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The linears of Gemma 4 as the server stacks them, [N, K], and its experts."""
+"""Gemma 4's linears as the server stacks them, [N, K], and its experts, whole and in shards."""
 
 from __future__ import annotations
 
-# name -> (N, K). 12B, 26B-A4B and 31B quantize all of these; each once where models share one.
-NAMED = {
-    "12B qkv sliding": (8192, 3840),
-    "12B qkv full": (9216, 3840),
-    "12B o sliding": (3840, 4096),
-    "12B o full": (3840, 8192),
-    "12B gate_up": (30720, 3840),
-    "12B down": (3840, 15360),
-    "26B-A4B qkv sliding": (8192, 2816),
-    "26B-A4B qkv full": (10240, 2816),
-    "26B-A4B o sliding": (2816, 4096),
-    "26B-A4B o full": (2816, 8192),
-    "26B-A4B gate_up": (4224, 2816),
-    "26B-A4B down": (2816, 2112),
-    "31B qkv sliding": (16384, 5376),
-    "31B qkv full": (20480, 5376),
-    "31B o sliding": (5376, 8192),
-    "31B o full": (5376, 16384),
-    "31B gate_up": (43008, 5376),
-    "31B down": (5376, 21504),
+from dataclasses import dataclass
+
+BLOCK = 16
+
+
+@dataclass(frozen=True)
+class Model:
+    """What the shapes of a model's linears follow from; sliding heads are 256 wide, full ones 512.
+
+    full_kv_heads serve as keys and as values: K = V layers load them twice.
+    """
+
+    hidden: int
+    mlp: int
+    heads: int
+    kv_heads: int
+    full_kv_heads: int
+    expert: int = 0
+
+    def linears(self, tp: int = 1) -> dict[str, tuple[int, int]]:
+        """(N, K) of one rank of `tp`; a KV head that more ranks than one need is on all of them."""
+        sliding, full = self.heads // tp * 256, self.heads // tp * 512
+        sliding_kv, full_kv = (max(1, n // tp) for n in (self.kv_heads, self.full_kv_heads))
+        return {
+            "qkv sliding": (sliding + 2 * sliding_kv * 256, self.hidden),
+            "qkv full": (full + 2 * full_kv * 512, self.hidden),
+            "o sliding": (self.hidden, sliding),
+            "o full": (self.hidden, full),
+            "gate_up": (2 * self.mlp // tp, self.hidden),
+            "down": (self.hidden, self.mlp // tp),
+        }
+
+    def experts(self, tp: int = 1) -> tuple[tuple[int, int], tuple[int, int]]:
+        """(N, K) of w13 and w2 of one rank's share of an expert."""
+        inner = self.expert // tp
+        return (2 * inner, self.hidden), (self.hidden, inner)
+
+    def splits(self) -> tuple[int, ...]:
+        """The tensor parallel sizes at which every K is whole blocks of 16, which NVFP4 needs."""
+        widths = [self.mlp, *([self.expert] if self.expert else [])]
+        return tuple(tp for tp in (1, 2, 4, 8) if all(w % (tp * BLOCK) == 0 for w in widths))
+
+
+MODELS = {
+    "12B": Model(3840, 15360, 16, 8, 1),
+    "26B-A4B": Model(2816, 2112, 16, 8, 2, expert=704),
+    "31B": Model(5376, 21504, 32, 16, 4),
 }
-LINEARS = tuple(NAMED.values())
-GATED = tuple(shape for name, shape in NAMED.items() if name.endswith("gate_up"))
-# (w13, w2) of one expert; 128 of them, 8 a token.
-EXPERTS = (((1408, 2816), (2816, 704)),)
+# Of the 26B-A4B.
 EXPERT_COUNT, TOP_K = 128, 8
+
+
+def named(tp: int = 1) -> dict[str, tuple[int, int]]:
+    """name -> (N, K) of every linear that 12B, 26B-A4B and 31B quantize, where `tp` splits them."""
+    return {
+        f"{model} {name}": shape
+        for model, sizes in MODELS.items()
+        if tp in sizes.splits()
+        for name, shape in sizes.linears(tp).items()
+    }
+
+
+def experts(tp: int = 1) -> tuple[tuple[int, int], tuple[int, int]] | None:
+    """(w13, w2) of one expert; None where `tp` does not split it."""
+    model = MODELS["26B-A4B"]
+    return model.experts(tp) if tp in model.splits() else None
+
+
+NAMED = named()
+
+# As the ranks of each tensor parallel size have them; 928 is of no Gemma 4 and has to work, too.
+_SHARDS = [m.linears(tp) for m in MODELS.values() for tp in m.splits()]
+GATED_SHARDS = frozenset(shard["gate_up"] for shard in _SHARDS)
+LINEAR_SHARDS = tuple(
+    dict.fromkeys([*(s for shard in _SHARDS for s in shard.values()), (928, 2816), (2816, 928)])
+)
+EXPERT_SHARDS = tuple(experts(tp) for tp in MODELS["26B-A4B"].splits())

@@ -12,7 +12,7 @@ after the other. --variants serves the demo in every form instead, and broken on
 from __future__ import annotations
 
 import argparse
-import json
+import re
 import shlex
 import sys
 import tempfile
@@ -21,7 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bench.conditions import ROOT, conditions
+from bench.conditions import conditions, without_folders, write
 from bench.quality import mmlu, report
 from bench.quality.harness import Asking
 from bench.quality.run import ask_endpoint, ask_server
@@ -89,9 +89,9 @@ def main(argv: list[str] | None = None) -> int:
     rows = []
     with tempfile.TemporaryDirectory() as work:
         for row in _measure(args, flags, questions, Path(work)):
-            rows.append(common | row)
+            rows.append(without_folders(common | row))
             if args.out:
-                args.out.write_text("".join(json.dumps(row) + "\n" for row in rows))
+                write(rows, args.out)
             print(report.line(rows[-1]), file=sys.stderr, flush=True)
     print(report.table(rows))
     return 1 if any("failed" in row for row in rows) else 0
@@ -105,17 +105,16 @@ def _measure(
     plain = Asking(args.shots, args.concurrency)
     in_chat = replace(plain, chat_tokens=tokens)
     if args.variants:
-        for number, variant in enumerate(variants()):
+        for variant in variants():
             if args.only and variant.name not in args.only:
                 continue
-            model = variant.make(work / str(number))
+            model = variant.make(work / re.sub(r"\W+", "_", variant.name))
             served = ("--model-path", str(model), *variant.flags)
             both = variant.chat and not args.letters_only
             ways = [plain, in_chat] if both else [plain]
             for row in ask_server(variant.side, served, questions, ways, logs):
                 about = {"name": variant.name, "broken": variant.broken}
-                shown = [flag.removeprefix(f"{ROOT}/") for flag in variant.flags]
-                yield row | about | {"flags": shown}
+                yield row | about | {"flags": list(variant.flags)}
         return
     asking = in_chat if args.chat else plain
     for name in args.sides if flags else ():

@@ -81,8 +81,7 @@ def demo(count: int) -> Questions:
 
 
 def _parquet(folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    import pyarrow.parquet
-
+    """Questions and examples."""
     found = []
     for split in ("test", "dev"):
         files = sorted(folder.glob(f"all/{split}-*.parquet"))
@@ -90,8 +89,17 @@ def _parquet(folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
             raise DataError(
                 f"{folder} has no all/{split}-*.parquet: give the folder of a copy of cais/mmlu"
             )
-        found.append([row for f in files for row in pyarrow.parquet.read_table(f).to_pylist()])
+        found.append([row for file in files for row in _rows(file)])
     return found[0], found[1]
+
+
+def _rows(file: Path) -> list[dict[str, Any]]:
+    import pyarrow.parquet
+
+    try:
+        return pyarrow.parquet.read_table(file).to_pylist()
+    except (pyarrow.ArrowException, OSError):
+        raise DataError(f"{file} is no parquet file: is it a pointer of Git LFS?") from None
 
 
 def _json_lines(file: Path) -> list[dict[str, Any]]:

@@ -18,11 +18,10 @@ from safetensors.torch import load_file, save_file
 
 from bench.servers import EXTENSION, STOCK, Side
 from sglang_gemma4_ext import demo
+from sglang_gemma4_ext.demo.faults import WRONG_WINDOW
 from sglang_gemma4_ext.kernels.nvfp4_format import dequantize
 
 Maker = Callable[[Path], Path]
-# Sliding layers look back ten tokens to the question from where they answer.
-WRONG_WINDOW = 8
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 SCALES = ("weight_scale", "weight_scale_2")
 # Without these the CPU reference does not start, or ends where the sliding layers' pool does; the

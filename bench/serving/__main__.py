@@ -12,20 +12,21 @@ runs and says nothing of speed. Beside FILE go its table (.md) and its plot (.pn
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from bench.conditions import conditions
+from bench.conditions import conditions, without_folders, write
 from bench.servers import SIDES
 from bench.serving import SMOKE_NOTE, plot, report
 from bench.serving.measure import Setup, measure
 from bench.serving.workloads import chosen
 
 MODEL = "--model-path"
+# SGLang counts accepted drafts when it logs a decode step, every 40th unless told.
+SMOKE_FLAGS = ("--decode-log-interval", "1")
 STEPS = ("--speculative-algorithm", "NEXTN", "--speculative-num-steps", "3",
          "--speculative-eagle-topk", "1", "--speculative-num-draft-tokens", "4")  # fmt: skip
 
@@ -63,7 +64,7 @@ def setup(args: argparse.Namespace, flags: list[str]) -> Setup:
     tokenizer = "--tokenizer-path" if "--tokenizer-path" in flags else MODEL
     drafts = ("--speculative-draft-model-path", args.mtp, *STEPS) if args.mtp else ()
     return Setup(
-        flags=tuple(flags),
+        flags=(*flags, *SMOKE_FLAGS) if args.smoke else tuple(flags),
         tokenizer=flags[flags.index(tokenizer) + 1],
         mtp=drafts,
         extension_flags=tuple(shlex.split(args.extension_flags)),
@@ -87,8 +88,8 @@ def main(argv: list[str] | None = None) -> int:
         sides = [SIDES[name] for name in args.sides]
         folder = args.logs or Path(work)
         for row in measure(setup(args, flags), sides, args.workloads, args.repeats, folder):
-            rows.append(common | row)
-            args.out.write_text("".join(json.dumps(row) + "\n" for row in rows))
+            rows.append(without_folders(common | row))
+            write(rows, args.out)
             print(_line(row), file=sys.stderr, flush=True)
     title = f"{common['model']} on {common['machine']}{' (smoke run)' if args.smoke else ''}"
     text = f"{title}\n\n{SMOKE_NOTE + chr(10) * 2 if args.smoke else ''}{report.table(rows)}\n"

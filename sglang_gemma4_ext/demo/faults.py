@@ -9,6 +9,7 @@ import torch
 
 from sglang_gemma4_ext.demo import quantized
 
+# Sliding layers look back ten tokens to the question from where they answer.
 WRONG_WINDOW = 8
 
 

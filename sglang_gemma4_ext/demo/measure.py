@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import platform
 import sys
 from collections.abc import Iterable
 from importlib.metadata import version
@@ -21,6 +20,7 @@ from typing import Any
 import torch
 import transformers
 
+from sglang_gemma4_ext.context import processor
 from sglang_gemma4_ext.demo import drafts, evaluate, quantized
 from sglang_gemma4_ext.demo.faults import FAULTS
 from sglang_gemma4_ext.demo.question_set import SETS, read
@@ -104,7 +104,7 @@ def conditions() -> dict[str, Any]:
     return {
         "command": " ".join(["python -m sglang_gemma4_ext.demo.measure", *sys.argv[1:]]),
         "date": datetime.date.today().isoformat(),
-        "machine": f"{_processor()}, {torch.get_num_threads()} thread",
+        "machine": f"{processor()}, {torch.get_num_threads()} thread",
         "versions": {name: version(name) for name in ("torch", "transformers", "nvidia-modelopt")},
     }
 
@@ -147,15 +147,6 @@ def update(figures: Path, out: Path, parts: Iterable[str] = PARTS) -> None:
         found["conditions"] = found.get("conditions", {}) | {part: conditions()}
     figures.parent.mkdir(parents=True, exist_ok=True)
     figures.write_text(json.dumps(found, indent=1) + "\n")
-
-
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo")
-    if lines.is_file():
-        for line in lines.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def main() -> None:

@@ -44,11 +44,6 @@ class Choice:
         return f"\n{self.fact.question}{self.lines}\nAnswer:"
 
     @property
-    def explained(self) -> str:
-        """The reply in words: the fact, then the letter."""
-        return f"{self.fact.sentence}\nAnswer: {self.letter}"
-
-    @property
     def is_held_out(self) -> bool:
         """One combination of question and options in sixteen, in whatever order: of translations,
         these are never trained on, and all that is evaluated on."""

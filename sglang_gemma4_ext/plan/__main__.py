@@ -14,9 +14,17 @@ from sglang_gemma4_ext.checkpoint_files import CheckpointError, read_headers
 from sglang_gemma4_ext.model_family import read_model_info
 from sglang_gemma4_ext.plan import planner, report, weights
 from sglang_gemma4_ext.plan.geometry import BUILT_IN, Geometry, PlanError, built_in, from_config
-from sglang_gemma4_ext.plan.gpus import GPUS_MIB, gpu_memory, parse_size
+from sglang_gemma4_ext.plan.gpus import BLACKWELL, GPUS_MIB, gpu_memory, known_gpu, parse_size
 from sglang_gemma4_ext.plan.weights import FORMATS, Weights
 
+BEYOND = (
+    "This GPU is a Blackwell, where the extension leaves pools and reserve to SGLang: what is "
+    "planned here holds for compute capability 8.0 to 9.x, and --stock for this one."
+)
+STOCK_EXPERTS = (
+    "Before Blackwell, stock SGLang does not answer with NVFP4 experts: its Marlin kernels refuse "
+    "their gelu. This is the memory that it would take."
+)
 KV_DTYPE_BYTES = {"auto": 2, "bfloat16": 2, "float16": 2, "fp8_e4m3": 1, "fp8_e5m2": 1}
 
 
@@ -68,10 +76,11 @@ def wish_of(args: argparse.Namespace) -> planner.Wish:
     """What was asked for. Raises PlanError or CheckpointError."""
     _check_flags(args)
     geometry = _geometry(args.model_path)
+    counted = _weights(args, geometry)
     draft = args.speculative_draft_model_path
     return planner.Wish(
         geometry=geometry,
-        weights=_weights(args, geometry),
+        weights=counted,
         memory=gpu_memory(args.gpu) if args.gpu else parse_size(args.memory),
         tp=args.tp,
         context=args.context_length,
@@ -87,7 +96,15 @@ def wish_of(args: argparse.Namespace) -> planner.Wish:
         policy=args.gemma4_swa_policy,
         low_memory=args.gemma4_low_memory,
         ours=not args.stock,
+        note=_note(args, counted),
     )
+
+
+def _note(args: argparse.Namespace, counted: Weights) -> str:
+    blackwell = args.gpu is not None and known_gpu(args.gpu) in BLACKWELL
+    if args.stock:
+        return STOCK_EXPERTS if counted.nvfp4_experts and not blackwell else ""
+    return BEYOND if blackwell else ""
 
 
 def _check_flags(args: argparse.Namespace) -> None:

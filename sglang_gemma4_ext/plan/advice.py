@@ -9,10 +9,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sglang_gemma4_ext.plan import reserve
-from sglang_gemma4_ext.plan.weights import Weights
+from sglang_gemma4_ext.plan.weights import swizzled_scales
 
 if TYPE_CHECKING:
-    from sglang_gemma4_ext.plan.planner import Plan, Wish
+    from sglang_gemma4_ext.plan.planner import Plan
+    from sglang_gemma4_ext.plan.wish import Wish
 
 
 def nearest(wish: Wish, plan_of: Callable[[Wish], Plan]) -> str:
@@ -43,12 +44,13 @@ def _smaller(wish: Wish) -> list[tuple[str, Wish]]:
 
 
 def _parallel(wish: Wish, tp: int) -> Wish:
-    """The same wish on more GPUs, all parts sharded but towers."""
+    """The same wish on more GPUs, all weights sharded but towers."""
     parts = {
         part: size if part == "towers" else size * wish.tp // tp
         for part, size in wish.weights.parts.items()
     }
-    return replace(wish, tp=tp, weights=Weights(parts, wish.weights.source))
+    swizzled = swizzled_scales(wish.geometry, tp) if wish.weights.swizzled else 0
+    return replace(wish, tp=tp, weights=replace(wish.weights, parts=parts, swizzled=swizzled))
 
 
 def fraction(plan: Plan) -> float:

@@ -27,19 +27,26 @@ GPUS_MIB = {
     "h200": 143_771,
     "b200": 183_359,
 }
+# Compute capability 10 and above.
+BLACKWELL = frozenset({"rtx5090", "rtxpro6000", "b200"})
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(GiB|GB|MiB|MB)", re.IGNORECASE)
 _UNITS = {"gib": GIB, "gb": 10**9, "mib": MIB, "mb": 10**6}
 
 
-def gpu_memory(name: str) -> int:
-    """Bytes of a GPU's memory by its name. Raises PlanError."""
+def known_gpu(name: str) -> str:
+    """The key of GPUS_MIB that a name means. Raises PlanError."""
     key = re.sub(r"[^a-z0-9]", "", name.lower().removeprefix("nvidia").removeprefix("geforce"))
-    for known, size in GPUS_MIB.items():
+    for known in GPUS_MIB:
         if key == known.replace("-", ""):
-            return size * MIB
+            return known
     raise PlanError(
         f"no GPU {name!r} is known (known: {', '.join(GPUS_MIB)}); give its memory with --memory"
     )
+
+
+def gpu_memory(name: str) -> int:
+    """Bytes of a GPU's memory by its name. Raises PlanError."""
+    return GPUS_MIB[known_gpu(name)] * MIB
 
 
 def parse_size(text: str) -> int:

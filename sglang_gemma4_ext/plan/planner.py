@@ -7,45 +7,14 @@ from dataclasses import dataclass, field, replace
 
 from sglang_gemma4_ext.plan import advice, pools, reserve
 from sglang_gemma4_ext.plan.activations import Step, activation_bytes
-from sglang_gemma4_ext.plan.geometry import Geometry, PlanError
 from sglang_gemma4_ext.plan.gpus import GIB
 from sglang_gemma4_ext.plan.pools import KvBytes, Pools, Serving
-from sglang_gemma4_ext.plan.weights import Weights
+from sglang_gemma4_ext.plan.wish import Wish, check
 
 NEW_TOKENS = 1024  # of each request, where a plan needs a number
 # A smaller chunk computes with less and leaves less sliding KV in flight, and prefills slower.
 LOW_MEMORY_CHUNKS = (2048, 1024, 512, 256)
 LOW_MEMORY_REQUESTS = 16
-
-
-@dataclass(frozen=True)
-class Wish:
-    """What is to be served on what. None leaves the choice to the plan.
-
-    memory: bytes of one GPU as nvidia-smi reports them.
-    draft_bytes: weights of a speculative draft, whose KV is the target's own.
-    draft_layers: its layers, for each of which stock SGLang reserves KV all the same.
-    policy: auto, seed or upstream; see pools.py.
-    ours: with the extension's patches; False plans stock SGLang 0.5.23.
-    """
-
-    geometry: Geometry
-    weights: Weights
-    memory: int
-    tp: int = 1
-    context: int | None = None
-    requests: int | None = None
-    chunk: int | None = None
-    mem_fraction: float | None = None
-    swa_ratio: float | None = None
-    kv_dtype_bytes: int = 2
-    draft_bytes: int = 0
-    draft_layers: int = 0
-    draft_tokens: int = 1
-    page: int = 1
-    policy: str = "auto"
-    low_memory: bool = False
-    ours: bool = True
 
 
 @dataclass(frozen=True)
@@ -82,7 +51,7 @@ class Plan:
 
 def make(wish: Wish) -> Plan:
     """Plan a wish. Raises PlanError on contradictions; what merely does not fit is an answer."""
-    _check(wish)
+    check(wish)
     plan = _best(wish)
     return plan if plan.fits else replace(plan, nearest=advice.nearest(wish, _best))
 
@@ -96,31 +65,6 @@ def _best(wish: Wish) -> Plan:
         if plan.fits:
             break
     return replace(plan, wish=wish)
-
-
-def _check(wish: Wish) -> None:
-    most = wish.geometry.max_context
-    if wish.context is not None and wish.context > most:
-        raise PlanError(
-            f"--context-length {wish.context} is above the {most} tokens that "
-            f"{wish.geometry.name} was made for"
-        )
-    for flag, value in (
-        ("--context-length", wish.context),
-        ("--max-running-requests", wish.requests),
-        ("--chunked-prefill-size", wish.chunk),
-        ("--tp", wish.tp),
-    ):
-        if value is not None and value < 1:
-            raise PlanError(f"{flag} must be at least 1, not {value}")
-    if wish.geometry.heads % wish.tp:
-        raise PlanError(f"--tp {wish.tp} does not divide {wish.geometry.heads} query heads")
-    if wish.mem_fraction is not None and not 0 < wish.mem_fraction < 1:
-        raise PlanError(f"--mem-fraction-static must be between 0 and 1, not {wish.mem_fraction}")
-    if wish.swa_ratio is not None and not 0 < wish.swa_ratio <= 1:
-        raise PlanError(
-            f"--swa-full-tokens-ratio must be above 0 and at most 1, not {wish.swa_ratio}"
-        )
 
 
 def _plan(wish: Wish) -> Plan:
@@ -177,9 +121,7 @@ def _parts(wish: Wish, load: reserve.Load) -> dict[str, int]:
     graphs = min(kept - computing, reserve.graph_bytes(load))
     tables = min(kept - computing - graphs, reserve.late_allocations(wish.geometry, load))
     parts = {"CUDA context": reserve.CUDA_CONTEXT}
-    parts |= {f"weights: {part}": size for part, size in wish.weights.parts.items()}
-    if wish.draft_bytes:
-        parts["weights: draft"] = wish.draft_bytes
+    parts |= {f"weights: {part}": size for part, size in _held(wish).items()}
     parts |= {
         "reserve: activations": computing,
         "reserve: CUDA graphs": graphs,
@@ -187,6 +129,15 @@ def _parts(wish: Wish, load: reserve.Load) -> dict[str, int]:
         "reserve: unmodelled": kept - computing - graphs - tables,
     }
     return {**parts, "kv": wish.memory - sum(parts.values())}
+
+
+def _held(wish: Wish) -> dict[str, int]:
+    """Bytes of all weights on the GPU by part."""
+    others = {
+        "draft": wish.draft_bytes,
+        "swizzled scales": 0 if wish.ours else wish.weights.swizzled,
+    }
+    return {**wish.weights.parts, **{part: size for part, size in others.items() if size}}
 
 
 def _split(wish: Wish, budget: int, kv: KvBytes, serving: Serving) -> tuple[Pools, float | None]:
@@ -217,7 +168,7 @@ def _lengths(wish: Wish) -> list[tuple[int, int]]:
 def _verdict(
     wish: Wish, parts: dict[str, int], split: Pools, kv: KvBytes, serving: Serving, longest: int
 ) -> tuple[bool, str]:
-    held = sum(wish.weights.parts.values()) + wish.draft_bytes
+    held = sum(_held(wish).values())
     if parts["kv"] <= 0:
         over = -parts["kv"] / GIB
         if held + reserve.CUDA_CONTEXT >= wish.memory:
@@ -234,5 +185,6 @@ def _verdict(
             split, kv, wish.geometry.window, max(1, wanted), NEW_TOKENS, serving
         )
         if count < wish.requests:
-            return False, f"{count} requests of {wish.context} tokens fit, not {wish.requests}"
+            many = f"{count} of {wish.requests} requests"
+            return False, f"{many} of {wish.context} tokens fit at once"
     return True, f"{parts['kv'] / GIB:.1f} GiB are left for KV"

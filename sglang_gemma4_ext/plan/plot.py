@@ -18,15 +18,15 @@ INK, PAPER, LIMIT = "#1f2430", "#ffffff", "#c0392b"
 # One colour for each purpose, in the order of a plan's parts; chosen to differ in lightness too.
 COLOURS = (
     "#5b6472", "#1d4e89", "#2f75b5", "#5fa3d6", "#9cc9ea", "#c9e2f5", "#7a5195",
-    "#b35900", "#e08214", "#fdb863", "#fee0b6", "#2a9d60",
+    "#b35900", "#e08214", "#fdb863", "#fee0b6", "#d1477a", "#f2a3c3", "#8c6d46",
 )  # fmt: skip
+KV = "#2a9d60"
 
 
 def draw(plans: Sequence[tuple[str, Plan]], file: Path) -> None:
     """Write titled plans as one bar each, to a common scale. Raises PlanError if it cannot."""
     names = list(dict.fromkeys(name for _, plan in plans for name in plan.parts))
-    colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(names)}
-    colours["kv"] = COLOURS[-1]
+    colours = dict(zip((n for n in names if n != "kv"), COLOURS, strict=False)) | {"kv": KV}
     font, small = ImageFont.load_default(20), ImageFont.load_default(16)
     height = 2 * MARGIN + len(plans) * (BAR + GAP) + KEY * ((len(names) + 1) // 2)
     image = Image.new("RGB", (WIDTH, height), PAPER)

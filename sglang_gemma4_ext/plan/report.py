@@ -15,7 +15,7 @@ def to_text(plan: Plan) -> str:
     """The verdict first, then where the memory goes, then what fits into the KV pools."""
     wish = plan.wish
     verdict = f"{'Yes' if plan.fits else 'No'}: {plan.reason}."
-    lines = [title(plan), "", verdict]
+    lines = [title(plan), "", verdict, *([wish.note] if wish.note else [])]
     if plan.nearest:
         lines.append(f"The nearest that fits: {plan.nearest}.")
     lines += ["", *_table(plan.parts, wish.memory), ""]
@@ -31,6 +31,7 @@ def to_json(plan: Plan) -> dict[str, Any]:
         "fits": plan.fits,
         "reason": plan.reason,
         "nearest": plan.nearest or None,
+        "note": plan.wish.note or None,
         "memory_bytes": plan.wish.memory,
         "parts_bytes": plan.parts,
         "weights_source": plan.wish.weights.source,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import prod
+from math import ceil, prod
 
 from sglang_gemma4_ext.checkpoint_files import Tensor
 from sglang_gemma4_ext.model_family import TOWER_WEIGHT
@@ -40,10 +40,16 @@ _KEY = re.compile(r"\.layers\.(\d+)\.self_attn\.k_proj\.")
 
 @dataclass(frozen=True)
 class Weights:
-    """Bytes on one GPU by part: attention, mlp, experts, embeddings, ple, other."""
+    """Bytes on one GPU by part: attention, mlp, experts, embeddings, ple, other.
+
+    swizzled: what stock SGLang 0.5.23 keeps beside them; see swizzled_scales.
+    nvfp4_experts: whether any part of them is experts in NVFP4.
+    """
 
     parts: Mapping[str, int]
     source: str
+    swizzled: int = 0
+    nvfp4_experts: bool = False
 
     @property
     def total(self) -> int:
@@ -51,7 +57,10 @@ class Weights:
 
 
 def estimate(geometry: Geometry, fmt: str, tp: int = 1) -> Weights:
-    """Weights of a geometry in one of FORMATS. Raises PlanError on another format."""
+    """Weights of a geometry in one of FORMATS, of NVFP4 as ModelOpt writes it.
+
+    Raises PlanError on another format.
+    """
     if fmt not in FORMATS:
         raise PlanError(f"--weights must be one of {', '.join(FORMATS)}, not {fmt!r}")
     quantized, width = FORMATS[fmt]
@@ -59,7 +68,28 @@ def estimate(geometry: Geometry, fmt: str, tp: int = 1) -> Weights:
         part: int(count * (width if part in quantized else BF16)) // tp
         for part, count in _counts(geometry).items()
     }
-    return Weights({part: size for part, size in parts.items() if size}, f"estimated, {fmt}")
+    nvfp4_experts = geometry.experts > 0 and "experts" in quantized and width == NVFP4
+    return Weights(
+        {part: size for part, size in parts.items() if size},
+        f"estimated, {fmt}",
+        swizzled_scales(geometry, tp) if nvfp4_experts else 0,
+        nvfp4_experts,
+    )
+
+
+def swizzled_scales(geometry: Geometry, tp: int = 1) -> int:
+    """Bytes of ModelOpt NVFP4 experts' block scales once more, as Blackwell's kernels read them.
+
+    SGLang 0.5.23 makes them on any GPU, in blocks of 128 rows and 4 columns, and Marlin leaves them
+    where they are; patches/experts_without_swizzled_scales.py does without.
+    """
+    inner = geometry.expert_intermediate // tp
+
+    def padded(rows: int, k: int) -> int:
+        return ceil(rows / 128) * 128 * ceil(k / 16 / 4) * 4
+
+    expert = padded(2 * inner, geometry.hidden) + padded(geometry.hidden, inner)
+    return geometry.layers * geometry.experts * expert
 
 
 def _counts(geometry: Geometry) -> dict[str, int]:
@@ -97,10 +127,14 @@ def from_headers(
         if part == "towers" and not multimodal:
             continue
         parts[part] = parts.get(part, 0) + _loaded_bytes(name, tensor, geometry)
+    leaves = {name.rpartition(".")[2] for name in tensors if _part(name) == "experts"}
+    by_modelopt = "weight_scale_2" in leaves
     # Towers are not sharded: each GPU has the whole of them.
     return Weights(
         {part: size if part == "towers" else size // tp for part, size in parts.items()},
         "summed from the checkpoint's headers",
+        swizzled_scales(geometry, tp) if by_modelopt else 0,
+        by_modelopt or "weight_global_scale" in leaves,
     )
 
 

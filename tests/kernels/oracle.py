@@ -57,16 +57,3 @@ def error(got: torch.Tensor, want: torch.Tensor) -> Error:
     size = want.cpu().square().mean().sqrt()
     worst = (difference / want.cpu().abs().clamp(min=size)).max()
     return Error((difference.square().mean().sqrt() / size).item(), worst.item())
-
-
-def poisoned(monkeypatch) -> None:
-    """Fill with NaN what host functions allocate by torch.empty: a byte left unwritten shows."""
-    monkeypatch.setattr(torch, "empty", _nan_filled(torch.empty))
-
-
-def _nan_filled(empty):
-    def allocate(*args, **kwargs):
-        tensor = empty(*args, **kwargs)
-        return tensor.fill_(torch.nan) if tensor.is_floating_point() else tensor.fill_(127)
-
-    return allocate

@@ -8,7 +8,7 @@ import torch
 
 
 def poison_allocations(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Floating point becomes NaN, integers -77."""
+    """Floating point becomes NaN, integers -77, which as uint8 is 179."""
     empty = torch.empty
 
     def poisoned(*args, **kwargs):

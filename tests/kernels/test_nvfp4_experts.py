@@ -11,7 +11,8 @@ from sglang_gemma4_ext.kernels.nvfp4_dispatch import Config, choose
 from sglang_gemma4_ext.kernels.nvfp4_experts import nvfp4_experts
 from sglang_gemma4_ext.kernels.nvfp4_grouped import nvfp4_grouped_experts, sort_slots
 from sglang_gemma4_ext.kernels.nvfp4_linear_ref import nvfp4_experts_ref
-from tests.kernels.oracle import Weight, draw, error, poisoned
+from tests.kernels.oracle import Weight, draw, error
+from tests.kernels.poison import poison_allocations
 
 # RMS and worst error. Beside the result's one rounding the activation's result is rounded, and in
 # the grouped path each slot's product.
@@ -22,7 +23,7 @@ FEW_PROGRAMS = Config(block_m=16, block_n=256, block_k=256)
 
 @pytest.fixture(autouse=True)
 def _poisoned(monkeypatch, mended_bf16) -> None:
-    poisoned(monkeypatch)
+    poison_allocations(monkeypatch)
 
 
 def _experts(experts: int, hidden: int, inner: int) -> tuple[Weight, Weight]:
@@ -115,9 +116,17 @@ def test_padding_rows_and_skipped_slots(path, device) -> None:
     w13, w2 = _experts(4, 64, 32)
     x, (ids, weights) = _x(9, 64, torch.float16), _routing(9, 4, 2)
     ids[3, 1], ids[5] = -1, -1
-    got = path(x, ids, weights, w13, w2, device)
+    got = path(x, ids, weights, _behind_nan(w13, device), _behind_nan(w2, device), device)
     _check(got, _exact(x, ids, weights, w13, w2), x.dtype)
     assert not got[5].any()
+
+
+def _behind_nan(weight: Weight, device: str) -> Weight:
+    """The same experts, with one of NaN scales in memory before them: where id -1 would read."""
+    before = Weight(*(torch.zeros_like(tensor[:1]) for tensor in weight))
+    before.row.fill_(torch.nan)
+    tensors = zip(before, weight, strict=True)
+    return Weight(*(torch.cat((nan, own)).to(device)[1:] for nan, own in tensors))
 
 
 @paths

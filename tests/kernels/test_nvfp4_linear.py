@@ -10,7 +10,8 @@ from torch.nn.functional import gelu, silu
 from sglang_gemma4_ext.kernels.nvfp4_dispatch import Config, choose
 from sglang_gemma4_ext.kernels.nvfp4_linear import nvfp4_linear
 from sglang_gemma4_ext.kernels.nvfp4_linear_ref import nvfp4_linear_ref
-from tests.kernels.oracle import Error, Weight, draw, error, poisoned
+from tests.kernels.oracle import Error, Weight, draw, error
+from tests.kernels.poison import poison_allocations
 
 TOKENS = (1, 2, 3, 7, 8, 16, 17, 63, 64)
 # One rounding of the result; in fp32 the sum of K products, whose order is ours. `worst` is of
@@ -30,7 +31,7 @@ FULL = ((3840, 4096), (2816, 4096), (2816, 2112), (5376, 8192))
 
 @pytest.fixture(autouse=True)
 def _poisoned(monkeypatch, mended_bf16) -> None:
-    poisoned(monkeypatch)
+    poison_allocations(monkeypatch)
 
 
 def _x(tokens: int, k: int, dtype: torch.dtype) -> torch.Tensor:

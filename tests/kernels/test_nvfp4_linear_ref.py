@@ -54,7 +54,7 @@ def test_linear_keeps_leading_dimensions_and_takes_an_empty_batch() -> None:
 
 
 def test_linear_never_dequantizes_more_than_its_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
-    n = 2 * ref.ROWS + 5
+    n = 65_536 + 5
     weight, x, sizes = _weight(n, 16), torch.randn(3, 16), []
 
     def watched(packed: torch.Tensor, *args: object) -> torch.Tensor:
@@ -63,7 +63,7 @@ def test_linear_never_dequantizes_more_than_its_chunk(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(ref, "dequantize", watched)
     got = ref.nvfp4_linear_ref(x, *weight, torch.ones(n))
-    assert sizes == [ref.ROWS, ref.ROWS, 5]
+    assert sizes == [16_384] * 4 + [5]
     assert _error(got, x.double() @ _exact(*weight).T + 1) < TOLERANCE[torch.float32]
 
 

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import functools
 import sys
+from collections.abc import Callable
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from sglang_gemma4_ext.kernels import nvfp4_linear as module
 from sglang_gemma4_ext.kernels.nvfp4_dispatch import table_of
@@ -20,6 +21,7 @@ from sglang_gemma4_ext.patches import (
     nvfp4_fused_activation,
     nvfp4_modelopt,
 )
+from tests.kernels.allocations import Allocations, our_operators
 from tests.kernels.oracle import draw, error
 from tests.unit.test_nvfp4_layers import Loaded, both
 
@@ -74,13 +76,28 @@ def test_torch_compile_keeps_the_operator_whole(device) -> None:
     assert any("nvfp4_linear" in target for target in traced)
 
 
-@pytest.mark.parametrize("over", [0, 1], ids=["decode", "grouped"])
-def test_both_paths_of_the_experts_operator(over, device) -> None:
+@pytest.mark.parametrize(
+    ("over", "path"),
+    [(0, "nvfp4_experts"), (1, "nvfp4_grouped_experts")],
+    ids=["decode", "grouped"],
+)
+def test_both_paths_of_the_experts_operator(over, path, device, monkeypatch) -> None:
+    """The table says up to how many tokens the decode path serves; beyond, it is not called."""
     tokens = table_of(torch.device(device)).largest_m("experts_up") + over
-    given = _experts(tokens, device)
+    given, called = _experts(tokens, device), []
+    for name in ("nvfp4_experts", "nvfp4_grouped_experts"):
+        run = getattr(_nvfp4_ops, name)
+        noted = functools.partial(_noted, called, name, run)
+        monkeypatch.setattr(_nvfp4_ops, name, noted)
     got = torch.ops.sglang_gemma4_ext.nvfp4_experts(*given, "gelu_tanh")
     want = nvfp4_experts_ref(given[0].double(), *given[1:], "gelu_tanh")
     assert error(got, want).rms < 1e-3
+    assert called == [path]
+
+
+def _noted(called: list[str], name: str, run: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    called.append(name)
+    return run(*args, **kwargs)
 
 
 @both
@@ -137,35 +154,29 @@ def test_experts_through_sglangs_dispatch(device) -> None:
     assert error(got, want).rms < 1e-3
 
 
-class _Largest(TorchDispatchMode):
-    """The most elements of any result in a dtype of activations.
+def _largest(run: Callable[[], Any]) -> int:
+    """The most elements of any floating-point tensor that is made on the way."""
+    sizes = []
 
-    Other dtypes are left out because Triton's interpreter copies a kernel's arguments.
-    """
+    def note(op: str, tensor: torch.Tensor) -> None:
+        sizes.append(tensor.numel() * tensor.is_floating_point())
 
-    numel = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        plain = (torch.float16, torch.bfloat16, torch.float32)
-        if torch.is_tensor(out) and out.dtype in plain:
-            self.numel = max(self.numel, out.numel())
-        return out
+    with Allocations(note, our_operators()):
+        run()
+    return max(sizes)
 
 
 def test_no_copy_of_a_weight_is_ever_made(device) -> None:
     """What PyTorch allocates is smaller than any weight's unpacked rows: results, nothing else."""
+    ops = torch.ops.sglang_gemma4_ext
     weight, x = draw(256, 512).to(device), _x(3, 512).to(device)
-    with _Largest() as seen:
-        module.nvfp4_linear(x, *weight)
-    assert seen.numel <= 8 * 3 * 256  # the fp32 parts of a split, at most eight
-    experts = _experts(3, device)
-    with _Largest() as seen:
-        torch.ops.sglang_gemma4_ext.nvfp4_experts(*experts, "gelu_tanh")
-    assert seen.numel <= 3 * 2 * 64
-    with _Largest() as reference:
-        nvfp4_experts_ref(*experts, "gelu_tanh")
-    assert reference.numel >= 64 * 64  # the same watch sees the reference's copy
+    # The fp32 parts of a split, at most eight.
+    assert 3 * 256 <= _largest(lambda: ops.nvfp4_linear(x, *weight, None, None)) <= 8 * 3 * 256
+    for tokens in (3, 17):
+        run = functools.partial(ops.nvfp4_experts, *_experts(tokens, device), "gelu_tanh")
+        assert _largest(run) <= tokens * 2 * 64
+    # The same watch sees the reference's copy.
+    assert _largest(lambda: nvfp4_experts_ref(*_experts(3, device), "gelu_tanh")) >= 64 * 64
 
 
 def test_fp32_is_for_all_but_the_fused_kernels_on_a_gpu(monkeypatch) -> None:

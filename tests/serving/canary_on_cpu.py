@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.serving.probes import installed_as_plugin
+from tests.serving.plugins import environment_with
 
 INSTALL = "sglang.srt.kv_canary.api.install_canary"
 # A violation ends the server. The bytes hashed are a slot's first 16, in PyTorch one by one.
@@ -28,7 +28,7 @@ def installed(folder: Path) -> dict[str, str]:
     """The environment that a server with FLAGS needs."""
     # Else SGLang's Gemma 4 adds one to the positions that the canary compares, between two looks.
     env = {"SGLANG_GEMMA_OUT_OF_PLACE_POSITION_MUTATION": "1"}
-    return env | installed_as_plugin("canary-on-cpu", f"{__name__}:activate", folder)
+    return env | environment_with(folder, __name__)
 
 
 def activate() -> None:

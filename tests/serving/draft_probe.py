@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.serving.probes import installed_as_plugin
+from tests.serving.plugins import environment_with
 
 ORDERS = "DRAFT_PROBE_ORDERS"
 SHUFFLE = "DRAFT_PROBE_SHUFFLE"
@@ -54,8 +54,7 @@ _count = itertools.count()
 def installed(folder: Path, *, shuffle: bool = False, flash_attention: bool = False) -> Iterator:
     """Yield (environment, order): for `serve`, and order(**orders) to be called at any time."""
     orders = folder / "orders.json"
-    env = installed_as_plugin("draft-probe", f"{__name__}:activate", folder)
-    env |= {ORDERS: str(orders)}
+    env = {**environment_with(folder, __name__), ORDERS: str(orders)}
     env |= {SHUFFLE: "1"} if shuffle else {}
     env |= {FLASH_ATTENTION: "1"} if flash_attention else {}
 

@@ -91,14 +91,15 @@ def serve(
     executable: Sequence[str] = (sys.executable, *OURS),
     env: Mapping[str, str] | None = None,
     ready: str = "The server is fired up",
+    port: str | None = None,
 ) -> Iterator[Server]:
     """Start a server, yield it when it is ready, end its whole process group afterwards."""
-    port = free_port()
+    port = port or str(free_port())
     log_dir.mkdir(parents=True, exist_ok=True)
     log_file = log_dir / f"server-{port}.log"
     with log_file.open("wb") as log:
         process = subprocess.Popen(
-            [*executable, *flags, "--port", str(port)],
+            [*executable, *flags, "--port", port],
             stdout=log,
             stderr=subprocess.STDOUT,
             env=environment(**(env or {})),

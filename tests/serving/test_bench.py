@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The comparisons on real servers, with the demo: a smoke run each, and the committed table."""
+"""The comparisons on real servers, with the demo: a smoke run, and the committed table."""
 
 from __future__ import annotations
 
@@ -44,19 +44,6 @@ def check(rows: list[dict]) -> None:
 
 
 @pytest.mark.slow
-def test_the_figure_of_a_real_server_and_of_one_with_swapped_nibbles(tmp_path: Path) -> None:
-    """40 of the demo's questions, through the harness."""
-    out = tmp_path / "rows.jsonl"
-    names = ("NVFP4, modelopt", "nibbles swapped")
-    only = [part for name in names for part in ("--only", name)]
-    argv = ["--data", "demo", "--count", "40", "--variants", "--letters-only", *only]
-    assert quality.main([*argv, "--out", str(out)]) == 0
-    rows = read(out)
-    check(rows)
-    assert rows[0]["right"] >= 36 and rows[0]["without_letter"] == 0
-
-
-@pytest.mark.slow
 @pytest.mark.timeout(2400)
 def test_the_whole_table_on_100_questions(tmp_path: Path) -> None:
     out = tmp_path / "rows.jsonl"
@@ -72,6 +59,19 @@ def test_the_committed_table_is_whole_and_catches_what_is_broken() -> None:
     assert {(row["name"], row["chat"]) for row in rows} == expected
     assert all(row["questions"] == 500 for row in rows)
     check(rows)
+
+
+@pytest.mark.slow
+def test_drafts_have_an_accept_length(tmp_path: Path) -> None:
+    """Without drafts and with them; random prompts, of which the demo's assistant guesses few."""
+    out, assistant = tmp_path / "smoke.jsonl", str(demo.assistant_path())
+    argv = ["--smoke", "--repeats", "1", "--workload", "decode burst", "--sides", "extension"]
+    flags = ("--model-path", str(demo.model_path()), "--device", "cpu")
+    assert serving.main([*argv, "--mtp", assistant, "--out", str(out), "--", *flags]) == 0
+    plain, drafted = read(out)
+    assert (plain["mtp"], drafted["mtp"]) == (False, True)
+    assert plain["accept_length"] is None and 1 <= drafted["accept_length"] <= 4
+    assert plain["total_output_tokens"] == drafted["total_output_tokens"] == 64
 
 
 def test_a_smoke_run_of_the_serving_comparison(tmp_path: Path) -> None:

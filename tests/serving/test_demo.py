@@ -13,6 +13,9 @@ import openai
 import pytest
 import requests
 
+from bench.quality import harness, mmlu
+from bench.quality.compare import difference
+from bench.quality.variants import swapped_nibbles
 from sglang_gemma4_ext import demo
 from sglang_gemma4_ext.demo import evaluate, question_set
 from sglang_gemma4_ext.demo.answers import ANSWERS, OTHERWISE
@@ -92,6 +95,18 @@ def test_the_demo_translates(ask):
 def test_the_server_answers_what_transformers_answers(server):
     """100 questions of each set within two of transformers' score, place by place."""
     _compare(server, 100, json.loads(FIGURES.read_text())["nvfp4_100"])
+
+
+def test_the_harness_tells_a_broken_server_from_a_sound_one(server, tmp_path: Path):
+    """30 questions as bench.quality asks them, of this server and of one with swapped nibbles."""
+    questions, asking = mmlu.demo(30), harness.Asking(shots=0)
+    sound = harness.ask(questions, f"{server.url}/v1", demo.NAME, asking)
+    model = swapped_nibbles(tmp_path / "swapped")
+    with serve("--model-path", str(model), log_dir=tmp_path) as running:
+        broken = harness.ask(questions, f"{running.url}/v1", str(model), asking)
+    found = difference(sound.right, broken.right)
+    assert sum(sound.right) >= 28 and harness.NO_LETTER not in sound.letters
+    assert found.share < 0 and found.p < 0.01, found
 
 
 @pytest.mark.slow

@@ -150,6 +150,7 @@ def test_a_negative_number_of_new_tokens(faulty):
         (CHAT, {"temperature": 1, "top_k": 2**31}),
         (GENERATE, {"sampling_params": {"min_new_tokens": 10**12, "max_new_tokens": None}}),
         (GENERATE, {"sampling_params": 3}),
+        (GENERATE, {"sampling_params": []}),
         (GENERATE, {"sampling_params": [{}]}),
         (COMPLETE, {"rid": ["a", "b"]}),
         (GENERATE, {"sampling_params": {"nope": 3}}),

@@ -125,6 +125,13 @@ def test_the_pools_are_those_of_the_policy(running: Running):
     assert ("shared by need" in running.server.log) == shared
 
 
+def test_a_whole_step_ran_before_there_were_pools(running: Running):
+    """On Triton, whichever the pools; what is asked of the server later is exact all the same."""
+    interpreted, log = "triton" in running.case.flags, running.server.log
+    assert (" and a whole step ran" in log) == interpreted
+    assert "could not run before the pools" not in log
+
+
 def test_a_radix_hit_changes_nothing(running: Running):
     """A prompt whose first 70 tokens, more than two windows, come from the cache."""
     new = 2 if "triton" in running.case.flags else 32

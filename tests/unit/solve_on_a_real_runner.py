@@ -2,6 +2,7 @@
 """Print, as JSON, how SGLang's own runner splits a budget under the swa_policy patch.
 
 python -m tests.unit.solve_on_a_real_runner CHECKPOINT BUDGET_BYTES [--draft DIR] [--without PATCH]
+                                                             [--policy POLICY]
 
 Run in a process of its own: SGLang publishes one configuration per process.
 """
@@ -21,8 +22,9 @@ def main(argv: list[str]) -> None:
     parser.add_argument("budget", type=int)
     parser.add_argument("--draft")
     parser.add_argument("--without", action="append", default=[])
+    parser.add_argument("--policy", default="auto")
     asked = parser.parse_args(argv)
-    settings = Settings(cpu=True, disable=frozenset(asked.without))
+    settings = Settings(cpu=True, swa_policy=asked.policy, disable=frozenset(asked.without))
     settings.export(speculative=asked.draft is not None)
     from sglang.srt.plugins import load_plugins
 

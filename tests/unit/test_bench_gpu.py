@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -73,6 +76,21 @@ def test_a_step_ends_with_its_time_and_a_call_before_what_would_not_fit(run, tmp
     assert found["slow"]["status"] == queue.LATE and found["slow"]["seconds"] < 30
     assert "long" not in found and found["short"]["status"] == queue.DONE
     assert printed[-2] == "| long | not yet | - | 600 | long.log |"
+
+
+def test_a_step_that_does_not_end_leaves_no_server_behind(run, tmp_path, monkeypatch) -> None:
+    """Deaf to the signal, with a child in a session of its own, as servers are."""
+    monkeypatch.setattr(queue, "GRACE_S", 1)
+    file = tmp_path / "pid"
+    program = (
+        "import signal, subprocess, sys, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "child = subprocess.Popen(['sleep', '600'], start_new_session=True)\n"
+        f"open({str(file)!r}, 'w').write(str(child.pid))\ntime.sleep(600)"
+    )
+    found, _ = run((step("deaf", program, budget_s=2),))
+    assert found["deaf"]["status"] == queue.LATE and found["deaf"]["seconds"] < 30
+    with contextlib.suppress(psutil.NoSuchProcess):
+        psutil.Process(int(file.read_text())).wait(10)
 
 
 def test_a_background_step_is_waited_for_by_those_after_it(run, tmp_path: Path) -> None:
@@ -143,6 +161,81 @@ def test_the_small_cards_share_is_converted_to_the_same_bytes() -> None:
     plan = {"memory_bytes": 24 << 30, "flags": ["--mem-fraction-static 0.8", "--a 1"]}
     flags = small_card.flags_here(plan, 96 << 30)
     assert flags == ["--mem-fraction-static", "0.2000", "--a", "1"]
+
+
+def test_the_small_cards_bytes_are_a_limit_of_pytorchs_allocator() -> None:
+    """24 GiB less half a GiB of context, of 96: 0.24479; PyTorch knows the setting."""
+    plan = {"memory_bytes": 24 << 30, "parts_bytes": {"CUDA context": 1 << 29}}
+    name, setting = small_card.limit_here(plan, 96 << 30).split("=")
+    assert (name, setting) == ("PYTORCH_CUDA_ALLOC_CONF", "per_process_memory_fraction:0.2447")
+    torch._C._accelerator_setAllocatorSettings(setting)
+    with pytest.raises(ValueError, match="Unrecognized key"):
+        torch._C._accelerator_setAllocatorSettings(setting.replace("fraction", "share"))
+    assert {"memory_bytes", "parts_bytes", "flags"} <= small_card.plan().keys()
+    torch._C._accelerator_setAllocatorSettings("per_process_memory_fraction:1.0")
+
+
+@pytest.mark.parametrize(("peak", "status"), [(24_000, 0), (25_000, 1)])
+def test_more_than_the_card_has_is_a_failure(peak, status, tmp_path, monkeypatch, capsys) -> None:
+    """A 24 GiB plan held on a larger GPU, by a comparison that measured `peak`."""
+    plan = {"memory_bytes": 24 << 30, "parts_bytes": {"CUDA context": 1 << 29},
+            "flags": ["--mem-fraction-static 0.8"]}  # fmt: skip
+    asked: list[str] = []
+
+    def run(command, **_):
+        asked.extend(map(str, command))
+        row = {"workload": "summarization", "peak_memory_mib": peak}
+        (tmp_path / "small_card.jsonl").write_text(json.dumps(row) + "\n")
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(small_card, "plan", lambda: plan)
+    monkeypatch.setattr(small_card, "gpu", lambda query: [str(96 << 10)])
+    monkeypatch.setattr(small_card.checkpoints, "write", lambda *_: tmp_path)
+    monkeypatch.setattr(small_card.subprocess, "run", run)
+    assert small_card.main(["--out", str(tmp_path)]) == status
+    assert f"summarization: {peak} of 24576 MiB" in capsys.readouterr().out
+    assert asked[asked.index("--env") + 1] == small_card.limit_here(plan, 96 << 30)
+    assert asked[asked.index("--mem-fraction-static") + 1] == "0.2000"
+
+
+@pytest.mark.slow
+def test_our_own_wheel_lies_where_it_was_asked_for(tmp_path: Path, monkeypatch) -> None:
+    """Also by a relative path, as the README has it; the entry point of the plugin is in it."""
+    monkeypatch.chdir(tmp_path)
+    carry.own_wheel(Path(".kit"))
+    (wheel,) = (tmp_path / ".kit").glob("sglang_gemma4_ext-*-py3-none-any.whl")
+    with zipfile.ZipFile(wheel) as file:
+        (points,) = (name for name in file.namelist() if name.endswith("entry_points.txt"))
+        assert b"[sglang.srt.plugins]" in file.read(points)
+        assert "sglang_gemma4_ext/patches/series.py" in file.namelist()
+
+
+def test_the_offline_script_installs_once_and_runs_the_queue(tmp_path: Path) -> None:
+    """In a copy of the tree without its links, with a wheel of one module to carry."""
+    tree, site = tmp_path / "tree", tmp_path / "gemma4_ext_site"
+    for name in ("bench", "kernels", "patches", "sglang_gemma4_ext"):
+        lost = shutil.ignore_patterns("kernels", "patches") if "_" in name else None
+        shutil.copytree(queue.ROOT / name, tree / name, ignore=lost)
+    (tree / ".kit").mkdir()
+    with zipfile.ZipFile(tree / ".kit" / "carried-1-py3-none-any.whl", "w") as file:
+        file.writestr("carried.py", "")
+        file.writestr(
+            "carried-1.dist-info/METADATA", "Metadata-Version: 2.1\nName: carried\nVersion: 1\n"
+        )
+        file.writestr("carried-1.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        file.writestr("carried-1.dist-info/RECORD", "carried.py,,\n")
+    path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
+    env = {"PATH": path, "HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
+    command = ["bash", tree / "bench" / "gpu" / "offline.sh", "--list"]
+    for _ in range(2):
+        done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert [line.split()[0] for line in done.stdout.splitlines()] == [
+            step.name for step in steps.STEPS
+        ]
+        assert (site / "carried.py").is_file()
+        shutil.rmtree(tree / ".kit", ignore_errors=True)
+    assert (tree / "sglang_gemma4_ext" / "kernels" / "nvfp4_format.py").is_file()
 
 
 def test_what_is_carried_is_pinned_and_trimmed(tmp_path: Path) -> None:

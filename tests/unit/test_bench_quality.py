@@ -13,12 +13,13 @@ from pathlib import Path
 import lm_eval
 import pytest
 import yaml
-from datasets import Dataset
+from datasets import ClassLabel, Dataset, Features, List, Value
+from lm_eval.api.task import ConfigurableTask
 
 from bench.quality import __main__ as command
 from bench.quality import mmlu, report
 from bench.quality.compare import accuracy, difference
-from bench.quality.harness import Asking, _tasks, ask
+from bench.quality.harness import LETTER_TOKENS, Asking, _tasks, ask
 from sglang_gemma4_ext.demo import question_set
 from sglang_gemma4_ext.demo.evaluate import Score
 
@@ -35,13 +36,23 @@ def row(number: int, split: str) -> dict:
     }
 
 
+# The columns of cais/mmlu as its files state them: the answer is a class label, stored as int64.
+PUBLISHED = Features(
+    question=Value("string"), subject=Value("string"), choices=List(Value("string")),
+    answer=ClassLabel(names=[*"ABCD"]),
+)  # fmt: skip
+
+
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """The layout of the hub: the columns, and the files' names."""
-    for split, count in (("test", 60), ("dev", 10)):
-        file = tmp_path / "mmlu" / "all" / f"{split}-00000-of-00001.parquet"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        Dataset.from_list([row(number, split) for number in range(count)]).to_parquet(file)
+    """Made up, in the layout of cais/mmlu: a folder a subject and `all`, a file a split."""
+    for split, count in (("test", 60), ("validation", 4), ("dev", 10)):
+        rows = [row(number, split) for number in range(count)]
+        for folder in ("all", *SUBJECTS):
+            file = tmp_path / "mmlu" / folder / f"{split}-00000-of-00001.parquet"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            chosen = [r for r in rows if folder in ("all", r["subject"])]
+            Dataset.from_list(chosen, features=PUBLISHED).to_parquet(file)
     return tmp_path / "mmlu"
 
 
@@ -114,6 +125,40 @@ def test_the_task_is_the_harnesss_own(copy: Path, subject: str) -> None:
     assert ours.generation_kwargs["until"] == theirs["generation_kwargs"]["until"]
 
 
+def test_every_subject_is_introduced_as_the_harness_does() -> None:
+    """57 subjects, by the file names that the harness loads them by."""
+    files = sorted(GENERATIVE.glob("mmlu_*.yaml"))
+    assert len(files) == 57
+    theirs = {f["dataset_name"]: f for f in map(yaml.safe_load, (p.read_text() for p in files))}
+    items = tuple(row(0, "test") | {"subject": subject} for subject in theirs)
+    for task in _tasks(mmlu.Questions(items), Asking(shots=0)):
+        subject = task.config.task.removeprefix("mmlu_").removesuffix("_generative")
+        assert task.config.description == theirs.pop(subject)["description"]
+    assert not theirs
+
+
+def test_what_is_asked_is_what_the_harness_asks_of_such_a_copy(copy, endpoint, tmp_path) -> None:
+    """Its own task on the published files of a subject, its loader and examples included."""
+    template = yaml.safe_load((GENERATIVE / "_default_template_yaml").read_text())
+    prompts = set()
+    for subject in SUBJECTS:
+        theirs = template | yaml.safe_load((GENERATIVE / f"mmlu_{subject}.yaml").read_text())
+        del theirs["include"]
+        files = {
+            split: str(copy / subject / f"{split}-00000-of-00001.parquet")
+            for split in ("test", "dev")
+        }
+        found = {"data_files": files, "cache_dir": str(tmp_path / "cache")}
+        theirs |= {"dataset_path": "parquet", "dataset_name": None, "dataset_kwargs": found}
+        task = ConfigurableTask(config=theirs | {"num_fewshot": 5})
+        task.build_all_requests()
+        prompts |= {instance.args[0] for instance in task.instances}
+    url, asked = endpoint
+    ask(mmlu.read(copy, 60, 0), url, "any", Asking(shots=5))
+    assert {body["prompt"] for body in asked} == prompts
+    assert len(prompts) == 60
+
+
 @pytest.mark.parametrize("chat_tokens", [0, 64])
 def test_an_endpoint_is_asked_with_examples_at_temperature_0(copy, endpoint, chat_tokens) -> None:
     url, asked = endpoint
@@ -125,6 +170,7 @@ def test_an_endpoint_is_asked_with_examples_at_temperature_0(copy, endpoint, cha
     assert len(asked) == 24
     for body in asked:
         assert body["temperature"] == 0
+        assert body["max_tokens"] == (chat_tokens or LETTER_TOKENS)
         text = json.dumps(body["messages"]) if chat_tokens else body["prompt"]
         assert [int(n) % 2 for n in re.findall(r"dev (\d+)\?", text)] == 5 * [
             int(re.search(r"test (\d+)\?", text)[1]) % 2
@@ -156,7 +202,9 @@ def test_what_failed_stays_in_the_table() -> None:
         base | {"name": "two", "right": 2, "accuracy": 0.5, "interval": [0.15, 0.85],
                 "right_of_each": "1001"},
     ]  # fmt: skip
+    rows.append(rows[1] | {"name": "three", "chat": True})
     lines = report.table(rows).splitlines()[2:]
+    assert lines[3].endswith("| - | - | - |")  # the first that was asked in a chat
     assert "failed: OSError: no processor" in lines[0]
     assert lines[1].endswith("| 3 of 4 | 0.750 (0.300 to 0.950) | - | - | - |")
     assert lines[2].endswith("| -0.250 | 2 / 1 | 1.000 |")
@@ -178,10 +226,15 @@ def test_bad_arguments(argv, sentence, capsys) -> None:
 
 def test_bad_data(tmp_path: Path, capsys) -> None:
     (tmp_path / "x.jsonl").write_text('{"question": "?"}\n')
+    pointers = tmp_path / "pointers"
+    (pointers / "all").mkdir(parents=True)
+    for split in ("test", "dev"):
+        (pointers / "all" / f"{split}-0.parquet").write_text("version https://git-lfs\n")
     for data, sentence in (
         (tmp_path, "no all/test-*.parquet"),
         (tmp_path / "x.jsonl", "lacks one of MMLU's columns"),
         (tmp_path / "none", "cannot be read"),
+        (pointers, "test-0.parquet is no parquet file"),
     ):
         assert command.main(["--data", str(data), "--", "--model-path", "x"]) == 2
         assert sentence in capsys.readouterr().err
@@ -190,6 +243,8 @@ def test_bad_data(tmp_path: Path, capsys) -> None:
 def test_the_demos_sets_are_asked_by_turns() -> None:
     questions = mmlu.demo(100)
     assert questions.lead == "<bos>" and len(questions.items) == 100
+    for task in _tasks(questions, Asking(shots=0)):
+        assert task.config.description.startswith("<bos>The following are")
     sets = [
         [json.loads(line) for line in file.read_text().splitlines()]
         for file in sorted(question_set.FOLDER.glob("*_500.jsonl"))
@@ -214,4 +269,5 @@ def test_both_sides_of_a_comparison_are_paired_in_the_table(copy, endpoint, tmp_
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert len(rows) == 2 and {"machine", "versions", "date", "command"} <= rows[0].keys()
     assert rows[0]["shots"] == 5 and len(rows[0]["right_of_each"]) == 24
+    assert "--out rows.jsonl" in rows[0]["command"] and rows[0]["name"] == url
     assert capsys.readouterr().out.splitlines()[-1].endswith("| +0.000 | 0 / 0 | 1.000 |")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -53,6 +54,7 @@ def test_the_workloads_of_the_comparison() -> None:
 def fake(monkeypatch, tmp_path):
     """Servers that start unless told not to, and a client that answers 10 tok/s; `log` of both."""
     log: list = []
+    retracted = itertools.count(0, 3)  # as the server counts them, from its start
 
     @contextlib.contextmanager
     def running(side, flags, folder, **_):
@@ -60,8 +62,9 @@ def fake(monkeypatch, tmp_path):
         if side is STOCK and "--broken" in flags:
             raise ServerError("OSError: no processor")
         yield SimpleNamespace(
-            url="", pools=lambda: {"pool_full_tokens": 7}, retractions=lambda: 0, peak_mib=5,
-            memory="resident", memory_mib=lambda: 5, process=SimpleNamespace(poll=lambda: None),
+            url="", pools=lambda: {"pool_full_tokens": 7}, retractions=retracted.__next__,
+            peak_mib=9, memory="resident", memory_mib=lambda: 5,
+            process=SimpleNamespace(poll=lambda: None),
         )  # fmt: skip
 
     def run(url, tokenizer, workload, out, most_s):
@@ -87,6 +90,9 @@ def test_sides_take_turns_with_the_same_flags(fake, tmp_path: Path) -> None:
         ("stock", (*common, "--m")), ("extension", (*common, "--m", "--gemma4-x", "1")),
     ]  # fmt: skip
     assert rows[0]["output_throughput"] == 10 and rows[0]["pool_full_tokens"] == 7
+    # Of this workload alone: not what came before it on the same server.
+    assert [row["retractions"] for row in rows] == [3] * 8
+    assert [row["peak_memory_mib"] for row in rows] == [5] * 8
 
 
 def test_what_a_side_cannot_do_is_in_rows_table_and_plot(fake, tmp_path: Path) -> None:
@@ -104,6 +110,48 @@ def test_what_a_side_cannot_do_is_in_rows_table_and_plot(fake, tmp_path: Path) -
     colours = {colour for _, colour in image.getcolors(1 << 24)}
     assert (0x1D, 0x4E, 0x89) in colours  # a bar of the extension's
     assert (0x8A, 0x94, 0xA6) not in colours  # none of stock's
+
+
+@pytest.mark.parametrize(
+    ("program", "error"),
+    [
+        ("write(completed=3)", "3 of 4 requests were answered"),
+        ("write(completed=4); print('worse luck'); raise SystemExit(1)", "worse luck"),
+        ("print('nothing done')", "nothing done"),
+        ("import time; time.sleep(60)", "not done after 2 s"),
+    ],
+)
+def test_a_client_that_did_not_finish(program, error, tmp_path, monkeypatch) -> None:
+    out, workload = tmp_path / "out.jsonl", Workload("w", 1, 1, 4)
+    write = f"import json\ndef write(**row): open({str(out)!r}, 'w').write(json.dumps(row))\n"
+    monkeypatch.setattr(client, "command", lambda *_: [sys.executable, "-c", write + program])
+    with pytest.raises(client.ClientError, match=error):
+        client.run("", "", workload, out, most_s=2)
+    good = write + "write(completed=4, output_throughput=7.0)"
+    monkeypatch.setattr(client, "command", lambda *_: [sys.executable, "-c", good])
+    assert client.run("", "", workload, out, most_s=60)["output_throughput"] == 7
+
+
+@pytest.mark.parametrize(
+    ("metrics", "count"),
+    [
+        ('sglang:num_retracted_requests_total{rank="0"} 2.0\n'
+         'sglang:num_retracted_requests_total{rank="1"} 3.0\n', 5),
+        ("sglang:num_running_reqs 1.0\n", 0),
+        ("", None),
+    ],
+)  # fmt: skip
+def test_retractions_are_the_servers_own_counter(metrics, count, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(servers.requests, "get", lambda *_, **__: SimpleNamespace(text=metrics))
+    assert servers.Server("", tmp_path / "log", None).retractions() == count
+
+
+def test_both_sides_start_from_the_same_environment(monkeypatch) -> None:
+    for name in ("SGLANG_PLUGINS", "SGLANG_PLATFORM", "SGLANG_GEMMA4_EXT_NVFP4"):
+        monkeypatch.setenv(name, "ours")
+    ours, stock = servers.environment(EXTENSION), servers.environment(STOCK)
+    assert stock == ours | {"SGLANG_PLUGINS": "none"}
+    assert "ours" not in ours.values()
 
 
 def test_the_last_word_is_the_reason() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from bench import tables
+from bench.conditions import RESULTS, ROOT, without_folders
 
 SERVED = {
     "workload": "chat", "mtp": False, "output_throughput": 100.0, "machine": "a GPU",
@@ -80,3 +81,22 @@ def test_kernel_rows_become_ratios_and_times(tmp_path: Path) -> None:
     ]
     (tmp_path / "router_x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in times))
     assert "| 1 | 3.2 | 9.0 |" in tables.router(tmp_path)
+
+
+def test_paths_are_recorded_without_one_machines_folders() -> None:
+    row = {
+        "command": f"x --logs /tmp/x/logs --out bench/results/a.jsonl --url http://h:1/v1 {ROOT}/a",
+        "failed": "OSError: can't load '/tmp/tmp1/BF16'", "flags": ["/data/m", "--a"], "right": 1,
+    }  # fmt: skip
+    assert without_folders(row) == {
+        "command": "x --logs logs --out bench/results/a.jsonl --url http://h:1/v1 a",
+        "failed": "OSError: can't load 'BF16'", "flags": ["m", "--a"], "right": 1,
+    }  # fmt: skip
+
+
+def test_no_committed_row_names_such_a_folder() -> None:
+    files = sorted(RESULTS.glob("*.jsonl"))
+    assert files
+    for file in files:
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        assert [without_folders(row) for row in rows] == rows, file.name

@@ -8,7 +8,7 @@ import pytest
 from sglang_gemma4_ext import launch_server
 from sglang_gemma4_ext.command_line import MODEL, CommandLine
 from sglang_gemma4_ext.context import Gpu
-from sglang_gemma4_ext.settings import SettingsError
+from sglang_gemma4_ext.settings import Settings, SettingsError
 
 
 def test_values_in_either_spelling_the_last_one_counting():
@@ -102,3 +102,35 @@ def test_which_machine_runs_on_the_cpu(monkeypatch, vendor, argv, expected):
     else:
         with pytest.raises(SettingsError, match=expected):
             launch_server._runs_on_cpu(line)
+
+
+@pytest.mark.parametrize(
+    ("argv", "ranks"),
+    [
+        ([], 1),
+        (["--tp", "2"], 2),
+        (["--tp-size=2", "--dp-size", "3"], 6),
+        (["--pipeline-parallel-size", "2", "--data-parallel-size=1"], 2),
+        (["--tp", "many"], 1),
+    ],
+)
+def test_how_many_schedulers_the_flags_ask_for(argv, ranks):
+    assert CommandLine(argv).ranks == ranks
+
+
+@pytest.mark.parametrize(
+    ("cores", "ranks", "binding"),
+    [({0, 1}, 2, "0|1"), ({4, 5, 6, 7, 8}, 2, "4,6,8|5,7"), ({3}, 3, "3|3|3"), ({0, 1}, 1, None)],
+)
+def test_each_rank_on_the_cpu_gets_its_cores(monkeypatch, cores, ranks, binding):
+    """SGLang's own choice, a NUMA node each, ends the start where there are fewer of them."""
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: cores)
+    env: dict[str, str] = {}
+    Settings(cpu=True).export(env, ranks=ranks)
+    assert env.get("SGLANG_CPU_OMP_THREADS_BIND") == binding
+    given = {"SGLANG_CPU_OMP_THREADS_BIND": "9|9"}
+    Settings(cpu=True).export(given, ranks=ranks)
+    assert given["SGLANG_CPU_OMP_THREADS_BIND"] == "9|9"
+    env = {}
+    Settings().export(env, ranks=ranks)
+    assert "SGLANG_CPU_OMP_THREADS_BIND" not in env

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """No second copy of a layer's experts while they load, by allocations traced at real widths.
 
-The experts have the shapes of 26B-A4B, 16 of them. SGLang's Marlin repack is CUDA code; in its
-place stands a permutation of one expert's bytes, so that an expert mistaken for another shows.
+The experts have the shapes of 26B-A4B, 16 of them.
 """
 
 from __future__ import annotations
@@ -20,12 +19,13 @@ from sglang_gemma4_ext.kernels.nvfp4_linear_ref import WEIGHTS, nvfp4_linear_ref
 from sglang_gemma4_ext.model_family import ModelInfo
 from sglang_gemma4_ext.patches import (
     experts_without_swizzled_scales,
-    marlin_expert_by_expert,
     nvfp4_compressed_tensors,
     nvfp4_modelopt,
 )
 from sglang_gemma4_ext.plan.geometry import BUILT_IN
+from sglang_gemma4_ext.plan.weights import swizzled_scales
 from sglang_gemma4_ext.settings import Settings
+from tests.unit.hooks import hook_of
 
 MODEL = BUILT_IN["26B-A4B"]
 EXPERTS, HIDDEN, INNER = 16, MODEL.hidden, MODEL.expert_intermediate
@@ -43,62 +43,6 @@ def moe_layer() -> torch.nn.Module:
     layer.quant_config = SimpleNamespace(group_size=16)
     layer.intermediate_size_per_partition, layer.params_dtype = INNER, torch.bfloat16
     return layer
-
-
-def loaded_for_marlin() -> torch.nn.Module:
-    layer, draw = moe_layer(), torch.Generator().manual_seed(0)
-    for stack, rows, k in (("w13_", 2 * INNER, HIDDEN), ("w2_", HIDDEN, INNER)):
-        packed = torch.randint(256, (EXPERTS, rows, k // 2), generator=draw, dtype=torch.uint8)
-        block = torch.rand((EXPERTS, rows, k // 16), generator=draw).to(torch.float8_e4m3fn)
-        scale = torch.rand(EXPERTS, generator=draw)
-        for name, tensor in (
-            ("weight", packed),
-            ("weight_scale", block),
-            ("weight_scale_2", scale),
-        ):
-            setattr(layer, stack + name, torch.nn.Parameter(tensor, requires_grad=False))
-    return layer
-
-
-@pytest.fixture
-def repack(monkeypatch):
-    """SGLang's prepare_moe_nvfp4_layer_for_marlin, its CUDA parts replaced."""
-    from sglang.srt.layers.quantization import marlin_utils_fp4
-
-    def bytes_permuted(b_q_weight, perm, size_k, size_n, num_bits):
-        assert b_q_weight.shape == (size_k // 8, size_n)
-        flipped = b_q_weight.flatten().flip(0)
-        return flipped.reshape(size_k // 16, size_n * 2)
-
-    def workspace(device, blocks):
-        return torch.zeros(blocks, dtype=torch.int)
-
-    monkeypatch.setattr(marlin_utils_fp4, "gptq_marlin_repack", bytes_permuted, raising=False)
-    monkeypatch.setattr(marlin_utils_fp4, "marlin_make_workspace", workspace)
-    return marlin_utils_fp4.prepare_moe_nvfp4_layer_for_marlin
-
-
-def test_marlin_repacks_one_expert_at_a_time(repack):
-    stock, ours = loaded_for_marlin(), loaded_for_marlin()
-    stock_peak = allocated_peak(lambda: repack(stock, 16))
-    ours_peak = allocated_peak(lambda: marlin_expert_by_expert._one_at_a_time(repack, ours, 16))
-    assert stock_peak > LAYER_BYTES
-    assert ours_peak < 2 * EXPERT_BYTES + SMALL
-    theirs = dict(stock.named_parameters())
-    for name, parameter in ours.named_parameters():
-        assert parameter.dtype == theirs[name].dtype, name
-        assert parameter.shape == theirs[name].shape, name
-        same = parameter.data.view(torch.uint8), theirs[name].data.view(torch.uint8)
-        assert torch.equal(*same), name
-    assert set(theirs) == {name for name, _ in ours.named_parameters()}
-    assert torch.equal(ours.workspace, stock.workspace)
-
-
-def test_experts_with_a_bias_are_repacked_by_sglang_alone(repack):
-    layer, calls = loaded_for_marlin(), []
-    layer.w2_bias = torch.zeros(EXPERTS, HIDDEN)
-    marlin_expert_by_expert._one_at_a_time(lambda *args: calls.append(args), layer, 16)
-    assert calls == [(layer, 16)]
 
 
 def _modelopt() -> tuple[Any, ...]:
@@ -145,13 +89,12 @@ def loading(request, monkeypatch):
     """loading(layer): create, load and process the experts as our own path serves them."""
     from sglang.srt.layers.quantization import modelopt_quant
 
-    swizzle = functools.partial(
-        experts_without_swizzled_scales._swizzle, modelopt_quant.swizzle_blockscale
-    )
+    hook = functools.partial(hook_of, experts_without_swizzled_scales.PATCH, "around")
+    swizzle = functools.partial(hook("swizzle_blockscale"), modelopt_quant.swizzle_blockscale)
     stock = modelopt_quant.ModelOptNvFp4FusedMoEMethod.create_weights
 
     def create(self: Any, layer: Any, *args: Any, **kwargs: Any) -> None:
-        experts_without_swizzled_scales._create(stock, self, layer, *args, **kwargs)
+        hook("create_weights")(stock, self, layer, *args, **kwargs)
 
     monkeypatch.setattr(modelopt_quant, "swizzle_blockscale", swizzle)
     monkeypatch.setattr(modelopt_quant.ModelOptNvFp4FusedMoEMethod, "create_weights", create)
@@ -176,42 +119,44 @@ def test_our_own_path_never_holds_a_copy_of_a_layer(loading):
     assert not any("swizzled" in name for name, _ in layer.named_parameters())
 
 
-def test_sglang_alone_keeps_the_swizzled_scales():
-    """47.6 MB a layer of 26B-A4B: 128 experts of 3 x 2816 x 704 weights, a byte for each 16."""
+@pytest.mark.parametrize("tp", [1, 2, 4])
+def test_sglang_alone_keeps_the_swizzled_scales(tp):
+    """47.6 MB a layer of 26B-A4B: 128 experts of 3 x 2816 x 704 weights, a byte for each 16; the
+    plan of stock SGLang counts the same, padding of a part included."""
     from sglang.srt.layers.quantization import modelopt_quant
 
     method, layer = _modelopt()[0], moe_layer()
     create = modelopt_quant.ModelOptNvFp4FusedMoEMethod.create_weights
     create(method, layer=layer, num_experts=EXPERTS, hidden_size=HIDDEN,
-           intermediate_size_per_partition=INNER, params_dtype=torch.bfloat16,
+           intermediate_size_per_partition=INNER // tp, params_dtype=torch.bfloat16,
            weight_loader=_copy)  # fmt: skip
     kept = sum(p.numel() for name, p in layer.named_parameters() if "swizzled" in name)
-    assert kept == EXPERTS * 3 * HIDDEN * INNER // 16
-    assert 47.5e6 < kept * 128 / EXPERTS < 47.7e6
+    assert kept * MODEL.layers * MODEL.experts == EXPERTS * swizzled_scales(MODEL, tp)
+    if tp == 1:
+        assert kept == EXPERTS * 3 * HIDDEN * INNER // 16
+        assert 47.5e6 < kept * 128 / EXPERTS < 47.7e6
 
 
 @pytest.mark.parametrize(
-    ("patch", "fmt", "experts", "gpu", "active"),
+    ("fmt", "experts", "gpu", "active"),
     [
-        (marlin_expert_by_expert, "modelopt", 8, Gpu("nvidia", "A10G", (8, 6)), True),
-        (marlin_expert_by_expert, "compressed-tensors", 8, Gpu("nvidia", "A10G", (8, 6)), True),
-        (marlin_expert_by_expert, "modelopt", 0, Gpu("nvidia", "A10G", (8, 6)), False),
-        (marlin_expert_by_expert, None, 8, Gpu("nvidia", "A10G", (8, 6)), False),
-        (marlin_expert_by_expert, "modelopt", 8, Gpu("nvidia", "B200", (10, 0)), False),
-        (experts_without_swizzled_scales, "modelopt", 8, Gpu("nvidia", "H200", (9, 0)), True),
-        (experts_without_swizzled_scales, "compressed-tensors", 8,
-         Gpu("nvidia", "H200", (9, 0)), False),
-        (experts_without_swizzled_scales, "modelopt", 8, Gpu("nvidia", "B200", (10, 0)), False),
+        ("modelopt", 8, Gpu("nvidia", "H200", (9, 0)), True),
+        ("compressed-tensors", 8, Gpu("nvidia", "H200", (9, 0)), False),
+        ("modelopt", 0, Gpu("nvidia", "H200", (9, 0)), False),
+        (None, 8, Gpu("nvidia", "H200", (9, 0)), False),
+        ("modelopt", 8, Gpu("nvidia", "B200", (10, 0)), False),
     ],
-)  # fmt: skip
-def test_who_needs_them(patch, fmt, experts, gpu, active):
+)
+def test_who_needs_no_swizzled_scales(fmt, experts, gpu, active):
     config: dict[str, Any] = {"text_config": {"num_experts": experts}}
     if fmt == "modelopt":
         config["quantization_config"] = {"quant_method": "modelopt", "quant_algo": "NVFP4"}
     elif fmt:
         config["quantization_config"] = {"quant_method": fmt, "format": "nvfp4-pack-quantized"}
     model = ModelInfo("nowhere", "Gemma4ForConditionalGeneration", config)
-    reason = patch.PATCH.stands_down(Context(Settings(), model, gpu, "0.5.23"))
+    reason = experts_without_swizzled_scales.PATCH.stands_down(
+        Context(Settings(), model, gpu, "0.5.23")
+    )
     assert (reason is None) is active, reason
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from dataclasses import replace
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from sglang_gemma4_ext.context import Context, Gpu
 from sglang_gemma4_ext.kernels import extend_tiles
 from sglang_gemma4_ext.kernels.extend_tiles import Row, Tile, read
 from sglang_gemma4_ext.patches import extend_attention_tiles as patch
+from tests.unit.hooks import hook_of
 
 MAX_SHARED = {"sm_80": 166_912, "sm_86": 101_376, "sm_89": 101_376, "sm_90": 232_448}
 
@@ -130,12 +132,13 @@ def test_a_tile_is_taken_back_after_an_error() -> None:
     with pytest.raises(RuntimeError, match="in between"):
         fail()
     assert extend_attention._fwd_kernel is before
-    assert patch._block_sizes(lambda Lq, Lv: (Lq, 0, Lv, 64, 64, 8), 256, 256)[3:] == (64, 64, 8)
+    block_sizes = hook_of(patch.PATCH, "around", "_get_block_sizes_for_extend_attention")
+    assert block_sizes(lambda Lq, Lv: (Lq, 0, Lv, 64, 64, 8), 256, 256)[3:] == (64, 64, 8)
 
 
 def test_the_call_is_hooked_by_its_arguments_names(monkeypatch) -> None:
     """The hook reads arguments of both of SGLang's functions, by position or by name."""
-    tile = HOPPER.tiles[0]
+    tile, hook = HOPPER.tiles[0], functools.partial(hook_of, patch.PATCH, "around")
     asked = []
     monkeypatch.setattr(patch, "_choose", lambda q, k, v, n: asked.append((q, k, v, n)) or tile)
     starts = torch.zeros(4)
@@ -146,7 +149,12 @@ def test_the_call_is_hooked_by_its_arguments_names(monkeypatch) -> None:
     def unified(q, o, k_buffer, v_buffer, k_scale, v_scale, qo_indptr):
         return patch._tile
 
-    assert patch._extend(fwd, "q", "k", "v", "o", "kb", "vb", starts) is tile
-    assert patch._extend(unified, "q", "o", "kb", "vb", 1.0, 1.0, qo_indptr=starts) is tile
+    assert hook("extend_attention_fwd")(fwd, "q", "k", "v", "o", "kb", "vb", starts) is tile
+    assert (
+        hook("extend_attention_fwd_unified")(
+            unified, "q", "o", "kb", "vb", 1.0, 1.0, qo_indptr=starts
+        )
+        is tile
+    )
     assert asked == [("q", "kb", "vb", 3)] * 2
     assert patch._tile is None

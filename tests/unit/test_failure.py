@@ -9,35 +9,39 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from sglang_gemma4_ext import failure, settings
+from sglang_gemma4_ext import failure, leftovers, settings
 
 
 @pytest.fixture
-def reason_file(monkeypatch, tmp_path) -> Path:
+def folder(monkeypatch, tmp_path) -> Path:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr(os, "environ", dict(os.environ))
     monkeypatch.setattr(failure, "_started", False)
-    failure.watch_children()
-    return Path(settings.failure_file())
+    leftovers.make_folder()
+    return Path(settings.run_folder())
 
 
-def test_the_first_reason_is_taken_once(reason_file):
+def test_the_first_reason_is_taken_once(folder):
     failure.record(ValueError("first"))
     failure.record(ValueError("second"))
     assert failure.take() == "first"
-    assert failure.take() == "" and not reason_file.exists()
+    assert failure.take() == ""
+    leftovers.remove_folder()
+    assert not folder.exists()
     failure.record(ValueError("too late"))
-    assert not reason_file.exists()
+    assert failure.take() == "" and not folder.exists()
 
 
-def test_once_started_there_is_no_file_and_another_word(reason_file):
+def test_once_started_an_old_reason_is_forgotten_and_the_word_is_another(folder):
     assert failure.verdict("x") == "the server did not start: x"
+    failure.record(ValueError("of a start that succeeded all the same"))
     failure.started()
     assert failure.verdict("x") == "the server ended: x"
-    assert not reason_file.exists()
+    assert failure.take() == ""
 
 
 def test_without_a_launcher_nothing_is_kept(monkeypatch):
@@ -47,7 +51,7 @@ def test_without_a_launcher_nothing_is_kept(monkeypatch):
 
 
 @pytest.mark.parametrize("error", [ValueError("bad"), SystemExit("sglang-gemma4-ext: bad")])
-def test_a_failed_scheduler_records_why_and_fails_as_before(reason_file, error):
+def test_a_failed_scheduler_records_why_and_fails_as_before(folder, error):
     def fail(scheduler):
         raise error
 
@@ -64,22 +68,60 @@ class Scheduler:
         raise RuntimeError("out of shared memory")
 
 
-def test_a_failure_at_the_first_request_is_recorded_too(reason_file):
+def test_a_failure_at_the_first_request_is_recorded_too(folder):
     calls, scheduler = [], Scheduler()
     failure.around_scheduler_init(lambda *a, **k: calls.append((a, k)), scheduler, 1, two=2)
-    assert calls == [((scheduler, 1), {"two": 2})] and not reason_file.read_text()
+    assert calls == [((scheduler, 1), {"two": 2})] and not list(folder.iterdir())
     with pytest.raises(RuntimeError, match="out of shared memory"):
         scheduler.run_event_loop()
     assert failure.take() == "RuntimeError: out of shared memory"
 
 
-def test_sglangs_handler_answers_once_the_server_is_ready(monkeypatch):
-    calls = []
-    monkeypatch.setattr(failure, "SigquitReport", lambda: lambda *args: calls.append("ours"))
-    for started in (False, True):
-        monkeypatch.setattr(failure, "_started", started)
-        failure.around_running_sigquit(lambda *args: calls.append("theirs"), object())
-    assert calls == ["ours", "theirs"]
+class Ended(BaseException):
+    """In place of the process's end."""
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "expected"),
+    [
+        (-9, "", "its process b was killed by SIGKILL; the machine may be out of memory"),
+        (-11, "", "its process b was killed by SIGSEGV"),
+        (-40, "", "its process b was killed by signal 40"),
+        (1, "", failure.UNKNOWN),
+        (-9, "the reason", "the reason"),
+    ],
+)
+def test_a_running_server_dumps_its_requests_and_says_which_child_died(
+    folder, monkeypatch, code, reason, expected
+):
+    def end(sentence, status):
+        raise Ended(sentence, status)
+
+    monkeypatch.setattr(failure, "_end", end)
+    monkeypatch.setattr(failure, "_started", True)
+    alive = SimpleNamespace(is_alive=lambda: True, exitcode=None)
+    dead = SimpleNamespace(is_alive=lambda: False, exitcode=code)
+    watchdog = SimpleNamespace(_processes=[alive, dead], _names=["a", "b"])
+    dumps = []
+    manager = SimpleNamespace(
+        _subprocess_watchdog=watchdog, dump_requests_before_crash=lambda: dumps.append(1)
+    )
+    if reason:
+        failure.record(ValueError(reason))
+    with pytest.raises(Ended) as ended:
+        failure.in_place_of_running_sigquit(SimpleNamespace(tokenizer_manager=manager))
+    assert ended.value.args == (f"the server ended: {expected}", 1)
+    assert dumps == [1]
+
+
+def test_until_the_server_is_ready_the_launch_phase_answers(monkeypatch):
+    def end(sentence, status):
+        raise Ended(sentence)
+
+    monkeypatch.setattr(failure, "_end", end)
+    monkeypatch.setattr(failure, "_started", False)
+    with pytest.raises(Ended, match="did not start"):
+        failure.in_place_of_running_sigquit(object(), signal.SIGQUIT, None)
 
 
 def test_one_sentence_of_any_exception():
@@ -100,9 +142,9 @@ def test_one_sentence_of_any_exception():
 
 SCRIPT = """
 import os, signal, subprocess, sys, time
-from sglang_gemma4_ext import failure
+from sglang_gemma4_ext import failure, leftovers
 failure.watch_signals()
-failure.watch_children()
+leftovers.make_folder()
 signal.signal(signal.SIGQUIT, failure.SigquitReport())
 if "started" in sys.argv: failure.started()
 if "reason" in sys.argv: failure.record(ValueError("the reason"))
@@ -154,7 +196,7 @@ def test_a_signal_to_a_running_server_is_a_keyboard_interrupt(monkeypatch):
 WATCHED = """
 import multiprocessing, sys, time
 from sglang.srt.utils.watchdog import SubprocessWatchdog
-from sglang_gemma4_ext import failure
+from sglang_gemma4_ext import failure, leftovers
 if __name__ == "__main__":
     child = multiprocessing.Process(target=time.sleep, args=(60,))
     child.start()

@@ -19,6 +19,7 @@ from sglang.srt.model_executor.forward_batch_info import ForwardMode
 from sglang_gemma4_ext.context import Context
 from sglang_gemma4_ext.patches import kv_bounds_check as check
 from sglang_gemma4_ext.settings import Settings
+from tests.unit.hooks import hook_of
 
 ROOT = Path(__file__).resolve().parents[2]
 FULL_ROWS, SWA_ROWS = 40, 20
@@ -57,7 +58,7 @@ def paged(full: list[int], sliding: list[int], length: int) -> SimpleNamespace:
 
 def look(metadata: object, layer: SimpleNamespace, mode: ForwardMode = ForwardMode.DECODE) -> None:
     batch = SimpleNamespace(forward_mode=mode)
-    check._before_forward(backend(metadata), None, None, None, layer, batch)
+    hook_of(check.PATCH, "before", "forward")(backend(metadata), None, None, None, layer, batch)
 
 
 def test_what_lies_in_the_pools_passes():
@@ -125,10 +126,11 @@ def test_an_swa_slot_beyond_its_pool_is_stopped_as_it_is_handed_out(tmp_path, mo
     monkeypatch.setattr(check.tempfile, "tempdir", str(tmp_path))
     allocator = object.__new__(SWATokenToKVPoolAllocator)
     allocator._size_full, allocator._size_swa, allocator.page_size = 39, 19, 1
-    check._before_mapping(allocator, torch.tensor([1, 39]), torch.tensor([1, 19]))
-    check._before_mapping(allocator, torch.tensor([]), torch.tensor([]))
+    before_mapping = hook_of(check.PATCH, "before", "set_full_to_swa_mapping")
+    before_mapping(allocator, torch.tensor([1, 39]), torch.tensor([1, 19]))
+    before_mapping(allocator, torch.tensor([]), torch.tensor([]))
     with pytest.raises(check.KVBoundsError, match=r"swa slots .* holds 1 to 20 where 0 to 19"):
-        check._before_mapping(allocator, torch.tensor([1, 39]), torch.tensor([1, 20]))
+        before_mapping(allocator, torch.tensor([1, 39]), torch.tensor([1, 20]))
 
 
 def test_off_means_that_nothing_is_hooked():

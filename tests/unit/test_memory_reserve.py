@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +15,7 @@ from sglang_gemma4_ext.plan.activations import Step, activation_bytes
 from sglang_gemma4_ext.plan.geometry import BUILT_IN, FULL, Geometry
 from sglang_gemma4_ext.plan.gpus import GIB, GPUS_MIB, MIB
 from tests.checkpoints.shapes import write_config
+from tests.unit.hooks import hook_of
 
 CARDS = sorted(set(GPUS_MIB.values()))
 
@@ -35,7 +38,8 @@ def resolved(monkeypatch, tmp_path):
         )
         declare_resolution(args, "test", cuda_graph_config=graphs, enable_multimodal=multimodal)
         step = memory_hook.handle_gpu_memory_settings
-        memory_reserve._settle(step, args) if ours else step(args)
+        settle = hook_of(memory_reserve.PATCH, "around", step.__name__)
+        settle(step, args) if ours else step(args)
         return resolving_view(args)
 
     return run
@@ -49,6 +53,15 @@ def test_the_flat_reserve_is_sglangs(resolved, mib):
     assert load.graph_batch == cfg.cuda_graph_config.decode.max_bs
     fraction = 1 - reserve.flat(mib * MIB, load) / (mib * MIB)
     assert cfg.mem_fraction_static == round(fraction, 3)
+
+
+def test_large_cards_keep_ten_gib_whatever_the_chunk(resolved):
+    """60 GiB and more; a chunk of 2048 alone would leave 4 GiB."""
+    mib = GPUS_MIB["a100"]
+    cfg = resolved(mib, "--chunked-prefill-size", "2048")
+    load = replace(reserve.default_load(mib * MIB, BUILT_IN["12B"]), chunk=2048)
+    assert reserve.flat(mib * MIB, load) == 10 * GIB
+    assert cfg.mem_fraction_static == round(1 - 10 * 1024 / mib, 3)
 
 
 @pytest.mark.parametrize("mib", CARDS)

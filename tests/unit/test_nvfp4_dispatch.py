@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which configuration a shape and a GPU get, and what `auto` needs to prefer our kernels."""
+"""Which configuration a shape and a GPU get, and what `auto` needs to take our kernels."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import logging
 import math
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,8 +22,13 @@ from sglang_gemma4_ext.context import Context, Gpu
 from sglang_gemma4_ext.kernels import nvfp4_dispatch
 from sglang_gemma4_ext.kernels.nvfp4_dispatch import CAPABILITIES, FOLDER, read, table_for
 from sglang_gemma4_ext.model_family import ModelInfo
-from sglang_gemma4_ext.patches import nvfp4_fused_activation
-from sglang_gemma4_ext.patches._nvfp4_checkpoint import stands_down, uses_fused
+from sglang_gemma4_ext.patches import _nvfp4_layers, nvfp4_fused_activation
+from sglang_gemma4_ext.patches._nvfp4_checkpoint import (
+    MARLIN_ACTIVATIONS,
+    stands_down,
+    takes,
+    uses_fused,
+)
 from sglang_gemma4_ext.settings import Settings, SettingsError
 from tests.serving.harness import environment
 
@@ -35,8 +42,8 @@ def _entry(**changes: Any) -> dict[str, Any]:
     return {"op": "linear", "max_m": 8, "n": 1024, "k": 1024, **block, **changes}
 
 
-def _write(path: Path, *configs: dict[str, Any], prefer: str = "marlin", measured=None) -> Path:
-    content = {"measured": measured, "prefer": prefer, "configs": configs}
+def _write(path: Path, *configs: dict[str, Any], faster=(), measured=None) -> Path:
+    content = {"measured": measured, "faster": faster, "configs": configs}
     path.write_text(json.dumps(content))
     return path
 
@@ -96,9 +103,9 @@ def test_a_device_has_its_own_table_else_that_of_its_capability_or_one_below(tmp
         assert table_for(name, capability, tmp_path).name == found
 
 
-def test_fused_is_not_preferred_without_a_measurement(tmp_path) -> None:
+def test_nothing_is_faster_without_a_measurement(tmp_path) -> None:
     with pytest.raises(ValueError, match="names no measurement"):
-        read(_write(tmp_path / "t.json", _entry(), prefer="fused"))
+        read(_write(tmp_path / "t.json", _entry(), faster=[["linear", 8192, 3840]]))
     for path in FOLDER.glob("*.json"):
         table = read(path)
         assert table.measured is None or (ROOT / table.measured).exists(), path
@@ -119,14 +126,127 @@ def test_one_line_says_that_nothing_is_measured(monkeypatch, caplog) -> None:
 A10G = Gpu("nvidia", "NVIDIA A10G", (8, 6))
 
 
-def test_auto_follows_what_was_measured(monkeypatch, tmp_path) -> None:
-    ctx = Context(Settings(), gpu=A10G)
-    assert "not measured to be faster" in stands_down(ctx, "modelopt")
-    assert not uses_fused(ctx)
-    _write(tmp_path / "NVIDIA_A10G.json", _entry(), prefer="fused", measured="somewhere")
+FASTER = [["experts", 1408, 2816], ["linear", 32, 24]]
+
+
+@pytest.fixture
+def measured(monkeypatch, tmp_path) -> Iterator[Context]:
+    """A server on an A10G whose table, made up here, calls two shapes faster."""
+    _write(tmp_path / "NVIDIA_A10G.json", _entry(), faster=FASTER, measured="somewhere.jsonl")
     monkeypatch.setattr(table_for, "__defaults__", (tmp_path,))
+    ctx = Context(Settings(), gpu=A10G)
+    monkeypatch.setattr(_nvfp4_layers.Context, "here", lambda settings: ctx)
+    for cached in (_nvfp4_layers._here, _nvfp4_layers._say_once):
+        cached.cache_clear()
+    yield ctx
+    _nvfp4_layers._here.cache_clear()
+
+
+QUANTIZED = {"quantization_config": {"quant_method": "modelopt", "quant_algo": "NVFP4"}}
+DENSE = ModelInfo("", "Gemma4ForConditionalGeneration", QUANTIZED)
+MOE = ModelInfo("", DENSE.architecture, QUANTIZED | {"text_config": {"num_experts": 128}})
+
+
+def test_auto_leaves_to_marlin_what_was_not_measured() -> None:
+    for gpu in (A10G, *(Gpu("nvidia", "", c) for c in CAPABILITIES)):
+        ctx = Context(Settings(), DENSE, gpu)
+        assert "not measured to be faster" in stands_down(ctx, "modelopt")
+        assert not takes(ctx, "linear", 8192, 3840)
+
+
+def test_auto_takes_the_shapes_that_were_faster_and_no_other(measured) -> None:
+    assert stands_down(measured, "modelopt") is None
+    assert takes(measured, "experts", 1408, 2816, "silu")
+    for shape in (("linear", 1408, 2816), ("experts", 704, 2816, "silu"), ("linear", 32, 48)):
+        assert not takes(measured, *shape)
+        assert not takes(Context(Settings(nvfp4="marlin"), gpu=A10G), *shape)
+        assert takes(Context(Settings(nvfp4="fused"), gpu=A10G), *shape)
+
+
+@pytest.mark.parametrize("nvfp4", ["auto", "marlin"])
+def test_experts_that_marlin_cannot_serve_are_ours(nvfp4) -> None:
+    ctx = Context(Settings(nvfp4=nvfp4), MOE, A10G)
     assert stands_down(ctx, "modelopt") is None
     assert uses_fused(ctx)
+    assert takes(ctx, "experts", 1408, 2816, "gelu")
+    assert not takes(ctx, "experts", 1408, 2816, "silu")
+    assert not takes(ctx, "linear", 8192, 2816)
+
+
+def test_sglangs_marlin_experts_have_no_gelu(monkeypatch) -> None:
+    """Its own runner, up to where it needs a GPU. When it takes gelu, experts may go to Marlin."""
+    from sglang.srt.layers.moe.moe_runner import marlin
+    from sglang.srt.layers.moe.moe_runner.base import MoeRunnerConfig
+    from sglang.srt.layers.quantization import marlin_utils
+
+    def workspace(*args: Any, **kwargs: Any) -> None:
+        raise InterruptedError("its activation was let through")
+
+    monkeypatch.setattr(marlin_utils, "marlin_make_workspace", workspace)
+    given = SimpleNamespace(
+        hidden_states=torch.ones(1, 16), topk_output=SimpleNamespace(topk_weights=None)
+    )
+    run = marlin.fused_experts_none_to_marlin
+    with pytest.raises(AssertionError, match="Only gated SiLU/SiTU is supported, got gelu"):
+        run(given, None, MoeRunnerConfig(activation="gelu", is_gated=True))
+    for activation in MARLIN_ACTIVATIONS:
+        with pytest.raises(InterruptedError):
+            run(given, None, MoeRunnerConfig(activation=activation, is_gated=True))
+
+
+def test_a_layer_goes_by_its_ranks_share(measured, monkeypatch, caplog) -> None:
+    """SGLang's own linears of 2 ranks, each at the moment in which it asks for a method."""
+    from sglang.srt.layers import linear
+    from sglang.srt.layers.quantization.unquant import UnquantizedLinearMethod
+
+    group = SimpleNamespace(rank_in_group=0, world_size=2)
+    monkeypatch.setattr(linear, "_resolve_linear_group", lambda name: group)
+    asked = []
+
+    class Config:
+        def get_quant_method(self, layer, prefix):
+            asked.append((type(layer).__name__, _nvfp4_layers.takes(layer)))
+            return UnquantizedLinearMethod()
+
+    caplog.set_level(logging.INFO, logger=_nvfp4_layers.logger.name)
+    for make, sizes in (
+        (linear.ReplicatedLinear, (24, 32)),
+        (linear.RowParallelLinear, (48, 32)),
+        (linear.RowParallelLinear, (24, 32)),
+        (linear.MergedColumnParallelLinear, (24, [32, 32])),
+        (linear.MergedColumnParallelLinear, (24, [16, 16])),
+    ):
+        make(*sizes, bias=False, quant_config=Config(), params_dtype=torch.float32)
+    linear.QKVParallelLinear(24, 8, 4, 2, bias=False, quant_config=Config())
+    assert asked == [
+        ("ReplicatedLinear", True),
+        ("RowParallelLinear", True),
+        ("RowParallelLinear", False),
+        ("MergedColumnParallelLinear", True),
+        ("MergedColumnParallelLinear", False),
+        ("QKVParallelLinear", True),
+    ]
+    assert caplog.messages == [
+        "NVFP4: fused kernels for linear of 32 x 24: faster than Marlin in somewhere.jsonl"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("inner", "activation", "ours"),
+    [(704, "silu", True), (352, "silu", False), (352, "gelu", True)],
+)
+def test_experts_go_by_their_ranks_share(measured, caplog, inner, activation, ours) -> None:
+    from sglang.srt.layers.moe.fused_moe_triton import FusedMoE
+
+    layer = FusedMoE.__new__(FusedMoE)
+    torch.nn.Module.__init__(layer)
+    layer.intermediate_size_per_partition, layer.hidden_size = inner, 2816
+    layer.moe_runner_config = SimpleNamespace(activation=activation)
+    caplog.set_level(logging.INFO, logger=_nvfp4_layers.logger.name)
+    assert [_nvfp4_layers.takes(layer) for _ in range(2)] == [ours] * 2
+    whose = "faster than Marlin in somewhere.jsonl" if inner == 704 else "Marlin has no gelu"
+    line = f"NVFP4: fused kernels for experts of {2 * inner} x 2816: {whose}"
+    assert caplog.messages == ([line] if ours else [])
 
 
 def test_who_multiplies() -> None:
@@ -169,27 +289,60 @@ def _rows() -> list[dict[str, str]]:
 
 def test_no_compiled_kernel_spills_or_exceeds_its_gpus_shared_memory() -> None:
     for row in _rows():
-        assert row["stack"] == row["local"] == row["local_instructions"] == "0", row
+        assert row["local"] == "0", row
         assert int(row["shared"]) <= MAX_SHARED_BYTES[int(row["sm"])], row
         assert int(row["registers"]) <= 255
         assert row["tensor_core"] or row["kernel"] == "_dequant_kernel", row
 
 
 def test_weights_are_loaded_by_16_bytes() -> None:
-    """But for wgmma tiles, whose weights Triton copies to shared memory by 8 (tokens above 16)."""
+    """Every stage's weights and activations; by 8 only weights whose rows start at odd eights.
+
+    That is a K of an odd multiple of 16: of Gemma 4's, what TP 4 leaves of the 26B-A4B's 704 and
+    2112.
+    """
+    by_eight = set()
     for row in _rows():
         if row["kernel"] == "_dequant_kernel":
             continue
-        if row["tensor_core"] == "HGMMA":
-            assert int(row["block_m"]) > 8, row
-            continue
-        assert int(row["loads_16_byte"]) >= int(row["stages"]), row
+        width = min(16, int(row["bytes_align"]))
+        weights, activations = _bytes_a_thread(row)
+        wide = activations / 16 + (weights / 16 if width == 16 else 0)
+        assert int(row["loads_16_byte"]) >= int(row["stages"]) * wide, row
+        if width == 8:
+            assert int(row["loads_8_byte"]) >= int(row["stages"]) * weights / 8, row
+            by_eight |= set(row["in_features"].split())
+    assert by_eight == {"176", "528"}
+
+
+def _bytes_a_thread(row: dict[str, str]) -> tuple[float, float]:
+    """Of a stage's weights and of its activations."""
+    m, n, k = (int(row[f"block_{side}"]) for side in "mnk")
+    threads = 32 * int(row["warps"])
+    return n * k / 2 / threads, 2 * m * k / threads
+
+
+def test_hoppers_dots_are_where_the_table_says() -> None:
+    """Their order of K is another; on any other tile it costs instructions."""
+    for row in _rows():
+        assert (row["tensor_core"] == "HGMMA") == (row["wgmma"] == "True"), row
+
+
+def test_the_compiled_shapes_are_gemma4s_whole_and_split() -> None:
+    """Its table's: 928 and the shards that MODELS.md's sizes give, none of them left out."""
+    whole = {2112, 2816, 3840, 4096, 5376, 8192, 15360, 16384, 21504}
+    split = {512, 528, 928, 1024, 1056, 1920, 2048, 2688, 7680, 10752}
+    experts = {704, 352, 176}
+    for sm in MAX_SHARED_BYTES:
+        rows = [row for row in _rows() if row["sm"] == str(sm)]
+        found = {int(k) for row in rows for k in row["in_features"].split()}
+        assert found == whole | split | experts
 
 
 @pytest.mark.parametrize(
     "part",
     [
-        pytest.param(("--every", "37"), id="some"),
+        pytest.param(("--every", "61"), id="some"),
         pytest.param((), id="all", marks=pytest.mark.slow),
     ],
 )

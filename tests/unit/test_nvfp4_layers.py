@@ -18,11 +18,13 @@ WHERE = "model.language_model.layers.0.mlp.gate_up_proj"
 class Loaded:
     """A stacked linear of SGLang's kind: parts of `rows` rows, K in-features, method `make`."""
 
-    def __init__(self, make: Any, rows: tuple[int, ...] = (32, 16), k: int = 64) -> None:
+    def __init__(
+        self, make: Any, rows: tuple[int, ...] = (32, 16), k: int = 64, ranks: int = 1
+    ) -> None:
         self.layer = torch.nn.Module()
         self.layer.input_size = k
         self.rows, self.k, self.weight, self.create, self.owner = rows, k, *make()
-        sizes = {"input_size_per_partition": k, "output_partition_sizes": list(rows)}
+        sizes = {"input_size_per_partition": k // ranks, "output_partition_sizes": list(rows)}
         whole = {"input_size": k, "output_size": sum(rows), "params_dtype": torch.float32}
         self.create(layer=self.layer, weight_loader=self._load, **sizes, **whole)
 
@@ -114,6 +116,12 @@ def test_scales_padded_to_more_rows_are_refused(make) -> None:
     loaded.load(block, 1, torch.ones(128, 4).to(torch.float8_e4m3fn))
     with pytest.raises(ValueError, match=f"as many rows as {block}"):
         loaded.owner.process_weights_after_loading(loaded.layer)
+
+
+@both
+def test_a_share_that_ends_within_a_block_is_refused(make) -> None:
+    with pytest.raises(ValueError, match=f"{WHERE}: a rank's share has 24 in-features.*--tp-size"):
+        Loaded(make, k=48, ranks=2)
 
 
 def test_in_features_must_be_whole_blocks() -> None:

@@ -20,6 +20,7 @@ from sglang_gemma4_ext.patches import (
     unified_kv_scales,
 )
 from sglang_gemma4_ext.settings import Settings
+from tests.unit.hooks import hook_of
 
 MODELOPT = {"quant_method": "modelopt", "quant_algo": "NVFP4"}
 TENSORS = {"quant_method": "compressed-tensors", "format": "nvfp4-pack-quantized"}
@@ -91,12 +92,17 @@ def test_without_a_gpu_auto_is_the_exact_path(nvfp4: str, active: bool) -> None:
         assert (patch.stands_down(Context(Settings(nvfp4=nvfp4, cpu=True))) is None) is active
 
 
+@pytest.fixture
+def all_ours(monkeypatch) -> None:
+    monkeypatch.setattr(_nvfp4_layers, "takes", lambda layer: True)
+
+
 def _config(**changes: Any) -> SimpleNamespace:
     given = {"is_checkpoint_nvfp4_serialized": True, "is_awq": False, "group_size": 16, **changes}
     return SimpleNamespace(**given)
 
 
-def test_modelopt_config_is_refused_in_one_sentence() -> None:
+def test_modelopt_config_is_refused_in_one_sentence(all_ours) -> None:
     for changes, match in (
         ({"group_size": 32}, "group size 16"),
         ({"is_awq": True}, "plain NVFP4"),
@@ -110,6 +116,36 @@ def test_compressed_tensors_group_size_is_refused_naming_the_layer() -> None:
     config = SimpleNamespace(get_scheme_dict=lambda *args: {"weights": weights})
     with pytest.raises(ValueError, match=rf"{WHERE}: .*one for every 32"):
         nvfp4_compressed_tensors._linear_scheme(None, config, None, WHERE)
+
+
+def test_what_marlin_has_gets_sglangs_own_method(monkeypatch) -> None:
+    monkeypatch.setattr(_nvfp4_layers, "takes", lambda layer: False)
+    weights = SimpleNamespace(num_bits=4, type="float", strategy="tensor_group", group_size=16)
+    scheme = {"weights": weights, "input_activations": None}
+    config = _config(
+        get_scheme_dict=lambda *args: scheme, _add_fused_moe_to_target_scheme_map=lambda: None
+    )
+    for choose in (
+        nvfp4_modelopt._get_quant_method,
+        nvfp4_compressed_tensors._linear_scheme,
+        nvfp4_compressed_tensors._moe_scheme,
+    ):
+        assert choose(lambda *args: "SGLang's", config, None, WHERE) == "SGLang's"
+
+
+@pytest.mark.parametrize(
+    "method",
+    [nvfp4_modelopt._moe_method, nvfp4_compressed_tensors._experts],
+    ids=["modelopt", "tensors"],
+)
+def test_a_share_of_broken_blocks_is_refused(method) -> None:
+    """The 26B-A4B's 704 over 8 ranks."""
+    layer = SimpleNamespace(moe_ep_size=1, layer_name="model.layers.0.moe.experts")
+    given = {"intermediate_size_per_partition": 88, "moe_intermediate_size": 704}
+    with pytest.raises(ValueError, match=r"experts: a rank's share has 88 .* smaller --tp-size"):
+        method().create_weights(
+            None, layer=layer, num_experts=128, hidden_size=2816, weight_loader=None, **given
+        )
 
 
 def test_expert_parallel_is_refused() -> None:
@@ -159,6 +195,8 @@ def test_ignored_layers_get_sglangs_names(name: str, added: list[str]) -> None:
 def test_unified_kv_scales_are_renamed_or_left_out() -> None:
     layer = "language_model.layers.0.self_attn"
     weights = [(f"model.{layer}.{leaf}", 0) for leaf in ("k_proj.k_scale", "v_proj.v_scale", "q")]
-    parameters = {f"{layer}.attn.k_scale": None}
-    found = [name for name, _ in unified_kv_scales._remapped(weights, parameters)]
+    model = SimpleNamespace(named_parameters=lambda: [(f"{layer}.attn.k_scale", None)])
+    remap = hook_of(unified_kv_scales.PATCH, "before", "load_weights")
+    (_, remapped), _ = remap(model, weights)
+    found = [name for name, _ in remapped]
     assert found == [f"model.{layer}.attn.k_scale", f"model.{layer}.q"]

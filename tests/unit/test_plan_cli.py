@@ -15,8 +15,11 @@ from PIL import Image
 
 from sglang_gemma4_ext.model_family import read_model_info
 from sglang_gemma4_ext.plan import __main__ as cli
+from sglang_gemma4_ext.plan import plot
 from sglang_gemma4_ext.plan.geometry import BUILT_IN, from_config
 from sglang_gemma4_ext.plan.gpus import GIB, GPUS_MIB, MIB, gpu_memory, parse_size
+from sglang_gemma4_ext.plan.weights import swizzled_scales
+from tests.checkpoints.nvfp4 import quantize_checkpoint
 from tests.checkpoints.shapes import write_config
 
 
@@ -48,6 +51,30 @@ def test_no_with_the_nearest_that_fits(capsys):
     assert "The nearest that fits: --tp 4" in out
 
 
+@pytest.mark.parametrize(("gpu", "noted"), [("b200", True), ("RTX 5090", True), ("h200", False)])
+def test_what_is_planned_for_a_blackwell_says_whose_it_is(capsys, gpu, noted):
+    """The patches that the plan counts on stand down there."""
+    argv = ("--model-path", "12B", "--weights", "nvfp4", "--gpu", gpu)
+    assert (cli.BEYOND in run(capsys, *argv)[1].splitlines()) == noted
+    assert json.loads(run(capsys, *argv, "--json")[1])["note"] == (cli.BEYOND if noted else None)
+    assert cli.BEYOND not in run(capsys, *argv, "--stock")[1]
+
+
+@pytest.mark.parametrize(
+    ("model", "fmt", "gpu", "noted"),
+    [
+        ("26B-A4B", "nvfp4", "h200", True),
+        ("26B-A4B", "nvfp4", "b200", False),
+        ("26B-A4B", "bf16", "h200", False),
+        ("12B", "nvfp4", "h200", False),
+    ],
+)
+def test_a_plan_of_stock_says_that_it_does_not_answer(capsys, model, fmt, gpu, noted):
+    """What its Marlin says to gelu: test_nvfp4_dispatch.py."""
+    argv = ("--model-path", model, "--weights", fmt, "--gpu", gpu, "--stock")
+    assert (cli.STOCK_EXPERTS in run(capsys, *argv)[1].splitlines()) == noted
+
+
 def test_json_holds_the_same(capsys):
     argv = ("--model-path", "12B", "--weights", "fp8", "--memory", "24GiB", "--json")
     status, out, _ = run(capsys, *argv)
@@ -76,7 +103,9 @@ def test_a_plot_shows_both_servers(capsys, tmp_path):
     with Image.open(file) as image:
         assert image.format == "PNG"
         colours = {colour for _, colour in image.convert("RGB").getcolors(1 << 20)}
-        assert {tuple(bytes.fromhex(c)) for c in ("2a9d60", "7a5195", "c0392b")} <= colours
+        # Context, six parts of the weights, four of the reserve, KV, and the card's end.
+        used = [*plot.COLOURS[:11], plot.KV, plot.LIMIT]
+        assert {tuple(bytes.fromhex(colour[1:])) for colour in used} <= colours
 
 
 @pytest.mark.parametrize("kind", ["dense", "moe", "e2b", "causal", "dense_with_towers"])
@@ -99,6 +128,21 @@ def test_a_checkpoint_is_summed_from_its_headers(capsys, checkpoint, kind):
     assert answer["weights_source"] == "summed from the checkpoint's headers"
 
 
+@pytest.mark.parametrize(("fmt", "kept"), [("modelopt", True), ("ct_w4a16", False)])
+def test_stock_holds_the_swizzled_scales_of_modelopts_experts(
+    capsys, checkpoint, tmp_path, fmt, kept
+):
+    folder = quantize_checkpoint(checkpoint("moe"), tmp_path / fmt, fmt=fmt)
+    argv = ("--model-path", str(folder), "--memory", "24GiB", "--json")
+    plans = [json.loads(run(capsys, *argv, *more)[1]) for more in ((), ("--stock",))]
+    assert [plan["note"] for plan in plans] == [None, cli.STOCK_EXPERTS]
+    parts = [plan["parts_bytes"] for plan in plans]
+    geometry = from_config(read_model_info(str(folder)))
+    swizzled = {"weights: swizzled scales": swizzled_scales(geometry)} if kept else {}
+    weights = [{n: s for n, s in part.items() if n.startswith("weights")} for part in parts]
+    assert weights[1] == weights[0] | swizzled
+
+
 def test_towers_count_with_multimodal(capsys, checkpoint):
     folder = checkpoint("dense_with_towers")
     argv = ("--model-path", str(folder), "--memory", "8GiB", "--json")
@@ -110,6 +154,8 @@ def test_towers_count_with_multimodal(capsys, checkpoint):
     sizes = {name: prod(t.shape) * t.element_size() for name, t in held.items()}
     outside = sum(size for name, size in sizes.items() if "language_model" in name)
     assert towers == sum(sizes.values()) - outside > 0
+    _, out, _ = run(capsys, *argv, "--enable-multimodal", "--tp", "2")
+    assert json.loads(out)["parts_bytes"]["weights: towers"] == towers  # not sharded
 
 
 @pytest.mark.parametrize("name", sorted(BUILT_IN))

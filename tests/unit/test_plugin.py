@@ -59,6 +59,36 @@ print(elapsed, ours == [plugin.BOOTSTRAP], plugin.outcomes(), new)
     assert rest == ["[]", "[]"]
 
 
+def test_other_models_run_on_sglangs_own_functions(llama: Path):
+    """Of all that the modules and classes of a loaded SGLang hold, one method is another."""
+    code = f"""{AS_A_PROCESS}
+import importlib, sys
+for name in ("llama", "qwen2", "qwen3", "qwen3_moe", "gemma3_causal", "gemma3_mm"):
+    importlib.import_module("sglang.srt.models." + name)
+def held():
+    owners = [module for name, module in list(sys.modules.items())
+              if name.startswith("sglang.") and not name.startswith("sglang.srt.plugins")]
+    classes = {{id(c): c for o in owners for c in vars(o).values()
+               if isinstance(c, type) and c.__module__.startswith("sglang.")}}
+    return {{(id(o), name): (o, value) for o in [*owners, *classes.values()]
+            for name, value in vars(o).items()}}
+before = held()
+plugins.load_plugins()
+from sglang_gemma4_ext import plugin
+plugin.apply_for({str(llama)!r})
+after = held()
+print(len(before))
+for key, (owner, value) in before.items():
+    if after[key][1] is not value:
+        print(owner.__name__, key[1])
+"""
+    done = python(code, SGLANG_PLUGINS="gemma4_ext")
+    assert done.returncode == 0, done.stderr[-2000:]
+    count, *changed = done.stdout.split("\n")[:-1]
+    assert int(count) > 20_000
+    assert changed == ["ModelConfig from_server_args"]
+
+
 def test_leaves_no_trace_when_sglang_plugins_leaves_it_out():
     code = f"""{AS_A_PROCESS}
 import sys
@@ -153,5 +183,6 @@ def test_doctor_reports_every_patch_as_json(checkpoint):
     assert states["router_scale"] == "applied"
     assert states["text_only"] == "disabled"
     assert states["causal_lm_config"] == "stands down"
+    assert not any(patch["changed_upstream"] for patch in data["patches"])
     assert data["packages"]["sglang"] == data["verified_on_sglang"]
     assert data["starts"]

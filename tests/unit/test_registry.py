@@ -134,6 +134,25 @@ def test_a_hook_that_hookregistry_ignored_is_found_out(run):
     assert lines == ["True"]
 
 
+def test_an_optional_patch_of_which_one_hook_holds_stops_the_server(run):
+    """Another plugin took one of its two targets; the hook of the other cannot be taken back."""
+    lines = run("""
+        from dataclasses import replace
+        from sglang.srt.plugins.hook_registry import HookRegistry, HookType
+        HookRegistry.register("target.double", lambda original, x: original(x), HookType.AROUND)
+        HookRegistry.apply_hooks()
+        taken = patch("halves", required=False)
+        free = patch(target="target.Holder.method").hooks
+        try:
+            apply([taken, patch("sound", target="target.Holder.make")], ctx)
+            print("all of an optional patch is skipped")
+            apply([replace(taken, hooks=taken.hooks + free)], ctx)
+        except HeldBackError as error:
+            print("halves: target.double could not be hooked" in str(error))
+    """)
+    assert lines == ["all of an optional patch is skipped", "True"]
+
+
 def test_disabled_and_standing_down_patches_touch_nothing(run):
     lines = run("""
         ctx = Context(Settings(disable=frozenset({"a"})), sglang="0.5.23")
@@ -152,3 +171,15 @@ def test_a_changed_source_that_is_only_relied_on_breaks_the_patch(run):
         print(outcome.state.name, outcome.reasons[0].startswith("target.Holder.method changed"))
     """)
     assert lines == ["BROKEN True"]
+
+
+def test_the_doctor_names_what_changed_for_a_patch_that_stands_down(run):
+    lines = run("""
+        from sglang_gemma4_ext.doctor import examine, render, report
+        down = patch(digest="0" * 12, stands_down=lambda ctx: "not here")
+        data = report(examine([down], ctx), ctx)
+        print(data["patches"][0]["state"], data["patches"][0]["reasons"])
+        print(*[line.strip() for line in render(data).splitlines() if "target." in line])
+    """)
+    assert lines[0] == "stands down ['not here']"
+    assert lines[1].startswith("it would not hold: target.double changed upstream (000000000000 ->")

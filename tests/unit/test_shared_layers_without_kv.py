@@ -11,7 +11,10 @@ from sglang_gemma4_ext.patches import shared_layers_without_kv
 from sglang_gemma4_ext.plan import pools
 from sglang_gemma4_ext.plan.geometry import BUILT_IN, FULL, SLIDING
 from sglang_gemma4_ext.plan.gpus import GIB
+from tests.unit.hooks import hook_of
 from tests.unit.upstream_pools import configurator
+
+owners_only = hook_of(shared_layers_without_kv.PATCH, "after", "get_hybrid_layer_ids")
 
 
 def layer_ids(name: str, architectures: list[str]) -> tuple[list[int], list[int]]:
@@ -26,7 +29,7 @@ def layer_ids(name: str, architectures: list[str]) -> tuple[list[int], list[int]
         num_kv_shared_layers=geometry.kv_shared,
     )
     found = inspect.unwrap(model_config.get_hybrid_layer_ids)(architectures, text)
-    return shared_layers_without_kv._owners_only(found, architectures, text)
+    return owners_only(found, architectures, text)
 
 
 @pytest.mark.parametrize("name", sorted(BUILT_IN))
@@ -51,7 +54,7 @@ def test_each_shared_layer_reads_a_listed_one():
 
 def test_other_models_are_left_alone():
     ids = ([0, 1, 2], [3])
-    assert shared_layers_without_kv._owners_only(ids, ["LlamaForCausalLM"], object()) is ids
+    assert owners_only(ids, ["LlamaForCausalLM"], object()) is ids
 
 
 def test_the_pools_grow_by_what_was_never_read(monkeypatch, tmp_path):

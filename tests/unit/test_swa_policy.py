@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from sglang_gemma4_ext.context import Gpu
-from sglang_gemma4_ext.model_family import read_model_info
+from sglang_gemma4_ext.model_family import ModelInfo, read_model_info
 from sglang_gemma4_ext.patches import swa_policy
 from sglang_gemma4_ext.plan import pools
 from sglang_gemma4_ext.plan.geometry import BUILT_IN, from_config
@@ -74,6 +75,23 @@ def test_auto_shares_the_bytes_of_both_pools(declared, model):
 def test_seed_is_for_mixtures_of_experts(declared, model, ratio):
     assert declared(model, "seed") == ratio
     assert declared(model, "seed", B200) == ratio
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        "Gemma4ForCausalLM",
+        "Gemma4ForConditionalGeneration",
+        "Gemma4UnifiedForConditionalGeneration",
+    ],
+)
+def test_every_architecture_has_the_policies(declared, monkeypatch, architecture):
+    def of_that_class(*args: Any) -> ModelInfo:
+        return replace(read_model_info(*args), architecture=architecture)
+
+    monkeypatch.setattr(swa_policy, "read_model_info", of_that_class)
+    assert declared("26B-A4B", "seed") == {"swa_full_tokens_ratio": 0.15}
+    assert declared("26B-A4B", "auto") == {"enable_unified_memory": True}
 
 
 @pytest.mark.parametrize("model", sorted(BUILT_IN))
@@ -198,6 +216,17 @@ def test_a_real_runner_splits_its_budget_as_solved(checkpoint, tmp_path, draftin
     assert (found["full"], found["swa"]) == (expected.full, expected.swa)
     assert 0.99 * budget < 1024 * found["full"] + 2048 * found["swa"] <= budget
     assert f"ratio {ratio:g} has the best worst load" in log
+
+
+@pytest.mark.slow
+def test_the_seeds_split_is_logged_with_its_pools(checkpoint):
+    """A mixture of experts, 0.15 sliding tokens for each full one, 1024 and 2048 bytes a token."""
+    budget = 400_000_000
+    found, log = on_a_real_runner(checkpoint("moe"), budget, "--policy", "seed")
+    expected = pools.split(budget, pools.KvBytes(1024, 2048), 0.15)
+    assert (found["ratio"], found["full"], found["swa"]) == (0.15, expected.full, expected.swa)
+    assert "KV split (seed): swa_full_tokens_ratio=0.15 for a mixture of experts" in log
+    assert f"KV split: {expected.full} tokens of full attention, {expected.swa} of sliding" in log
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from sglang.srt.mem_cache.swa_memory_pool import SWAKVPool
 from sglang.srt.speculative import frozen_kv_mtp_utils as utils
 
 from sglang_gemma4_ext.patches import swa_state_follows_pool as patch
+from tests.unit.hooks import hook_of
 
 ATTENTION = "sglang.srt.layers.attention"
 # Constructing these needs their vendor's kernels (sgl_kernel, which needs libcuda even to be
@@ -55,7 +56,8 @@ VIEWS = pytest.mark.parametrize("name", ["frozen_kv_target_view", "target_kv_poo
 
 def view(name: str, backend: object, kv_context: object):
     original = getattr(utils, name)
-    return patch._view(original, SimpleNamespace(spec_info="kept"), kv_context, backend)
+    around = hook_of(patch.PATCH, "around", name)
+    return around(original, SimpleNamespace(spec_info="kept"), kv_context, backend)
 
 
 @VIEWS
@@ -134,7 +136,7 @@ def test_graphs_are_allocated_and_captured_under_the_changed_note():
 
     worker = SimpleNamespace(draft_attn_backend=backend, kv_context=context(target))
     with pytest.raises(ZeroDivisionError):
-        patch._allocate_and_capture(init, object(), worker)
+        hook_of(patch.PATCH, "around", "__init__")(init, object(), worker)
     assert seen == [(target, True)]
     assert (backend.token_to_kv_pool, backend.use_sliding_window_kv_pool) == (own, False)
 

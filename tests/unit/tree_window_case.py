@@ -13,6 +13,7 @@ import torch
 
 from sglang_gemma4_ext.kernels.attention_ref import attend_ref
 from sglang_gemma4_ext.patches import exact_tree_window
+from tests.unit.hooks import hook_of
 
 WINDOW, HEADS, KV_HEADS, DIM = 16, 2, 1, 32
 # Parents of a tree's tokens: two branches from the root, and two from the second of them.
@@ -70,7 +71,8 @@ def differences(hooked: bool) -> float:
     layer = SimpleNamespace(layer_id=0)
     if hooked:
         with mock.patch.object(exact_tree_window, "_is_tree", return_value=True):
-            exact_tree_window._masked(kernel, backend, layer, *arguments, **options)
+            hook = hook_of(exact_tree_window.PATCH, "around", "_forward_extend_kernel")
+            hook(kernel, backend, layer, *arguments, **options)
     else:
         kernel(backend, layer, *arguments, **options)
     worst = 0.0

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the command lines of the kernel benches have in common."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+
+
+def arguments(description: str, table: str) -> argparse.ArgumentParser:
+    """--out, --write-table of the file or folder `table`, and --toy."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--out", type=Path, help="JSON lines")
+    parser.add_argument("--write-table", action="store_true", help=table)
+    parser.add_argument("--toy", action="store_true", help="small sizes, no times")
+    return parser
+
+
+def parsed(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments; exits with one sentence where there is nothing to time."""
+    args = parser.parse_args(argv)
+    if not torch.cuda.is_available() and not (args.toy and triton.knobs.runtime.interpret):
+        parser.error("needs an NVIDIA GPU; without one: TRITON_INTERPRET=1 ... --toy")
+    if args.write_table and (args.toy or args.out is None):
+        parser.error("--write-table needs --out, and times")
+    return args
+
+
+def written(rows: Iterable[dict[str, Any]], out: Path | None) -> list[dict[str, Any]]:
+    """The rows, each printed and written as a JSON line when it comes: a run may be ended."""
+    kept = []
+    with out.open("w") if out else contextlib.nullcontext() as file:
+        for row in rows:
+            line = json.dumps(row)
+            print(line, flush=True)
+            if file:
+                file.write(line + "\n")
+                file.flush()
+            kept.append(row)
+    return kept

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What PyTorch's operators allocate while somebody watches, inside our own operators as well."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+class Allocations(TorchDispatchMode):
+    """Calls note(op, tensor) for each result in memory of its own.
+
+    An operator hides what happens inside it; into those of `opened`, by name, the watch goes on.
+    """
+
+    def __init__(
+        self, note: Callable[[str, torch.Tensor], None], opened: dict[str, Callable[..., Any]]
+    ):
+        super().__init__()
+        self.note, self.opened = note, opened
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name, kwargs = func.name(), kwargs or {}
+        if name in self.opened:
+            with self:
+                out = self.opened[name](*args, **kwargs)
+        else:
+            out = func(*args, **kwargs)
+        given = {_memory(t) for t in tree_leaves((args, kwargs)) if torch.is_tensor(t)}
+        for tensor in tree_leaves(out):
+            if torch.is_tensor(tensor) and _memory(tensor) not in given:
+                self.note(name, tensor)
+        return out
+
+
+def _memory(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+def our_operators() -> dict[str, Callable[..., Any]]:
+    """What the fused NVFP4 operators run."""
+    from sglang_gemma4_ext.patches import _nvfp4_ops
+
+    return {
+        f"{_nvfp4_ops.NAMESPACE}::nvfp4_linear": _nvfp4_ops._linear,
+        f"{_nvfp4_ops.NAMESPACE}::nvfp4_experts": _nvfp4_ops._experts,
+    }

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Servers of two ranks on the CPU, of NVFP4 experts: they answer what transformers computes.
+
+SGLang serves no model on the CPU whose KV heads two ranks cannot share out: see
+`test_kv_heads_that_the_ranks_do_not_divide`. On a GPU it repeats them, which
+tests/unit/test_tensor_parallel.py shows to be exact.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.checkpoints.nvfp4 import quantize_checkpoint
+from tests.checkpoints.tiny import build
+from tests.serving.harness import free_port, run_to_end, serve
+from tests.serving.parity import FP32_TOLERANCE, Reference, prompt_ids
+
+pytestmark = [pytest.mark.server, pytest.mark.slow]
+
+LENGTHS = (6, 60, 150)
+TEXT = {"num_global_key_value_heads": 2}
+
+
+@pytest.mark.parametrize(
+    ("fmt", "flags"),
+    [
+        ("modelopt", ("--tp-size", "2")),
+        ("ct_w4a4", ("--tp-size", "2")),
+        ("modelopt", ("--dp-size", "2")),
+    ],
+)
+def test_two_ranks(tmp_path, fmt, flags):
+    source = build("moe", tmp_path / "moe", text=TEXT)
+    path = quantize_checkpoint(source, tmp_path / "nvfp4", fmt=fmt, shared_scales=False)
+    transformers = Reference(path.with_name("nvfp4_dq"))
+    own = ("--model-path", str(path), "--dtype", "float32")
+    with serve(*own, *flags, log_dir=tmp_path / "logs") as server:
+        for length in LENGTHS:
+            prompt = prompt_ids(length)
+            found = transformers.compare(prompt, server.generate(prompt, 24))
+            assert found.greedy and found.worst < FP32_TOLERANCE, length
+        log = server.log
+    which = "TP" if flags[0] == "--tp-size" else "DP"
+    for rank in (0, 1):
+        assert f" {which}{rank}] Load weight end" in log
+    if which == "DP":
+        assert " DP0] Prefill batch" in log and " DP1] Prefill batch" in log
+
+
+def test_kv_heads_that_the_ranks_do_not_divide(tmp_path: Path):
+    """SGLang's padding of heads, for the CPU alone, writes to a config that has them per layer."""
+    path = build("dense", tmp_path / "dense")  # one KV head in full attention
+    flags = ("--model-path", str(path), "--tp-size", "2", "--port", str(free_port()))
+    done = run_to_end(*flags, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "adjust_config_with_unaligned_cpu_tp" in done.stdout
+    last = done.stdout.rstrip().splitlines()[-1]
+    assert "the server did not start: AmbiguousGlobalPerLayerAttributeError" in last

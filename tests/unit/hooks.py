@@ -1,0 +1,16 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Hooks as SGLang gets them: what a patch's record names, not a function of the same module."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from sglang_gemma4_ext.registry import HookKind, Patch
+
+
+def hook_of(patch: Patch, kind: HookKind, name: str) -> Callable[..., Any]:
+    """The function that `patch` hooks, as `kind`, to the one target whose last part is `name`."""
+    (found,) = (h for h in patch.hooks if h.target.rpartition(".")[2] == name)
+    assert found.kind == kind
+    return found.fn

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Moving to another SGLang: what changed is listed, and recorded where it was reviewed."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import sglang_gemma4_ext
+from sglang_gemma4_ext.patches import router_scale
+from tests.serving.harness import environment
+
+pytestmark = pytest.mark.slow
+
+FUSE = "sglang.srt.models.gemma4_causal.Gemma4Router.fuse_scale"
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """A copy of the package in which one target has another digest and one another name."""
+    package = shutil.copytree(
+        Path(sglang_gemma4_ext.__file__).parent, tmp_path / "sglang_gemma4_ext"
+    )
+    recorded = router_scale.PATCH.hooks[0].digest
+    for name, old, new in (
+        ("router_scale", recorded, "0" * 12),
+        ("cpu_softcap", "}._softcap_logits", "}._renamed"),
+    ):
+        file = package / "patches" / f"{name}.py"
+        assert file.read_text().count(old) == 1
+        file.write_text(file.read_text().replace(old, new))
+    return tmp_path
+
+
+def digests(folder: Path, *flags: str) -> tuple[int, str]:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "sglang_gemma4_ext.digests", *flags],
+        cwd=folder, env=environment(), capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert "Traceback" not in done.stderr, done.stderr[-2000:]
+    return done.returncode, done.stdout
+
+
+def test_what_changed_is_recorded_and_what_is_gone_is_not(copy):
+    def text(name: str) -> str:
+        return (copy / "sglang_gemma4_ext" / "patches" / f"{name}.py").read_text()
+
+    before = text("router_scale"), text("cpu_softcap")
+    status, listed = digests(copy)
+    assert status == 1 and len(listed.splitlines()) == 2
+    assert f"router_scale: {FUSE} {'0' * 12} -> " in listed
+    assert "cpu_softcap: sglang.kernels.ops.activation.softcap._renamed" in listed
+    assert digests(copy, "--write", "text_only")[0] == 1
+    assert (text("router_scale"), text("cpu_softcap")) == before
+    status, listed = digests(copy, "--write")
+    assert status == 1 and "cpu_softcap is not recorded: mend or delete" in listed
+    original = Path(sglang_gemma4_ext.__file__).parent / "patches" / "router_scale.py"
+    assert text("router_scale") == original.read_text()
+    assert text("cpu_softcap") == before[1]
+    status, listed = digests(copy)
+    assert status == 1 and "router_scale" not in listed

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is installed is what is locked, which agrees with itself; nothing of ours trusts code.
+
+All of it without a network. What a registry alone could tell, whether a file is the one that was
+published, is not here: the lock has versions and no hashes.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parents[2]
+LINES = (ROOT / "requirements.lock").read_text().splitlines()
+LOCKED = {
+    canonicalize_name(name): version for name, _, version in (x.partition("==") for x in LINES)
+}
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+OURS = canonicalize_name(PROJECT["name"])
+
+
+def test_each_line_is_one_version_of_one_package_and_nothing_else():
+    assert [line for line in LINES if not re.fullmatch(r"[\w.-]+==[\w.+!]+", line)] == []
+    assert len(LOCKED) == len(LINES)
+
+
+def test_what_is_installed_is_what_is_locked():
+    differing = {
+        name: (version, metadata.version(name))
+        for name, version in LOCKED.items()
+        if name != "pip" and metadata.version(name) != version
+    }
+    assert not differing
+    installed = {canonicalize_name(found.metadata["Name"]) for found in metadata.distributions()}
+    assert installed - set(LOCKED) <= {OURS, "pip", "uv", "setuptools"}
+
+
+def own(extras: frozenset[str]) -> list[str]:
+    optional = PROJECT["optional-dependencies"]
+    return [*PROJECT["dependencies"], *(text for extra in extras for text in optional[extra])]
+
+
+def wanted() -> dict[str, list[tuple[str, Requirement]]]:
+    """Package -> who asks for it, and how; from our own requirements with the `test` extra on."""
+    asked: dict[str, list[tuple[str, Requirement]]] = {}
+    todo = [(OURS, frozenset({"test"}))]
+    seen = set()
+    while todo:
+        name, extras = todo.pop()
+        if (name, extras) in seen:
+            continue
+        seen.add((name, extras))
+        for text in own(extras) if name == OURS else metadata.requires(name) or ():
+            need = Requirement(text)
+            environments = ({"extra": extra} for extra in extras or {""})
+            if need.marker and not any(map(need.marker.evaluate, environments)):
+                continue
+            key = canonicalize_name(need.name)
+            asked.setdefault(key, []).append((name, need))
+            todo.append((key, frozenset(need.extras)))
+    return asked
+
+
+def test_everything_that_is_asked_for_is_locked_at_a_version_that_all_accept():
+    asked = wanted()
+    assert len(asked) > 200
+    assert sorted(set(asked) - set(LOCKED) - {OURS}) == []
+    refused = [
+        f"{who} wants {need}, locked is {LOCKED[name]}"
+        for name, needs in asked.items()
+        for who, need in needs
+        if name != OURS and not need.specifier.contains(LOCKED[name], prereleases=True)
+    ]
+    assert refused == []
+
+
+def test_nothing_is_locked_that_nobody_asks_for():
+    assert set(LOCKED) - set(wanted()) <= {"pip", "setuptools"}
+
+
+def test_the_pin_of_sglang_is_the_same_in_all_three_places():
+    from sglang_gemma4_ext import VERIFIED_SGLANG
+
+    assert f"sglang=={VERIFIED_SGLANG}" in PROJECT["dependencies"]
+    assert LOCKED["sglang"] == VERIFIED_SGLANG
+
+
+def calls(folder: str) -> list[tuple[Path, ast.Call]]:
+    return [
+        (path, node)
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call)
+    ]
+
+
+def test_no_call_of_ours_trusts_code_or_unpickles():
+    found = [
+        x for folder in ("sglang_gemma4_ext", "patches", "kernels", "bench") for x in calls(folder)
+    ]
+    assert len(found) > 1000
+    for path, call in found:
+        given = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+        function = ast.unparse(call.func)
+        assert "trust_remote_code" not in given, path
+        assert function != "torch.load" or given.get("weights_only") == "True", path
+        assert not re.match(
+            r"(pickle|dill|cloudpickle|joblib)\.|(eval|exec|yaml\.load)$", function
+        ), path
