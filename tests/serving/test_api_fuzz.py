@@ -13,7 +13,6 @@ import os
 import re
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import urlsplit
 
 import hypothesis
 import pytest
@@ -134,10 +133,11 @@ def made(operation: Any, mode: GenerationMode, examples: int) -> list[Case]:
     return cases
 
 
-def fault(server: Server, answer: requests.Response, logged: int) -> str:
+def fault(server: Server, path: str, answer: Any, logged: int) -> str:
     """What is wrong with an answer, or with the log behind character `logged`; or nothing."""
+    if answer.status_code >= 500:
+        server.logs("Traceback", since=logged, within_s=2)
     said = server.log[logged:]
-    path = urlsplit(answer.url).path
     if any(path == where and text in said + answer.text for where, text in KNOWN):
         return ""
     if answer.status_code >= 500:
@@ -162,7 +162,7 @@ def test_each_field(server, api, usual, path, values):
             logged = len(server.log)
             body = {**WHOLE[path], field: value}
             answer = requests.post(server.url + path, json=body, timeout=ANSWER_SECONDS)
-            if said := fault(server, answer, logged):
+            if said := fault(server, path, answer, logged):
                 faults[f"{field} {value!r}"[:200]] = said
         assert ask(server) == usual, (field, faults)
     assert faults == {}
@@ -175,7 +175,7 @@ def test_whole_bodies(server, api, usual, path, mode):
     for case in made(api[path]["POST"], mode, OF_A_BODY):
         logged = len(server.log)
         answer = case.call(base_url=server.url, timeout=ANSWER_SECONDS)
-        if said := fault(server, answer, logged):
+        if said := fault(server, path, answer, logged):
             faults[repr(case.body)[:200]] = said
     assert faults == {}
     assert ask(server) == usual
@@ -185,5 +185,6 @@ def test_whole_bodies(server, api, usual, path, mode):
 def test_what_takes_no_body(server, api, usual, path):
     for case in made(api[path]["GET"], GenerationMode.POSITIVE, OF_A_BODY):
         logged = len(server.log)
-        assert not fault(server, case.call(base_url=server.url, timeout=ANSWER_SECONDS), logged)
+        answer = case.call(base_url=server.url, timeout=ANSWER_SECONDS)
+        assert not fault(server, path, answer, logged)
     assert ask(server) == usual
