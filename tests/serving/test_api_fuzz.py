@@ -48,6 +48,9 @@ OTHERWISE = (
 KNOWN = (
     # A body, and a response_format, is taken for an object before its type is looked at.
     ("/v1/chat/completions", "in set_json_schema"),
+    # Embeddings without a number, before any check; and a stream that such a body asked for.
+    ("/generate", "in _determine_batch_size"),
+    ("/generate", "'GenerateReqInput' object has no attribute 'is_single'"),
     # A regular expression that the vocabulary cannot spell ends its request with a 500.
     ("/v1/completions", "Grammar accept_token failed"),
     ("/v1/chat/completions", "Grammar accept_token failed"),
