@@ -20,6 +20,8 @@ MOST = 1024
 def _check_n(self: Any) -> None:
     """BEFORE GenerateReqInput._handle_parallel_sampling, which reads n; ValueError is a 400."""
     params = self.sampling_params
+    if params == []:
+        raise ValueError("sampling_params is an empty list")
     for one in params if isinstance(params, list) else [params]:
         n = one.get("n", 1) if isinstance(one, dict) else 1
         if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= MOST:

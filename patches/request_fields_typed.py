@@ -18,9 +18,22 @@ from typing import Any
 from sglang_gemma4_ext.registry import Hook, Patch, Source
 
 MANAGERS = "sglang.srt.managers"
+NORMALIZE = f"{MANAGERS}.io_struct.GenerateReqInput._normalize_single_inputs"
 VALIDATE = f"{MANAGERS}.tokenizer_manager.TokenizerManager._validate_one_request"
 RECORD = f"{MANAGERS}.io_struct.TokenizedGenerateReqInput"
 PLAIN = (bool, int, str, type(None))
+
+
+def _check_single(self: Any) -> None:
+    """BEFORE _normalize_single_inputs; what is wrong here would be a 500 later."""
+    from sglang.srt.managers.io_struct import SessionParams
+
+    for name, kind in (("rid", str), ("sampling_params", dict), ("session_params", dict)):
+        value = getattr(self, name)
+        if value is not None and not isinstance(value, kind):
+            raise ValueError(f"{name} of a single prompt is no {type(value).__name__}")
+    if unknown := set(self.session_params or ()) - set(SessionParams.__struct_fields__):
+        raise ValueError(f"session_params has no {sorted(unknown)[0]!r}")
 
 
 def _check(self: Any, obj: Any, *args: Any, **kwargs: Any) -> None:
@@ -35,6 +48,16 @@ def _check(self: Any, obj: Any, *args: Any, **kwargs: Any) -> None:
             msgspec.convert(value, declared)
         except msgspec.ValidationError as error:
             raise ValueError(f"{name} of a prompt: {error}") from None
+    _check_overrides(obj)
+
+
+def _check_overrides(obj: Any) -> None:
+    """They hold tensors: a Python caller can give them, JSON cannot."""
+    from sglang.srt.managers.embed_types import PositionalEmbeds
+
+    given = getattr(obj, "positional_embed_overrides", None)
+    if given is not None and not isinstance(given, PositionalEmbeds):
+        raise ValueError("positional_embed_overrides cannot be given over HTTP")
 
 
 @functools.cache
@@ -67,7 +90,10 @@ PATCH = Patch(
     upstream="unreported",
     retire_when="GenerateReqInput._normalize_single_inputs looks at return_hidden_states",
     retired=_retired,
-    hooks=(Hook(VALIDATE, "913d991d7010", "before", _check),),
+    hooks=(
+        Hook(NORMALIZE, "5a3dd90b006e", "before", _check_single),
+        Hook(VALIDATE, "913d991d7010", "before", _check),
+    ),
     relies_on=(Source(RECORD, "497b6b6a0fa7"),),
     required=False,
 )

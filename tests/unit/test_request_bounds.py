@@ -6,6 +6,8 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+import torch
+from sglang.srt.managers.embed_types import PositionalEmbeds
 from sglang.srt.managers.io_struct import GenerateReqInput
 from sglang.srt.sampling.sampling_params import SamplingParams
 
@@ -21,6 +23,7 @@ from tests.unit.hooks import hook_of
 
 check_n = hook_of(bounded_samples.PATCH, "before", "_handle_parallel_sampling")
 check = hook_of(request_within_vocabulary.PATCH, "before", "_create_tokenized_object")
+check_single = hook_of(request_fields_typed.PATCH, "before", "_normalize_single_inputs")
 check_types = hook_of(request_fields_typed.PATCH, "before", "_validate_one_request")
 redact = hook_of(secrets_unlogged.PATCH, "after", "_server_args_for_logging")
 check_sampling = hook_of(sampling_within_bounds.PATCH, "before", "verify")
@@ -34,14 +37,19 @@ def test_an_absurd_n_is_refused(n):
         assert len(str(refused.value)) < 90
 
 
-@pytest.mark.parametrize("params", [None, {}, {"n": 1}, {"n": 1024}, [], [{"n": 2}, {"n": 2}]])
+def test_no_parameters_at_all_are_refused():
+    with pytest.raises(ValueError, match="sampling_params is an empty list"):
+        check_n(GenerateReqInput(text="x", sampling_params=[]))
+
+
+@pytest.mark.parametrize("params", [None, {}, {"n": 1}, {"n": 1024}, [{"n": 2}, {"n": 2}]])
 def test_any_other_passes_as_it_is(params):
     asked = GenerateReqInput(text="x", sampling_params=params)
     assert check_n(asked) is None
     assert asked.sampling_params == params
 
 
-@pytest.mark.parametrize("ids", [[-1, 5], [5, 512], [2**70]])
+@pytest.mark.parametrize("ids", [[-1, 5], [5, 512], [2**70], [[]], [[5]], ["x"]])
 def test_ids_outside_the_vocabulary_are_refused(ids):
     manager = SimpleNamespace(model_config=SimpleNamespace(vocab_size=512))
     with pytest.raises(ValueError, match="token ids outside the vocabulary, 0 to 511"):
@@ -137,6 +145,28 @@ def test_a_field_of_another_type_is_refused(name, value):
 )
 def test_fields_of_their_types_pass(fields):
     assert check_types(None, single(**fields), [5]) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("rid", ["x"]),
+        ("sampling_params", []),
+        ("sampling_params", [{}]),
+        ("session_params", {"id": "x", "nope": 1}),
+    ],
+)
+def test_what_a_single_prompt_cannot_have_is_refused(name, value):
+    with pytest.raises(ValueError, match=name):
+        check_single(GenerateReqInput(text="x", **{name: value}))
+    check_single(GenerateReqInput(text="x", rid="x", session_params={"id": "x"}))
+
+
+def test_embedding_overrides_are_tensors():
+    with pytest.raises(ValueError, match="positional_embed_overrides cannot be given over HTTP"):
+        check_types(None, single(positional_embed_overrides={}), [5])
+    given = PositionalEmbeds(embeds=[torch.zeros(4)], positions=[0])
+    assert check_types(None, single(positional_embed_overrides=given), [5]) is None
 
 
 def test_each_prompt_of_a_batch_passes():
