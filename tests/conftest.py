@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis
@@ -81,7 +82,7 @@ class Home:
 
 
 @pytest.fixture
-def home(tmp_path) -> Home:
-    folder = tmp_path / "home"
-    folder.mkdir()
-    return Home(folder.resolve())
+def home() -> Iterator[Home]:
+    """Not pytest's own folder: the path of a socket in it would be longer than the 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="home-", ignore_cleanup_errors=True) as folder:
+        yield Home(Path(folder).resolve())
