@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import re
+import sysconfig
 import tomllib
 from importlib import metadata
 from pathlib import Path
@@ -37,7 +38,9 @@ def test_what_is_installed_is_what_is_locked():
         if name != "pip" and metadata.version(name) != version
     }
     assert not differing
-    installed = {canonicalize_name(found.metadata["Name"]) for found in metadata.distributions()}
+    # Not sys.path, to which setuptools adds what it bundles.
+    found = metadata.distributions(path=[sysconfig.get_path("purelib")])
+    installed = {canonicalize_name(distribution.metadata["Name"]) for distribution in found}
     assert installed - set(LOCKED) <= {OURS, "pip", "uv", "setuptools"}
 
 
