@@ -76,7 +76,7 @@ def serve(python: Path, *command: str, **extra: str) -> dict[str, Any]:
         if status is None:
             os.killpg(process.pid, signal.SIGKILL)
         text = Path(log.name).read_text(errors="replace")
-    text = text.replace(str(python.parents[1]), "ENV")
+    text = re.sub(r"https?://[^\s']+", "URL", text.replace(str(python.parents[1]), "ENV"))
     start = text.find(f"{OURS.replace('_', '-')}: ", text.find("starting SGLang") + 1)
     return {
         "command": shlex.join(command).replace(str(python.parents[1]), "ENV"),
