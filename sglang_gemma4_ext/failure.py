@@ -130,15 +130,16 @@ def in_place_of_running_sigquit(handler: Any, *args: Any) -> NoReturn:
     manager = handler.tokenizer_manager
     try:
         manager.dump_requests_before_crash()  # --crash-dump-folder
+    # Whatever it is: a handler that raises would leave a server that answers no one.
     except Exception:
         logging.getLogger(__name__).exception("the requests could not be dumped")
-    _end(verdict(take() or _death(manager._subprocess_watchdog)), 1)
+    _end(verdict(take() or _death(getattr(manager, "_subprocess_watchdog", None))), 1)
 
 
 def _death(watchdog: Any) -> str:
     """Which of the children that SGLang's watchdog knows is dead, and of what."""
-    children = zip(watchdog._processes, watchdog._names, strict=True) if watchdog else ()
-    for child, name in children:
+    known = (getattr(watchdog, name, ()) for name in ("_processes", "_names"))
+    for child, name in zip(*known, strict=False):
         if not child.is_alive() and child.exitcode < 0:
             names = {number.value: number.name for number in signal.Signals}
             killer = names.get(-child.exitcode, f"signal {-child.exitcode}")

@@ -23,7 +23,7 @@ from typing import Any
 
 import requests
 
-from bench.conditions import conditions
+from bench.conditions import conditions, without_folders
 from bench.servers import EXTENSION, Server, running
 from bench.soak import load, memory
 from sglang_gemma4_ext import demo
@@ -111,7 +111,7 @@ def main() -> int:
     args = parser.parse_args()
     flags = (*FLAGS, "--speculative-draft-model-path", str(demo.assistant_path()))
     command = f"python -m bench.soak --minutes {args.minutes:g} --clients {args.clients}"
-    where = {"flags": " ".join(FLAGS), **conditions(command)}
+    where = without_folders({"flags": " ".join(flags), **conditions(command)})
     with (
         tempfile.TemporaryDirectory() as folder,
         running(EXTENSION, flags, args.logs or Path(folder), start_s=300) as server,

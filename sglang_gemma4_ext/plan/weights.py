@@ -80,8 +80,8 @@ def estimate(geometry: Geometry, fmt: str, tp: int = 1) -> Weights:
 def swizzled_scales(geometry: Geometry, tp: int = 1) -> int:
     """Bytes of ModelOpt NVFP4 experts' block scales once more, as Blackwell's kernels read them.
 
-    SGLang 0.5.23 makes them on any GPU, in blocks of 128 rows and 4 columns, and Marlin leaves them
-    where they are; patches/experts_without_swizzled_scales.py does without.
+    SGLang 0.5.23 makes them on any GPU, in blocks of 128 rows and 4 columns, and keeps them where
+    nothing reads them; patches/experts_without_swizzled_scales.py does without.
     """
     inner = geometry.expert_intermediate // tp
 

@@ -12,6 +12,7 @@ import torch
 
 from sglang_gemma4_ext.kernels.extend_tiles import Tile, read
 from sglang_gemma4_ext.patches import extend_attention_tiles as patch
+from tests.unit.hooks import hook_of
 
 # Largest error over the largest magnitude: fp32 sums; BF16 rounds probabilities and the output.
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 2e-2}
@@ -55,7 +56,9 @@ def _hooked(monkeypatch, mended_bf16) -> None:
 
     name = "_get_block_sizes_for_extend_attention"
     original = getattr(extend_attention, name)
-    monkeypatch.setattr(extend_attention, name, functools.partial(patch._block_sizes, original))
+    monkeypatch.setattr(
+        extend_attention, name, functools.partial(hook_of(patch.PATCH, "around", name), original)
+    )
 
 
 class Batch:

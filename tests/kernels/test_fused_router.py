@@ -16,6 +16,7 @@ from sglang_gemma4_ext.model_family import ModelInfo
 from sglang_gemma4_ext.patches import fused_router
 from sglang_gemma4_ext.patches.fused_router import PATCH
 from sglang_gemma4_ext.settings import Settings
+from tests.unit.hooks import hook_of
 
 HIDDEN, EXPERTS, K, EPS = 64, 8, 2, 1e-6
 
@@ -44,11 +45,13 @@ def layer(monkeypatch, device):
     moe.topk = SimpleNamespace(topk_config=config)
     layer = SimpleNamespace(router=router, moe=moe)
     _serve(monkeypatch)
-    fused_router._connect(None, layer)
+    connect(None, layer)
     router.to(device)
     return layer
 
 
+connect = hook_of(fused_router.PATCH, "after", "__init__")
+forward = hook_of(fused_router.PATCH, "around", "forward")
 FLAGS = ("enable_memory_saver", "enable_pdmux", "enable_two_batch_overlap")
 
 
@@ -75,7 +78,7 @@ def test_few_tokens_are_chosen_for_in_the_routers_launch(
     tokens, layer, device, monkeypatch
 ) -> None:
     x = torch.randn(tokens, HIDDEN, device=device)
-    logits = fused_router._forward(stock, layer.router, x)
+    logits = forward(stock, layer.router, x)
     monkeypatch.setattr("sglang_gemma4_ext.kernels.router.route", stock)
     weights, ids = choice(layer, x, logits)
     expected = want(layer, x)
@@ -86,7 +89,7 @@ def test_few_tokens_are_chosen_for_in_the_routers_launch(
 
 def test_logits_that_changed_on_the_way_are_routed_anew(layer, device) -> None:
     x = torch.randn(2, HIDDEN, device=device)
-    logits = fused_router._forward(stock, layer.router, x)
+    logits = forward(stock, layer.router, x)
     other = logits.flip(-1).contiguous()
     _, ids = choice(layer, x, other)
     assert torch.equal(ids, route_ref(other, layer.moe.per_expert_scale, K)[1])
@@ -99,7 +102,7 @@ def test_logits_that_changed_on_the_way_are_routed_anew(layer, device) -> None:
 def test_many_tokens_keep_sglangs_projection(layer, device) -> None:
     x = torch.randn(9, HIDDEN, device=device)
     logits = torch.randn(9, EXPERTS, device=device)
-    assert fused_router._forward(lambda router, given: logits, layer.router, x) is logits
+    assert forward(lambda router, given: logits, layer.router, x) is logits
     weights, ids = choice(layer, x, logits)
     expected = route_ref(logits, layer.moe.per_expert_scale, K)
     torch.testing.assert_close(weights, expected[0], rtol=0, atol=1e-6)
@@ -116,20 +119,20 @@ def test_a_scale_updated_after_loading_is_seen(how, tokens, layer, device) -> No
         layer.moe.per_expert_scale = torch.nn.Parameter(new)
     x = torch.randn(tokens, HIDDEN, device=device)
     expected = want(layer, x)
-    logits = fused_router._forward(lambda router, given: expected[0], layer.router, x)
+    logits = forward(lambda router, given: expected[0], layer.router, x)
     torch.testing.assert_close(choice(layer, x, logits)[0], expected[1], rtol=0, atol=1e-5)
 
 
 def test_an_adapter_on_the_projection_is_not_passed_by(layer, device) -> None:
     layer.router.proj = torch.nn.Linear(HIDDEN, EXPERTS, device=device)
     x = torch.randn(2, HIDDEN, device=device)
-    assert fused_router._forward(lambda router, given: "stock", layer.router, x) == "stock"
+    assert forward(lambda router, given: "stock", layer.router, x) == "stock"
 
 
 def test_under_torch_compile_all_is_sglangs(layer, device, monkeypatch) -> None:
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     x = torch.randn(2, HIDDEN, device=device)
-    assert fused_router._forward(lambda router, given: "stock", layer.router, x) == "stock"
+    assert forward(lambda router, given: "stock", layer.router, x) == "stock"
     assert choice(layer, x, torch.zeros(2, EXPERTS)) == "stock"
 
 
@@ -139,9 +142,9 @@ def test_no_counters_where_they_may_be_lost_or_shared(flag, layer, device, monke
 
     assert flag in POSITIONAL_FIELD_ORDER
     _serve(monkeypatch, flag)
-    fused_router._connect(None, layer)
+    connect(None, layer)
     x = torch.randn(1, HIDDEN, device=device)
-    assert fused_router._forward(lambda router, given: "stock", layer.router, x) == "stock"
+    assert forward(lambda router, given: "stock", layer.router, x) == "stock"
 
 
 def test_a_backend_that_routes_by_itself_is_left_alone(layer) -> None:
@@ -150,7 +153,7 @@ def test_a_backend_that_routes_by_itself_is_left_alone(layer) -> None:
     for output_format in TopKOutputFormat:
         config = layer.moe.topk.topk_config
         config.output_format, config.custom_routing_function = output_format, None
-        fused_router._connect(None, layer)
+        connect(None, layer)
         assert bool(config.custom_routing_function) is (output_format == TopKOutputFormat.STANDARD)
 
 
@@ -163,7 +166,7 @@ def test_counters_and_choices_are_no_weights(layer) -> None:
 
 def test_a_dense_layer_is_left_alone() -> None:
     layer = SimpleNamespace(router=None, moe=None)
-    fused_router._connect(None, layer)
+    connect(None, layer)
     assert vars(layer) == {"router": None, "moe": None}
 
 

@@ -23,6 +23,7 @@ from sglang_gemma4_ext.patches import (
 )
 from tests.kernels.allocations import Allocations, our_operators
 from tests.kernels.oracle import draw, error
+from tests.unit.hooks import hook_of
 from tests.unit.test_nvfp4_layers import Loaded, both
 
 # Not test_schema, which compares inputs by arithmetic that PyTorch has not for FP8.
@@ -120,6 +121,9 @@ def test_a_loaded_layer_and_one_loaded_again(make) -> None:
     assert error(apply(loaded.layer, x), x.double() @ torch.cat(parts).T.double()).rms < 1e-3
 
 
+forward_mlp = hook_of(nvfp4_fused_activation.PATCH, "around", "forward")
+
+
 @both
 def test_the_mlp_activates_inside_its_matmul(make) -> None:
     """The same as linear and activation apart; the activation's own launch is gone."""
@@ -130,13 +134,13 @@ def test_the_mlp_activates_inside_its_matmul(make) -> None:
     x = _x(3, 64)
     gate, up = (x.double() @ w.T.double()).chunk(2, dim=-1)
     want = torch.nn.functional.gelu(gate, approximate="tanh") * up
-    got = nvfp4_fused_activation._forward(None, mlp, x)
+    got = forward_mlp(None, mlp, x)
     assert error(got, want).rms < 1e-3
 
 
 def test_an_mlp_that_is_not_nvfp4_is_left_alone() -> None:
     mlp = SimpleNamespace(gate_up_proj=torch.nn.Linear(4, 4))
-    assert nvfp4_fused_activation._forward(lambda self, x: (self, x), mlp, 1) == (mlp, 1)
+    assert forward_mlp(lambda self, x: (self, x), mlp, 1) == (mlp, 1)
 
 
 def test_experts_through_sglangs_dispatch(device) -> None:

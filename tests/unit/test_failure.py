@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -112,6 +113,19 @@ def test_a_running_server_dumps_its_requests_and_says_which_child_died(
         failure.in_place_of_running_sigquit(SimpleNamespace(tokenizer_manager=manager))
     assert ended.value.args == (f"the server ended: {expected}", 1)
     assert dumps == [1]
+
+
+def test_a_manager_that_lacks_what_is_asked_ends_all_the_same(monkeypatch, caplog):
+    """A handler that raises would leave a server that answers no one."""
+
+    def end(sentence, status):
+        raise Ended(sentence)
+
+    monkeypatch.setattr(failure, "_end", end)
+    monkeypatch.setattr(failure, "_started", True)
+    with pytest.raises(Ended, match=re.escape(failure.UNKNOWN)):
+        failure.in_place_of_running_sigquit(SimpleNamespace(tokenizer_manager=object()))
+    assert "the requests could not be dumped" in caplog.text
 
 
 def test_until_the_server_is_ready_the_launch_phase_answers(monkeypatch):
