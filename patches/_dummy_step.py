@@ -3,7 +3,7 @@
 
 SGLang has a dummy step, which it runs for autotuning once the pools are there. Here a copy of the
 runner takes it, on pools that SGLang makes as it makes the real ones, of one window, which is the
-least that its shared pool can be: 0.2 to 0.9 GB, free again afterwards. Every token of a dummy
+least that its shared pool can be: 0.9 GB of the 31B, free again afterwards. Every token of a dummy
 batch has the first slot, which no request is given. The copy shares the model with the runner;
 pools, attention backend and buffers are its own, and go with it.
 """

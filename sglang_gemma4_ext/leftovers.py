@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What SGLang leaves outside of its processes, and how a server of our launcher takes it away.
 
-SGLang ends its processes by SIGKILL, and so the files of its sockets stay in the temporary folder,
-five for every start, and its shared memory in /dev/shm, 25 MB where there is tensor parallelism,
-until that is full and a scheduler dies of SIGBUS. Here the sockets are in a folder that all
-processes of the server share, and both go when the server ends.
+SGLang ends its processes by SIGKILL, and so the files of its sockets stay in the temporary folder
+and its shared memory in /dev/shm, until that is full and a scheduler dies of SIGBUS. Its own answer
+(sglang.srt.utils.stale_shm_cleanup) sweeps in SGLang's CI alone, for it takes what any server left.
+Here the sockets are in a folder that all processes of the server share, and both go when the server
+ends.
 """
 
 from __future__ import annotations

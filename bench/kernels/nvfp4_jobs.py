@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from bench.kernels.cross_compile import Job
+from bench.kernels.nvfp4_table import TOKENS
 from bench.kernels.shapes import EXPERT_SHARDS, GATED_SHARDS, LINEAR_SHARDS
 from sglang_gemma4_ext.kernels import (
     nvfp4_dequant,
@@ -18,7 +19,6 @@ from sglang_gemma4_ext.kernels._nvfp4_tile import launch_arguments
 from sglang_gemma4_ext.kernels.nvfp4_dispatch import FOLDER, Config, Table, read
 
 MODULES = (nvfp4_linear, nvfp4_experts, nvfp4_grouped, nvfp4_dequant)
-TOKENS = (1, 2, 4, 8, 16, 32, 64, 256, 1024, 4096)
 DTYPES = ("bf16", "fp16")
 # "half": the activations' type. Arguments that are not here are i32.
 TYPES = {
