@@ -69,7 +69,7 @@ def sort_slots(topk_ids: torch.Tensor, block: int, experts: int) -> SortedSlots:
     return SortedSlots(slots[:size], owners.to(torch.int32), ends[-1:].to(torch.int32))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def _grouped_kernel(
     x_ptr,
     slots_ptr,

@@ -32,7 +32,8 @@ from sglang_gemma4_ext.kernels.nvfp4_linear_ref import Activation
 FINISH_COLUMNS = 512
 
 
-@triton.jit
+# M changes from step to step: no code of its own for 1 and for multiples of 16.
+@triton.jit(do_not_specialize=["M"])
 def _nvfp4_linear_kernel(
     x_ptr,
     packed_ptr,
@@ -105,7 +106,7 @@ def _nvfp4_linear_kernel(
     tl.store(out_ptr + at, acc.to(out_ptr.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M"])
 def _finish_kernel(
     parts_ptr,
     row_scale_ptr,
@@ -123,14 +124,13 @@ def _finish_kernel(
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     inside = column < N
     rows = 2 * N if ACTIVATION is not None else N
-    parts_ptr += token * rows
-    size = M.to(tl.int64) * rows
     y = _scaled_sum(
-        parts_ptr, size, row_scale_ptr, bias_ptr, column, inside, HAS_BIAS, SPLITS, COLUMNS
+        parts_ptr, row_scale_ptr, bias_ptr, M, rows, token, column, inside, HAS_BIAS, SPLITS
     )
     if ACTIVATION is not None:
+        row = N + column
         up = _scaled_sum(
-            parts_ptr, size, row_scale_ptr, bias_ptr, N + column, inside, HAS_BIAS, SPLITS, COLUMNS
+            parts_ptr, row_scale_ptr, bias_ptr, M, rows, token, row, inside, HAS_BIAS, SPLITS
         )
         y = gated(y, up, ACTIVATION)
     tl.store(out_ptr + token * N + column, y.to(out_ptr.dtype.element_ty), mask=inside)
@@ -139,18 +139,21 @@ def _finish_kernel(
 @triton.jit
 def _scaled_sum(
     parts_ptr,
-    size,
     row_scale_ptr,
     bias_ptr,
+    M,
+    rows,
+    token,
     row,
     inside,
     HAS_BIAS: tl.constexpr,
     SPLITS: tl.constexpr,
-    COLUMNS: tl.constexpr,
 ):
-    total = tl.zeros([COLUMNS], tl.float32)
+    """fp32, one for each of `row`: a token's parts added and scaled. token: int64."""
+    total = tl.zeros(row.shape, tl.float32)
     for split in tl.static_range(SPLITS):
-        total += tl.load(parts_ptr + split * size + row, mask=inside, other=0.0)
+        part = parts_ptr + (split * M + token) * rows + row
+        total += tl.load(part, mask=inside, other=0.0)
     total *= tl.load(row_scale_ptr + row, mask=inside, other=0.0) * WEIGHT_SCALE
     if HAS_BIAS:
         total += tl.load(bias_ptr + row, mask=inside, other=0.0).to(tl.float32)

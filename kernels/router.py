@@ -19,7 +19,7 @@ LOGIT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _INTERPRETED_ROWS = 256
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens"])
 def _route_kernel(
     logits_ptr,
     expert_scale_ptr,

@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Call every kernel's host function through Triton's real JIT, at every size that is served.
+
+    python -m tests.kernels.every_launch --sm 86 [--whole]
+
+A process of its own: one that has Triton's interpreter has no JIT. Prints one JSON object: Triton's
+version, the number of launches of each kernel, each call that failed, and how many codes a kernel
+needs for all numbers of tokens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import torch
+import triton
+
+from bench.kernels.shapes import EXPERT_SHARDS, GATED_SHARDS, LINEAR_SHARDS, NAMED
+from sglang_gemma4_ext.kernels import nvfp4_dispatch
+from sglang_gemma4_ext.kernels.nvfp4_dequant import DTYPES, dequant
+from sglang_gemma4_ext.kernels.nvfp4_dispatch import Config, choose
+from sglang_gemma4_ext.kernels.nvfp4_experts import nvfp4_experts
+from sglang_gemma4_ext.kernels.nvfp4_grouped import nvfp4_grouped_experts, sort_slots
+from sglang_gemma4_ext.kernels.nvfp4_linear import nvfp4_linear
+from sglang_gemma4_ext.kernels.router import LOGIT_DTYPES, route
+from sglang_gemma4_ext.kernels.router_one_launch import route_one_launch
+from tests.ptx.stub_gpu import StubGpu
+
+TOKENS = (1, 2, 8, 16, 17, 64, 512)
+CPU = torch.device("cpu")
+Call = tuple[str, Callable[[], object]]
+
+
+def weight(*shape: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Packed codes, block scales and row scales of [.., N, K], not initialised: nothing reads."""
+    *rows, k = shape
+    return (
+        torch.empty(*rows, k // 2, dtype=torch.uint8),
+        torch.empty(*rows, k // 16, dtype=torch.float8_e4m3fn),
+        torch.empty(*rows),
+    )
+
+
+def linears(n: int, k: int, m: int, dtype: torch.dtype, config: Config | None = None):
+    """A linear: plain, with bias, and where its rows are gate and up with each activation."""
+    x, packed, bias = torch.empty(m, k, dtype=dtype), weight(n, k), torch.empty(n, dtype=dtype)
+    gated = (None, "gelu_tanh", "silu") if config or (n, k) in GATED_SHARDS else (None,)
+    for activation, b in itertools.product(gated if n % 2 == 0 else (None,), (None, bias)):
+        name = f"linear {m}x{n}x{k} {dtype} bias={b is not None} {activation} {config or ''}"
+        yield (
+            name,
+            lambda b=b, a=activation: nvfp4_linear(x, *packed, b, activation=a, config=config),
+        )
+
+
+def experts(
+    m: int, count: int, top_k: int, hidden: int, inner: int, dtype: torch.dtype, ids: torch.dtype
+) -> Iterator[Call]:
+    """Routed experts for a decode and grouped."""
+    w13, w2 = weight(count, 2 * inner, hidden), weight(count, hidden, inner)
+    x, chosen = torch.empty(m, hidden, dtype=dtype), torch.zeros(m, top_k, dtype=ids)
+    arguments = (x, chosen, torch.empty(m, top_k), *w13, *w2, "gelu_tanh")
+    name = f"{m}x{count}x{top_k}x{hidden}x{inner} {dtype} {ids}"
+    config = choose("grouped", CPU, m, 2 * inner, hidden)
+    slots = sort_slots(chosen, config.block_m, count)
+    grouped = {"slots": slots, "config": config}
+    yield f"experts {name}", lambda: nvfp4_experts(*arguments)
+    yield f"grouped {name}", lambda: nvfp4_grouped_experts(*arguments, **grouped)
+
+
+def routers(m: int, count: int, top_k: int, hidden: int, dtype: torch.dtype) -> Iterator[Call]:
+    logits, scale = torch.empty(m, count, dtype=dtype), torch.empty(count, dtype=dtype)
+    x, norm = torch.empty(m, hidden, dtype=dtype), torch.empty(hidden, dtype=dtype)
+    proj, arrivals = torch.empty(count, hidden, dtype=dtype), torch.zeros(m, dtype=torch.int32)
+    name = f"{m}x{count}x{top_k}x{hidden} {dtype}"
+    yield f"router {name}", lambda: route(logits, scale, top_k)
+    yield f"router, transposed {name}", lambda: route(logits.T.contiguous().T, scale, top_k)
+    yield (
+        f"router in one launch {name}",
+        lambda: route_one_launch(x, norm, proj, scale, top_k, 1e-6, arrivals),
+    )
+
+
+def dequants(n: int, k: int, dtype: torch.dtype) -> Iterator[Call]:
+    packed, block, row = weight(n, k)
+    for scale, block_scale in itertools.product((row[:1], row[:, None]), (block, block.float())):
+        name = f"dequant {n}x{k} {dtype} {tuple(scale.shape)} {block_scale.dtype}"
+        yield name, lambda s=scale, b=block_scale: dequant(packed, b, s, dtype)
+
+
+def calls(whole: bool) -> Iterator[Call]:
+    """Every call; not `whole`: BF16, linears that no tensor parallelism splits, whole experts."""
+    halves = (torch.bfloat16, torch.float16) if whole else (torch.bfloat16,)
+    shapes = LINEAR_SHARDS if whole else tuple(dict.fromkeys(NAMED.values()))
+    shards = EXPERT_SHARDS if whole else EXPERT_SHARDS[:1]
+    for m, dtype in itertools.product(TOKENS, halves):
+        for n, k in shapes:
+            yield from linears(n, k, m, dtype)
+        for (_, hidden), (_, inner) in shards:
+            for ids in (torch.int32, torch.int64) if whole else (torch.int32,):
+                yield from experts(m, 128, 8, hidden, inner, dtype, ids)
+        yield from routers(m, 128, 8, 2816, dtype)
+    yield from ones(halves)
+    for dtype in DTYPES if whole else halves:
+        yield from dequants(704, 2816, dtype)
+    for dtype in LOGIT_DTYPES if whole else ():
+        yield from routers(3, 1024, 16, 2816, dtype)
+
+
+def ones(halves: tuple[torch.dtype, ...]) -> Iterator[Call]:
+    """Arguments of 1, each of which the JIT makes a constant."""
+    for dtype, m, splits in itertools.product(halves, (1, 3), (1, 2)):
+        for n, k in ((1, 16), (1, 256), (2, 16), (40, 32)):
+            yield from linears(n, k, m, dtype, Config(8, 32, 64, splits))
+    for dtype, m in itertools.product(halves, (1, 3)):
+        for count, top_k in ((1, 1), (2, 1), (3, 2)):
+            yield from experts(m, count, top_k, 16, 16, dtype, torch.int32)
+            yield from routers(m, count, top_k, 16, dtype)
+    for dtype in halves:
+        yield from routers(1, 1, 1, 1, dtype)
+        yield from dequants(1, 16, dtype)
+
+
+def codes_for_all_tokens(sm: int) -> Counter[str]:
+    """How many times each kernel is compiled for one configuration at every number of tokens."""
+    config = Config(16, 32, 64, splits=2)
+    w13, w2 = weight(4, 96, 64), weight(4, 64, 48)
+    with StubGpu(sm) as gpu:
+        for m in TOKENS:
+            x, ids = torch.empty(m, 64, dtype=torch.bfloat16), torch.zeros(m, 2, dtype=torch.int32)
+            nvfp4_linear(x, *weight(80, 64), config=config)
+            arguments = (x, ids, torch.empty(m, 2), *w13, *w2, "silu")
+            slots = sort_slots(ids, config.block_m, 4)
+            nvfp4_grouped_experts(*arguments, slots=slots, config=config)
+            nvfp4_experts(*arguments, up_config=config, down_config=config)
+            route(torch.empty(m, 24), torch.empty(24), 3)
+    return Counter(gpu.loaded)
+
+
+def run(sm: int, whole: bool) -> dict[str, object]:
+    """Make the calls; returns what was launched and what failed."""
+    nvfp4_dispatch.INTERPRETED = divmod(sm, 10)
+    codes = codes_for_all_tokens(sm)  # before the JIT has codes for other sizes
+    failures = {}
+    with StubGpu(sm) as gpu:
+        for name, call in calls(whole):
+            try:
+                call()
+            except Exception as error:  # the next call is to be tried, whatever this one raised
+                failures[name] = f"{type(error).__name__}: {str(error).strip()[-500:]}"
+    launches = Counter(launch.kernel for launch in gpu.launches)
+    return {
+        "triton": triton.__version__,
+        "launches": launches,
+        "failures": failures,
+        "codes": codes,
+    }
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sm", type=int, required=True)
+    parser.add_argument("--whole", action="store_true", help="every shard, dtype and kind of id")
+    args = parser.parse_args()
+    print(json.dumps(run(args.sm, args.whole)))

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every kernel launches through Triton's real JIT, which makes constants of arguments."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.kernels.cross_compile import CAPABILITIES
+from tests.kernels import every_launch
+
+ROOT = Path(__file__).resolve().parents[2]
+# What NVIDIA's containers of SGLang's generation hold; a folder with it is a path like any other.
+OLDER_TRITON = "3.6.0"
+KERNELS = {
+    "_nvfp4_linear_kernel",
+    "_finish_kernel",
+    "_experts_up_kernel",
+    "_experts_down_kernel",
+    "_grouped_kernel",
+    "_sum_slots_kernel",
+    "_route_kernel",
+    "_route_one_launch_kernel",
+    "_dequant_kernel",
+}
+
+
+def _launch(sm: int, *options: str, **environment: str) -> dict:
+    env = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | environment
+    done = subprocess.run(
+        [sys.executable, "-m", every_launch.__name__, "--sm", str(sm), *options],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=env | {"CUDA_VISIBLE_DEVICES": ""},
+        cwd=ROOT,
+        check=True,
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _require_all(found: dict) -> None:
+    assert not found["failures"]
+    assert found["launches"].keys() == KERNELS
+    # The grouped kernel has two: gate and up, and down.
+    once = KERNELS - {"_route_one_launch_kernel", "_dequant_kernel"}
+    assert found["codes"] == dict.fromkeys(once, 1) | {"_grouped_kernel": 2}
+
+
+def test_every_kernel_is_among_them() -> None:
+    source = "".join(path.read_text() for path in (ROOT / "kernels").glob("*.py"))
+    entries = {part.split("(")[0] for part in source.split("\ndef ") if "_kernel(" in part[:40]}
+    assert {name for name in entries if name.endswith("_kernel")} == KERNELS
+
+
+@pytest.mark.parametrize("sm", [86, 90])
+def test_whole_models_launch(sm) -> None:
+    _require_all(_launch(sm))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sm", CAPABILITIES)
+def test_every_shard_and_dtype_launches(sm) -> None:
+    _require_all(_launch(sm, "--whole"))
+
+
+@pytest.fixture(scope="module")
+def older_triton(tmp_path_factory) -> Path:
+    """A folder that holds Triton 3.6.0; needs a package index, or uv's cache of one."""
+    folder = tmp_path_factory.mktemp("triton")
+    done = subprocess.run(
+        ["uv", "pip", "install", "--no-deps", "--target", folder, f"triton=={OLDER_TRITON}"],
+        env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, f"triton {OLDER_TRITON} could not be installed: {done.stderr}"
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sm", CAPABILITIES)
+def test_whole_models_launch_with_an_older_triton(sm, older_triton, tmp_path) -> None:
+    paths = f"{older_triton}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    found = _launch(sm, PYTHONPATH=paths, TRITON_CACHE_DIR=str(tmp_path))
+    assert found["triton"] == OLDER_TRITON
+    _require_all(found)
