@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,21 +23,24 @@ MODULES = (nvfp4_linear, nvfp4_experts, nvfp4_grouped, nvfp4_dequant)
 DTYPES = ("bf16", "fp16")
 # "half": the activations' type. Arguments that are not here are i32.
 TYPES = {
-    **dict.fromkeys(("x_ptr", "h_ptr", "out_ptr"), "half"),
+    **dict.fromkeys(("x_ptr", "h_ptr", "y_ptr", "out_ptr"), "half"),
     **dict.fromkeys(("packed_ptr", "block_scale_ptr", "scale_ptr"), "*u8"),
-    **dict.fromkeys(("row_scale_ptr", "tensor_scale_ptr"), "*fp32"),
+    **dict.fromkeys(("row_scale_ptr", "tensor_scale_ptr", "parts_ptr"), "*fp32"),
     **dict.fromkeys(("topk_weights_ptr", "weights_ptr"), "*fp32"),
     **dict.fromkeys(("topk_ids_ptr", "slots_ptr", "experts_ptr", "padded_ptr"), "*i32"),
 }
 
 
 def variants(sm: int) -> dict[str, tuple[Job, set[int]]]:
-    """What a capability's table can dispatch for Gemma 4, each once, and the K it is for."""
+    """What a capability's table can dispatch for Gemma 4, each once, and every K it is for.
+
+    A kernel that reads no weight, or takes any K, has none.
+    """
     table = read(FOLDER / f"sm_{sm}.json")
     found: dict[str, tuple[Job, set[int]]] = {}
     for dtype in DTYPES:
         for k, job in (*_linears(table, sm, dtype), *_experts(table, sm, dtype)):
-            found.setdefault(repr(job), (job, set()))[1].add(k)
+            found.setdefault(repr(job), (job, set()))[1].update({k} - {0})
         for e4m3 in (True, False):
             job = _dequant(sm, dtype, e4m3)
             found[repr(job)] = job, set()
@@ -44,24 +48,24 @@ def variants(sm: int) -> dict[str, tuple[Job, set[int]]]:
 
 
 def _linears(table: Table, sm: int, dtype: str) -> Iterator[tuple[int, Job]]:
+    kernel = "_nvfp4_linear_kernel"
     for n, k in LINEAR_SHARDS:
-        for m in TOKENS:
+        for m, activation in itertools.product(TOKENS, _activations(n, k)):
             config = table.choose("linear", m, n, k)
-            split = config.splits > 1
-            for activation in (None, "gelu_tanh") if (n, k) in GATED_SHARDS else (None,):
-                # A split leaves the activation to another launch.
-                yield (
-                    k,
-                    _job(
-                        *("_nvfp4_linear_kernel", sm, dtype, config, k),
-                        columns=n // 2 if activation and not split else n,
-                        fp32_out=split,
-                        ACTIVATION=None if split else activation,
-                        HAS_BIAS=False,
-                        SPLITS=config.splits,
-                        bias_ptr=None,
-                    ),
-                )
+            constants = {"HAS_BIAS": False, "SPLITS": config.splits, "bias_ptr": None}
+            gated = {"columns": n // 2 if activation else n, "ACTIVATION": activation}
+            if config.splits == 1:
+                yield k, _job(kernel, sm, dtype, config, k, **constants, **gated)
+                continue
+            # The parts are plain; a second launch adds them and applies the activation.
+            plain = {"columns": n, "ACTIVATION": None, "fp32_out": True}
+            yield k, _job(kernel, sm, dtype, config, k, **constants, **plain)
+            constants["COLUMNS"] = nvfp4_linear.FINISH_COLUMNS
+            yield 0, _addition("_finish_kernel", sm, dtype, **constants, **gated)
+
+
+def _activations(n: int, k: int) -> tuple[str | None, ...]:
+    return (None, "gelu_tanh") if (n, k) in GATED_SHARDS else (None,)
 
 
 def _experts(table: Table, sm: int, dtype: str) -> Iterator[tuple[int, Job]]:
@@ -76,6 +80,8 @@ def _experts(table: Table, sm: int, dtype: str) -> Iterator[tuple[int, Job]]:
             yield k13, _job("_grouped_kernel", sm, dtype, config, k13, **act, SLOTS_A_ROW=8)
             plain = {"columns": n2, "ACTIVATION": None, "SLOTS_A_ROW": 1}
             yield k2, _job("_grouped_kernel", sm, dtype, config, k2, **plain)
+        each = nvfp4_grouped.SUM_COLUMNS
+        yield 0, _addition("_sum_slots_kernel", sm, dtype, columns=n2, COLUMNS=each)
 
 
 def _job(
@@ -94,6 +100,12 @@ def _job(
     constants |= {name: value for name, value in arguments.items() if name.isupper()}
     aligned = ("x_stride", "N", "columns") if columns % 16 == 0 else ("x_stride",)
     return _with_types(kernel, sm, dtype, constants, aligned, config, fp32_out)
+
+
+def _addition(kernel: str, sm: int, dtype: str, *, columns: int, **constants: Any) -> Job:
+    """A launch that adds what programs of a matmul left."""
+    aligned = ("N",) if columns % 16 == 0 else ()
+    return _with_types(kernel, sm, dtype, constants, aligned, Config(1, 1, 1), False)
 
 
 def _dequant(sm: int, dtype: str, e4m3: bool) -> Job:

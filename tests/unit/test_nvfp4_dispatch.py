@@ -34,6 +34,7 @@ from tests.serving.harness import environment
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPILED = ROOT / "bench" / "results" / "nvfp4_compiled.csv"
+WITHOUT_DOT = {"_dequant_kernel", "_finish_kernel", "_sum_slots_kernel"}
 tables = pytest.mark.parametrize("path", sorted(FOLDER.glob("*.json")), ids=lambda p: p.stem)
 
 
@@ -292,7 +293,12 @@ def test_no_compiled_kernel_spills_or_exceeds_its_gpus_shared_memory() -> None:
         assert row["local"] == "0", row
         assert int(row["shared"]) <= MAX_SHARED_BYTES[int(row["sm"])], row
         assert int(row["registers"]) <= 255
-        assert row["tensor_core"] or row["kernel"] == "_dequant_kernel", row
+        assert bool(row["tensor_core"]) == (row["kernel"] not in WITHOUT_DOT), row
+
+
+def test_every_nvfp4_kernel_is_compiled() -> None:
+    matmuls = {"_nvfp4_linear_kernel", "_experts_up_kernel", "_experts_down_kernel"}
+    assert {row["kernel"] for row in _rows()} == WITHOUT_DOT | matmuls | {"_grouped_kernel"}
 
 
 def test_weights_are_loaded_by_16_bytes() -> None:
@@ -303,7 +309,7 @@ def test_weights_are_loaded_by_16_bytes() -> None:
     """
     by_eight = set()
     for row in _rows():
-        if row["kernel"] == "_dequant_kernel":
+        if row["kernel"] in WITHOUT_DOT:
             continue
         width = min(16, int(row["bytes_align"]))
         weights, activations = _bytes_a_thread(row)
