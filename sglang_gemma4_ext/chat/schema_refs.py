@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Follow the references inside one JSON schema."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import unquote
+
+
+def resolve(root: Any, ref: Any) -> Any | None:
+    """Return what a JSON pointer such as `#/$defs/Name` points to in `root`, or None."""
+    if not isinstance(ref, str) or not ref.startswith("#"):
+        return None
+    found = root
+    for step in unquote(ref[1:]).split("/")[1:]:
+        name = step.replace("~1", "/").replace("~0", "~")
+        if isinstance(found, Mapping) and name in found:
+            found = found[name]
+        elif isinstance(found, Sequence) and not isinstance(found, str) and name.isdecimal():
+            if int(name) >= len(found):
+                return None
+            found = found[int(name)]
+        else:
+            return None
+    return found
