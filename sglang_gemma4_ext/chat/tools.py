@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a request's tools say about the arguments of a call: names, keys and types."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+JSON_NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?")
+JSON_INTEGER = re.compile(r"-?(?:0|[1-9]\d*)")
+_PYTHON_WORDS = {"True": "true", "False": "false", "None": "null"}
+_MOST_STEPS = 8
+
+Schema = Mapping[str, Any]
+
+
+class Tools:
+    """The declared tools: name -> JSON schema of the arguments. Any schema may be missing."""
+
+    def __init__(self, schemas: Mapping[str, Any] | None = None):
+        self.schemas = dict(schemas or {})
+
+    def declares(self, name: str) -> bool:
+        return name in self.schemas
+
+    def arguments(self, name: str) -> Node:
+        schema = self.schemas.get(name)
+        return Node(schema, schema)
+
+
+class Node:
+    """One place of a schema, read leniently: what is not understood allows everything."""
+
+    def __init__(self, schema: Any, root: Any):
+        self._root = root
+        self._choices = _choices(schema, root, _MOST_STEPS)
+
+    @property
+    def types(self) -> frozenset[str]:
+        """The JSON types allowed here; empty where the schema does not say."""
+        found: set[str] = set()
+        for choice in self._choices:
+            types = _types(choice)
+            if not types:
+                return frozenset()
+            found |= types
+        return frozenset(found)
+
+    @property
+    def takes_text(self) -> bool:
+        return not self.types or "string" in self.types
+
+    def member(self, key: str) -> Node:
+        for choice in self._choices:
+            properties = choice.get("properties")
+            if isinstance(properties, Mapping) and key in properties:
+                return Node(properties[key], self._root)
+        for choice in self._choices:
+            if isinstance(choice.get("additionalProperties"), Mapping):
+                return Node(choice["additionalProperties"], self._root)
+        return Node(None, self._root)
+
+    def may_have_member(self, key: str) -> bool:
+        """Whether `key` is declared, or no key is."""
+        declared = [c["properties"] for c in self._choices if c.get("properties")]
+        return not declared or any(isinstance(d, Mapping) and key in d for d in declared)
+
+    def element(self) -> Node:
+        for choice in self._choices:
+            if isinstance(choice.get("items"), Mapping):
+                return Node(choice["items"], self._root)
+        return Node(None, self._root)
+
+
+def bare_json(text: str, node: Node) -> str | None:
+    """A value written without delimiters as JSON, or None where it can only be text."""
+    if node.types and "string" in node.types and text != "null":
+        is_other = not node.types.isdisjoint(_types_of(text))
+        return text if is_other and _is_literal(text) else None
+    if _is_literal(text):
+        return text
+    return _PYTHON_WORDS.get(text)
+
+
+def delimited_json(text: str, node: Node) -> str:
+    """A string as JSON: of the type that the schema asks for where it takes no string."""
+    if not node.takes_text:
+        stripped = text.strip()
+        stripped = _PYTHON_WORDS.get(stripped, stripped)
+        if not node.types.isdisjoint(_types_of(stripped)):
+            return stripped
+    return quoted(text)
+
+
+def quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _is_literal(text: str) -> bool:
+    return text in ("true", "false", "null") or JSON_NUMBER.fullmatch(text) is not None
+
+
+def _types_of(text: str) -> frozenset[str]:
+    """The JSON types, string aside, of which `text` is a value."""
+    if text in ("true", "false"):
+        return frozenset({"boolean"})
+    if text == "null":
+        return frozenset({"null"})
+    if JSON_INTEGER.fullmatch(text):
+        return frozenset({"integer", "number"})
+    if JSON_NUMBER.fullmatch(text):
+        return frozenset({"number"})
+    if text[:1] in ("{", "["):
+        try:
+            json.loads(text, parse_constant=_refuse)
+        except (ValueError, RecursionError):
+            return frozenset()
+        return frozenset({"object" if text[0] == "{" else "array"})
+    return frozenset()
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(constant)
+
+
+def _choices(schema: Any, root: Any, steps: int) -> list[Schema]:
+    """The alternatives that a schema consists of, local references followed."""
+    if not isinstance(schema, Mapping):
+        return []
+    if steps == 0:
+        return [{}]
+    reference = schema.get("$ref")
+    if isinstance(reference, str):
+        return _choices(_resolve(reference, root), root, steps - 1) or [{}]
+    for keyword in ("anyOf", "oneOf", "allOf"):
+        parts = schema.get(keyword)
+        if isinstance(parts, list) and parts:
+            found = [c for part in parts for c in _choices(part, root, steps - 1)]
+            return [*found, schema] if "properties" in schema else found
+    return [schema]
+
+
+def _resolve(reference: str, root: Any) -> Any:
+    if not reference.startswith("#/"):
+        return None
+    found = root
+    for step in reference[2:].split("/"):
+        if not isinstance(found, Mapping):
+            return None
+        found = found.get(step.replace("~1", "/").replace("~0", "~"))
+    return found
+
+
+def _types(choice: Schema) -> frozenset[str]:
+    given = choice.get("type")
+    if isinstance(given, str):
+        return frozenset({given})
+    if isinstance(given, list) and all(isinstance(name, str) for name in given):
+        return frozenset(given)
+    values = choice.get("enum")
+    if "const" in choice:
+        values = [choice["const"]]
+    if isinstance(values, list) and values:
+        return frozenset().union(*({_type_of(value)} for value in values))
+    return frozenset()
+
+
+def _type_of(value: Any) -> str:
+    if isinstance(value, bool):
+        return "boolean"
+    if value is None:
+        return "null"
+    if isinstance(value, int):
+        return "integer"
+    return {float: "number", str: "string", list: "array"}.get(type(value), "object")

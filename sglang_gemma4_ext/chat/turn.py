@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Read one turn of the model as it arrives: thoughts, text and calls in one state machine.
+
+Whole and streamed answers come from the same machine, so they are the same. Nothing is kept from
+one turn to the next.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Generator
+from enum import Enum
+
+from sglang_gemma4_ext.chat import markers as m
+from sglang_gemma4_ext.chat.calls import CALL_WORD, Calls
+from sglang_gemma4_ext.chat.errors import BrokenCall, CutCall
+from sglang_gemma4_ext.chat.events import Event, JoinedThoughts, Text, Thought
+from sglang_gemma4_ext.chat.reader import Reader, Wait
+from sglang_gemma4_ext.chat.repair import marker_here
+from sglang_gemma4_ext.chat.tools import Tools
+
+_UNMARKED = re.compile(r"call:(\w[\w.\-/:]{0,255})\{")
+_UNMARKED_START = re.compile(r"call:(?:\w[\w.\-/:]{0,255})?")
+_MOST_UNMARKED = 264
+_SPACES = re.compile(r"\s*")
+_MOST_SPACES = 32
+
+
+class Start(Enum):
+    """What a turn begins with.
+
+    CONTENT: anything. THOUGHT: the thought that the prompt opened.
+    """
+
+    CONTENT = "content"
+    THOUGHT = "thought"
+
+
+class Turn:
+    """feed() takes what has arrived and returns what is certain by then; finish() the rest.
+
+    verbatim: only thoughts are taken out; all else is given out as the text it is, control tokens
+    and all.
+    """
+
+    def __init__(
+        self,
+        tools: Tools | None = None,
+        start: Start = Start.CONTENT,
+        *,
+        verbatim: bool = False,
+    ):
+        self._tools = tools or Tools()
+        self._verbatim = verbatim
+        self._reader = Reader()
+        self._calls = Calls(self._reader, self._tools)
+        self._events: list[Event] = []
+        self._thoughts = JoinedThoughts()
+        self._spaces: str | None = None
+        self._machine: Wait | None = self._run(start)
+
+    @property
+    def open_calls(self) -> set[int]:
+        """Calls that were given out in part and then cut off, or were not calls in the end."""
+        return self._calls.open_calls
+
+    def feed(self, chunk: str) -> list[Event]:
+        self._reader.feed(chunk)
+        return self._advance()
+
+    def finish(self) -> list[Event]:
+        self._reader.ended = True
+        return self._advance()
+
+    def _advance(self) -> list[Event]:
+        if self._machine is not None:
+            try:
+                next(self._machine)
+            except StopIteration:
+                self._machine = None
+        events, self._events = self._events, []
+        return events
+
+    def _run(self, start: Start) -> Wait:
+        if start is Start.CONTENT and (yield from self._starts_with_label()):
+            start = Start.THOUGHT
+        if start is Start.THOUGHT:
+            yield from self._thought()
+        is_fresh = True
+        while True:
+            if is_fresh and (yield from self._unmarked_call()):
+                continue
+            is_fresh = False
+            found = yield from self._up_to_marker(self._give_text)
+            if found is None:
+                return
+            if found == m.CALL_OPEN:
+                yield from self._call()
+                is_fresh = True
+            elif found == m.THOUGHT_OPEN:
+                self._reader.take(len(found))
+                yield from self._thought()
+                is_fresh = True
+            elif found in m.TURN_ENDS:
+                yield from self._drain(found)
+                return
+            else:
+                self._reader.take(len(found))
+                if self._verbatim:
+                    self._give_text(found)
+                elif found == m.QUOTE:
+                    self._give_text('"')
+
+    def _up_to_marker(self, give: Callable[[str], None]) -> Generator[None, None, str | None]:
+        """Give out the text up to the next control token. Returns the token, None at the end."""
+        reader = self._reader
+        while True:
+            found = m.MARKER.search(reader.text, reader.pos)
+            if found:
+                give(reader.take(found.start() - reader.pos))
+                return found.group()
+            held = 0 if reader.ended else m.partial_marker(reader.text, reader.pos)
+            give(reader.take(reader.left - held))
+            if reader.ended:
+                return None
+            yield
+
+    def _drain(self, found: str) -> Wait:
+        """Read past the end of the turn; all behind it is not the model's answer."""
+        if self._verbatim:
+            self._give_text(found)
+        while not self._reader.ended:
+            self._reader.take(self._reader.left, record=False)
+            yield
+
+    def _give_text(self, text: str) -> None:
+        """White space between calls is layout; other text is kept as it stands."""
+        if self._spaces is not None:
+            self._spaces += text
+            if self._spaces.isspace() or not self._spaces:
+                return
+            text, self._spaces = self._spaces, None
+        if text:
+            self._events.append(Text(text))
+
+    def _starts_with_label(self) -> Generator[None, None, bool]:
+        """Whether the turn starts with the label of a thought whose opening token is left out."""
+        reader = self._reader
+        while reader.left < len(m.THOUGHT_LABEL) and not reader.ended:
+            if not m.THOUGHT_LABEL.startswith(reader.text[reader.pos :]):
+                return False
+            yield
+        return reader.next_is(m.THOUGHT_LABEL)
+
+    def _thought(self) -> Wait:
+        """Read a thought to its closing token, or to a call or the end of the turn."""
+        reader = self._reader
+        self._thoughts.begin()
+        yield from self._skip_label()
+        while True:
+            found = yield from self._up_to_marker(self._give_thought)
+            if found is None or found in m.TURN_ENDS:
+                return
+            if found == m.CALL_OPEN:
+                if (yield from self._call_in_thought()):
+                    return
+                continue
+            reader.take(len(found))
+            if found == m.THOUGHT_CLOSE:
+                return
+            if found == m.THOUGHT_OPEN:
+                yield from self._skip_label()
+            elif found == m.QUOTE:
+                self._give_thought('"')
+
+    def _skip_label(self) -> Wait:
+        reader = self._reader
+        if (yield from self._starts_with_label()):
+            reader.take(len(m.THOUGHT_LABEL))
+        elif reader.ended and m.THOUGHT_LABEL.startswith(reader.text[reader.pos :]):
+            reader.take(reader.left)
+
+    def _give_thought(self, text: str) -> None:
+        text = self._thoughts.add(text)
+        if text:
+            self._events.append(Thought(text))
+
+    def _call(self) -> Wait:
+        """Read the calls of one pair of tokens; what cannot be read as a call is text."""
+        self._open_pair()
+        pair = self._calls.read()
+        try:
+            while _goes_on(pair):
+                self._give_calls()
+                yield
+        except BrokenCall:
+            self._spaces = None
+            self._give_calls()
+            self._give_broken(self._calls.drop())
+        except CutCall:
+            self._reader.take(self._reader.left)
+            self._give_calls()
+            self._calls.drop()
+        else:
+            self._give_calls()
+        if self._verbatim:
+            self._give_text("".join(self._reader.record))
+
+    def _call_in_thought(self) -> Generator[None, None, bool]:
+        """Read a call that stands in a thought; True if it ended the thought.
+
+        It does where the turn ends behind it, or another call follows. Text behind it shows that
+        the model only thought of a call.
+        """
+        reader = self._reader
+        self._open_pair()
+        try:
+            yield from self._calls.read()
+            reader.take((yield from reader.wait_past(_SPACES, _MOST_SPACES)))
+            found = yield from marker_here(reader)
+            is_call = reader.at_end or found == m.CALL_OPEN or found in m.TURN_ENDS
+        except BrokenCall:
+            is_call = False
+        except CutCall:
+            self._calls.drop()
+            reader.take(reader.left)
+            return True
+        if is_call:
+            self._give_calls()
+            if self._verbatim:
+                self._give_text("".join(reader.record))
+            return True
+        thought = "".join(reader.record)
+        self._calls.drop()
+        self._give_thought(thought)
+        return False
+
+    def _unmarked_call(self) -> Generator[None, None, bool]:
+        """Read a call whose opening token is left out: of a declared tool, and closed."""
+        reader = self._reader
+        while not (found := _UNMARKED.match(reader.text, reader.pos)):
+            here = reader.text[reader.pos : reader.pos + _MOST_UNMARKED]
+            may_come = CALL_WORD.startswith(here) or _UNMARKED_START.fullmatch(here)
+            if reader.ended or not may_come or len(here) == _MOST_UNMARKED:
+                return False
+            yield
+        if self._verbatim or not self._tools.declares(found.group(1)):
+            return False
+        self._calls.begin()
+        try:
+            yield from self._calls.read()
+            is_closed = self._calls.is_closed
+        except (BrokenCall, CutCall):
+            is_closed = False
+        if is_closed:
+            self._give_calls()
+        else:
+            text = "".join(reader.record)
+            self._calls.drop()
+            self._give_broken(text)
+        return is_closed
+
+    def _open_pair(self) -> None:
+        self._calls.begin()
+        self._reader.take(len(m.CALL_OPEN))
+
+    def _give_calls(self) -> None:
+        calls = self._calls.certain()
+        if not self._verbatim:
+            self._spaces = "" if calls else self._spaces
+            self._events += calls
+
+    def _give_broken(self, text: str) -> None:
+        if not self._verbatim:
+            self._give_text(m.without_markers(text))
+
+
+def _goes_on(generator: Wait) -> bool:
+    try:
+        next(generator)
+    except StopIteration:
+        return False
+    return True
