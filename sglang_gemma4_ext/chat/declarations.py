@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sglang_gemma4_ext.chat.schema_refs import resolve
+from sglang_gemma4_ext.chat.schemas import joined, resolve
 
 # References may double at each level; what lies beyond these limits is cut to plain objects.
 MOST_PARTS = 4096
@@ -84,12 +84,12 @@ class _Folder:
         if not out.get("type"):
             out.pop("type", None)
         for part in _mappings(schema.get("allOf")):
-            out = _joined(out, self.fold(part, in_items=in_items, open_refs=open_refs))
+            out = joined(out, self.fold(part, in_items=in_items, open_refs=open_refs))
         for key in ("anyOf", "oneOf"):
             parts = list(_mappings(schema.get(key)))
             folded = [self.fold(part, in_items=in_items, open_refs=open_refs) for part in parts]
             shape, note = _one_of(folded)
-            out = _joined(out, shape)
+            out = joined(out, shape)
             _add_note(out, note)
         if "const" in schema:
             out.setdefault("enum", [schema["const"]])
@@ -134,18 +134,6 @@ class _Folder:
 def _mappings(parts: Any) -> Iterable[Mapping[str, Any]]:
     if isinstance(parts, list):
         yield from (part for part in parts if isinstance(part, Mapping))
-
-
-def _joined(outer: dict[str, Any], inner: dict[str, Any]) -> dict[str, Any]:
-    """Both at once; what the outer schema says goes first."""
-    out = {**inner, **outer}
-    both = [part.get("properties") for part in (inner, outer)]
-    if all(isinstance(properties, Mapping) for properties in both):
-        out["properties"] = {**both[0], **both[1]}
-    required = [*_list(outer.get("required")), *_list(inner.get("required"))]
-    if required:
-        out["required"] = list(dict.fromkeys(required))
-    return out
 
 
 def _one_of(folded: list[dict[str, Any]]) -> tuple[dict[str, Any], str]:

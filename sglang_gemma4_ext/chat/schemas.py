@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Follow the references inside one JSON schema."""
+"""Follow the references inside one JSON schema, and join two schemas that hold at once."""
 
 from __future__ import annotations
 
@@ -24,3 +24,23 @@ def resolve(root: Any, ref: Any) -> Any | None:
         else:
             return None
     return found
+
+
+def joined(outer: Mapping[str, Any], inner: Mapping[str, Any]) -> dict[str, Any]:
+    """Return one schema for two that hold at once; where both say something, the outer counts.
+
+    Their properties and their required names are put together.
+    """
+    out = {**inner, **outer}
+    both = [part.get("properties") for part in (inner, outer)]
+    if all(isinstance(properties, Mapping) for properties in both):
+        out["properties"] = {**both[0], **both[1]}
+    required = [
+        name
+        for part in (outer, inner)
+        if isinstance(part.get("required"), list)
+        for name in part["required"]
+    ]
+    if required:
+        out["required"] = list(dict.fromkeys(required))
+    return out
