@@ -1,20 +1,71 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Triton kernels of our own run on the GPU where there is one, else in Triton's interpreter.
+"""Our Triton kernels run on the GPU where there is one, else in Triton's interpreter.
 
-The interpreter is chosen when Triton is imported. It keeps BF16 as bit patterns and multiplies
-those; `mended_bf16` is what the server's patch `cpu_interpreter_bf16` does about it.
+With `pytest tests/kernels --emulate 86` they run as the PTX that Triton compiles for sm_86, and a
+test fails on any finding of the emulator (tests/ptx).
+
+Triton chooses between its compiler and its interpreter when it is imported. The interpreter keeps
+BF16 as bit patterns and multiplies those; `mended_bf16` is what the server's patch
+`cpu_interpreter_bf16` does about it.
 """
 
 from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Iterator
 
 import pytest
 import torch
 
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"
+# Compute capabilities that the emulator has the instructions of.
+EMULATED = (80, 86, 89, 90)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--emulate",
+        type=int,
+        choices=EMULATED,
+        metavar="SM",
+        help="run the kernels as PTX for this capability, in an emulator on the CPU",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose the interpreter before a test imports Triton."""
+    if not torch.cuda.is_available() and _emulated_capability(config) is None:
+        os.environ["TRITON_INTERPRET"] = "1"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip what only the interpreter takes, where the compiler is."""
+    if _emulated_capability(config) is None and not torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("interpreter"):
+            item.add_marker(pytest.mark.skip(reason="Triton's interpreter alone takes this"))
+
+
+def _emulated_capability(config: pytest.Config) -> int | None:
+    # This conftest may be loaded after the command line was read: without the option then.
+    return config.getoption("--emulate", None)
+
+
+@pytest.fixture(autouse=True)
+def _emulated(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Launch in the emulator, if that was asked for, by the table of the emulated GPU."""
+    capability = _emulated_capability(request.config)
+    if capability is None:
+        yield
+        return
+    from sglang_gemma4_ext.kernels import nvfp4_dispatch
+    from tests.ptx.emulated_gpu import EmulatedGpu
+
+    monkeypatch.setattr(nvfp4_dispatch, "INTERPRETED", divmod(capability, 10))
+    with EmulatedGpu(capability) as gpu:
+        yield
+    assert not gpu.findings
 
 
 @pytest.fixture(scope="session")
@@ -25,7 +76,7 @@ def device() -> str:
 @pytest.fixture
 def mended_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
     """BF16 arithmetic right in the interpreter, by the very hooks that the server applies."""
-    if torch.cuda.is_available():
+    if os.environ.get("TRITON_INTERPRET") != "1":
         return
     from sglang_gemma4_ext.patches.cpu_interpreter_bf16 import PATCH
     from sglang_gemma4_ext.registry import resolve

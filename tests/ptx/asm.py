@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""PTX written by hand, run over numpy arrays."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+from .machine import Launch, Result, run
+from .memory import Extent, GlobalMemory
+from .parse import parse
+from .translate import translate
+
+REGISTERS = """.reg .pred %p<40>; .reg .b16 %h<40>; .reg .b32 %r<200>; .reg .b64 %d<40>;
+"""
+
+
+def launch(
+    body: str,
+    *arrays: np.ndarray,
+    threads: int = 32,
+    grid: int = 1,
+    shared: int = 0,
+    written: tuple[int, ...] = (),
+    **options,
+) -> Result:
+    """Array i is at %a<i> (b64) when the body starts; `written`: arrays not initialised before."""
+    names = [f"k_param_{i}" for i in range(len(arrays))]
+    text = ".version 8.8\n.target sm_90\n.extern .shared .align 16 .b8 global_smem[];\n"
+    text += ".visible .entry k(" + ", ".join(f".param .u64 .ptr .global {n}" for n in names) + ")\n"
+    text += "{\n" + REGISTERS + f".reg .b64 %a<{max(1, len(arrays))}>;\n"
+    text += "".join(f"ld.param.b64 %a{i}, [{n}];\n" for i, n in enumerate(names))
+    text += body + "\nret;\n}\n"
+    result = Result()
+    extents = []
+    for i, array in enumerate(arrays):
+        data = array.view(np.uint8).reshape(-1)
+        extents.append(
+            Extent(f"a{i}", data, np.ones(len(data), bool), np.full(len(data), i not in written))
+        )
+    memory = GlobalMemory(extents, result.report)
+    parameters = {n: np.uint64(memory.address(i, 0)) for i, n in enumerate(names)}
+    program = translate(parse(text))
+    run(Launch(program, (grid, 1, 1), threads, shared, parameters, memory, result), **options)
+    memory.copy_back()
+    result.undefined = program.undefined
+    return result
+
+
+def each(instruction: str, *inputs: np.ndarray, out: type = np.uint32) -> np.ndarray:
+    """The instruction for each element: $0 is the result's register, $1, $2, ... the inputs'.
+
+    $0 and inputs are b16, b32 or b64 by their dtypes.
+    """
+    count = len(inputs[0])
+    size = -(-count // 32) * 32
+    prefix = {2: "%h", 4: "%r", 8: "%d"}
+    body = "mov.u32 %r100, %tid.x;\n"
+    text = instruction
+    padded = []
+    for i, array in enumerate(inputs):
+        width = array.dtype.itemsize
+        padded.append(np.resize(array, size))
+        body += f"mad.wide.u32 %d{20 + i}, %r100, {width}, %a{i};\n"
+        body += f"ld.global.b{8 * width} {prefix[width]}{i + 1}, [%d{20 + i}];\n"
+        text = text.replace(f"${i + 1}", f"{prefix[width]}{i + 1}")
+    width = np.dtype(out).itemsize
+    text = text.replace("$0", f"{prefix[width]}0")
+    last = len(inputs)
+    body += text + f"\nmad.wide.u32 %d{20 + last}, %r100, {width}, %a{last};\n"
+    body += f"st.global.b{8 * width} [%d{20 + last}], {prefix[width]}0;"
+    assert not re.search(r"\$\d", body)
+    got = np.zeros(size, out)
+    result = launch(body, *padded, got, threads=size)
+    assert not result.findings, result.findings
+    return got[:count]

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Global and shared memory with a shadow byte beside each byte: is it there, was it written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from .values import Array, i8, u1, u2, u4, u8
+
+VIEWS = {1: u1, 2: u2, 4: u4, 8: u8}
+GLOBAL_BASE = 0x7F00_0000_0000
+SHARED_BASE = 1024  # sm_90 keeps the first KB for itself; the rest is aligned for any swizzle
+GUARD = 512
+ABSENT, ALLOCATED, PENDING, WRITTEN = 0, 1, 2, 3
+POISON = 0xFF  # NaN in every float format
+
+Report = Callable[[str, str], None]
+
+
+class Bytes:
+    """Bytes and their shadow, read and written by arrays of aligned offsets."""
+
+    def __init__(self, size: int):
+        size = -(-size // 16) * 16
+        self.data = np.full(size, POISON, u1)
+        self.state = np.zeros(size, u1)
+        self._data = {w: self.data.view(VIEWS[w]) for w in (1, 2, 4, 8)}
+        self._state = {w: self.state.view(VIEWS[w]) for w in (1, 2, 4, 8)}
+        self._data[16] = self.data.view(u8).reshape(-1, 2)
+        self._state[16] = self.state.view(u8).reshape(-1, 2)
+
+    def read(self, at: Array, width: int) -> Array:
+        """[n, width] bytes."""
+        return self._data[width][at // width].view(u1).reshape(-1, width)
+
+    def write(self, at: Array, width: int, data: Array) -> None:
+        kind = VIEWS[min(width, 8)]
+        values = np.ascontiguousarray(data).view(kind)
+        self._data[width][at // width] = values if width == 16 else values.reshape(-1)
+
+    def mark(self, at: Array, width: int, state: int) -> None:
+        self._state[width][at // width] = _repeat(state, width)
+
+    def all_are(self, at: Array, width: int, state: int) -> Array:
+        """bool [n]: every byte of the access is in the state, or has its bits (ALLOCATED)."""
+        found = self._state[width][at // width]
+        wanted = _repeat(state, width)
+        same = (found & wanted) == wanted
+        return same.all(axis=1) if width == 16 else same
+
+
+def _repeat(state: int, width: int) -> np.generic:
+    kind = VIEWS[min(width, 8)]
+    return kind(int.from_bytes(bytes([state]) * min(width, 8), "little"))
+
+
+@dataclass(frozen=True)
+class Extent:
+    """A memory that a launch may use. valid, initialised: bool per byte."""
+
+    name: str
+    data: Array
+    valid: Array
+    initialised: Array
+
+
+class GlobalMemory:
+    """Extents at addresses of their own, with gaps between them that nothing may touch."""
+
+    def __init__(self, extents: list[Extent], report: Report):
+        self.report = report
+        self.extents = extents
+        self.starts: list[int] = []
+        at = GUARD
+        for extent in extents:
+            self.starts.append(at)
+            at += -(-len(extent.data) // GUARD) * GUARD + GUARD
+        self.bytes = Bytes(at)
+        for start, extent in zip(self.starts, extents, strict=True):
+            part = slice(start, start + len(extent.data))
+            self.bytes.data[part] = extent.data
+            self.bytes.state[part] = np.where(
+                extent.valid, np.where(extent.initialised, WRITTEN, ALLOCATED), ABSENT
+            )
+
+    def address(self, extent: int, offset: int) -> int:
+        return GLOBAL_BASE + self.starts[extent] + offset
+
+    def copy_back(self) -> None:
+        """Into the arrays that the extents were made of."""
+        for start, extent in zip(self.starts, self.extents, strict=True):
+            part = slice(start, start + len(extent.data))
+            extent.data[:] = self.bytes.data[part]
+            extent.initialised[:] = self.bytes.state[part] == WRITTEN
+
+    def offsets(self, address: Array, width: int, what: str) -> tuple[Array, Array | None]:
+        """Offsets that are safe to use, and which of them are, None for all."""
+        at = (address - u8(GLOBAL_BASE)).view(i8)
+        good = (at >= 0) & (at <= len(self.bytes.data) - width)
+        aligned = (at % width) == 0
+        if not aligned.all():
+            self.report("misaligned", f"{what}: {self.name(at[~aligned][0])}, {width} bytes")
+            good &= aligned
+        if good.all():
+            inside = self.bytes.all_are(at, width, ALLOCATED)
+            if inside.all():
+                return at, None
+            good = inside
+        else:
+            good[good] = self.bytes.all_are(at[good], width, ALLOCATED)
+        bad = ~good & aligned
+        if bad.any():
+            where = self.name(at[bad][0])
+            self.report("out of bounds", f"{what}: {where}, {width} bytes, {bad.sum()} threads")
+        return np.where(good, at, 0), good
+
+    def name(self, at: int) -> str:
+        """The nearest extent at or before an offset."""
+        index = int(np.searchsorted(self.starts, at, side="right")) - 1
+        if index < 0:
+            return f"address {at + GLOBAL_BASE:#x}"
+        extent = self.extents[index]
+        return f"{extent.name}+{at - self.starts[index]} of {len(extent.data)}"

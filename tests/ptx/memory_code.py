@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Loads, stores, copies and atomics as calls of `Lanes`."""
+
+from __future__ import annotations
+
+from .operands import UNSIGNED, Operands, as_type
+from .parse import SIZES, Instruction, PtxError
+
+SPACES = {"param", "global", "shared", "shared::cta"}
+# What a load or store may say about caches; nothing here changes what is read.
+CACHES = {"ca", "cg", "cs", "lu", "cv", "nc", "wb", "wt", "v2", "v4"}
+ACTIONS = {"add", "min", "max", "and", "or", "xor", "exch", "cas"}
+ORDERS = {"relaxed", "acquire", "release", "acq_rel"}
+ATOMIC_TYPES = {"u32", "s32", "b32", "u64", "s64", "b64", "f32"}
+
+
+class MemoryAccess(Operands):
+    """The methods of `BlockCode` for memory."""
+
+    def _ld(self, op: Instruction) -> list[str]:
+        kind, space = op.parts[-1], self._space(op)
+        to, address = op.operands[:2]
+        if space == "param":
+            return self._parameter(op)
+        registers = to if isinstance(to, tuple) else (to,)
+        where = self.address(address, 4 if space == "shared" else 8)
+        arguments = f"{self.index}, {where}, {SIZES[kind]}, {len(registers)}, {self.guard(op)}"
+        lines = [f"{self.temporary} = m.load_{space}({arguments})"]
+        for i, register in enumerate(registers):
+            lines += self.target(register, as_type(f"{self.temporary}[{i}]", kind), kind, op)
+        return lines
+
+    def _space(self, op: Instruction) -> str:
+        """param, global or shared. Raises PtxError on any other, and on unknown modes."""
+        modes = set(op.parts[1:-1])
+        spaces = modes & SPACES
+        if len(spaces) != 1 or {m for m in modes - SPACES if m[:2] not in ("L1", "L2")} - CACHES:
+            raise PtxError(f"unknown mode: {op.where()}")
+        return spaces.pop().removesuffix("::cta")
+
+    def _parameter(self, op: Instruction) -> list[str]:
+        kind, (to, address) = op.parts[-1], op.operands
+        have, size = self.kernel.parameters[address.base], SIZES[kind]
+        if SIZES[have] < size or address.offset:
+            raise PtxError(f"part of a parameter: {op.where()}")
+        text = f"m.parameter({address.base!r})"
+        if SIZES[have] != size:
+            text = f"{text}.astype({UNSIGNED[size]})"
+        return self.target(to, as_type(text, kind), kind, op)
+
+    def _st(self, op: Instruction) -> list[str]:
+        kind, space = op.parts[-1], self._space(op)
+        address, source = op.operands[:2]
+        if space == "param":
+            raise PtxError(f"unknown instruction {op.where()}")
+        registers = source if isinstance(source, tuple) else (source,)
+        what = ", ".join(self.value(r, f"b{8 * SIZES[kind]}") for r in registers)
+        where = self.address(address, 4 if space == "shared" else 8)
+        return [
+            f"m.store_{space}({self.index}, {where}, {SIZES[kind]}, [{what}], {self.guard(op)})"
+        ]
+
+    def _cp(self, op: Instruction) -> list[str]:
+        if op.opcode == "cp.async.commit_group":
+            return ["m.commit()"]
+        if op.opcode == "cp.async.wait_group":
+            return [f"m.wait({int(op.operands[0], 0)})"]
+        if op.opcode == "cp.async.wait_all":
+            return ["m.commit()", "m.wait(0)"]
+        if not op.opcode.startswith(("cp.async.ca.shared", "cp.async.cg.shared")):
+            raise PtxError(f"unknown instruction {op.where()}")
+        to, source, size, *rest = op.operands
+        given = self.value(rest[0], "u32") if rest else "None"
+        return [
+            f"m.copy_async({self.index}, {self.address(to, 4)}, {self.address(source, 8)}, "
+            f"{int(size, 0)}, {given}, {self.guard(op)})"
+        ]
+
+    def _atom(self, op: Instruction) -> list[str]:
+        returns = op.parts[0] == "atom"
+        kind, modes = op.parts[-1], set(op.parts[1:-1])
+        actions, orders = modes & ACTIONS, modes & ORDERS or {"relaxed"}
+        if (
+            modes - ACTIONS - ORDERS - {"global", "gpu", "sys"}
+            or (len(actions), len(orders)) != (1, 1)
+            or "global" not in modes
+            or kind not in ATOMIC_TYPES
+        ):
+            raise PtxError(f"unknown mode: {op.where()}")
+        address, *rest = op.operands[1 if returns else 0 :]
+        what = ", ".join(self.value(r, kind) for r in rest)
+        call = (
+            f"m.atomic({self.index}, {self.address(address, 8)}, {actions.pop()!r}, [{what}], "
+            f"{orders.pop()!r}, {self.guard(op)})"
+        )
+        return self.target(op.operands[0], call, f"b{8 * SIZES[kind]}", op) if returns else [call]
+
+    _red = _atom
