@@ -20,6 +20,12 @@ import torch
 
 # Compute capabilities that the emulator has the instructions of.
 EMULATED = (80, 86, 89, 90)
+# How thread blocks are taken: options of `tests.ptx.machine.run`.
+BLOCK_ORDERS = {
+    "forward": {},
+    "reverse": {"order": "reverse", "batch": 1},
+    "random": {"order": "random", "schedule": "random", "seed": 7},
+}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -29,6 +35,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         choices=EMULATED,
         metavar="SM",
         help="run the kernels as PTX for this capability, in an emulator on the CPU",
+    )
+    parser.addoption(
+        "--block-order",
+        choices=BLOCK_ORDERS,
+        default="forward",
+        help="of an emulated launch: from the first, from the last one by one, or interleaved",
     )
 
 
@@ -63,7 +75,8 @@ def _emulated(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     from tests.ptx.emulated_gpu import EmulatedGpu
 
     monkeypatch.setattr(nvfp4_dispatch, "INTERPRETED", divmod(capability, 10))
-    with EmulatedGpu(capability) as gpu:
+    options = BLOCK_ORDERS[request.config.getoption("--block-order")]
+    with EmulatedGpu(capability, **options) as gpu:
         yield
     assert not gpu.findings
 
@@ -71,6 +84,17 @@ def _emulated(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 @pytest.fixture(scope="session")
 def device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@pytest.fixture(scope="session")
+def capability(request: pytest.FixtureRequest) -> str | None:
+    """sm_86 or another, of the GPU or of the emulated one; None in Triton's interpreter."""
+    emulated = _emulated_capability(request.config)
+    if emulated is not None:
+        return f"sm_{emulated}"
+    if torch.cuda.is_available():
+        return "sm_{}{}".format(*torch.cuda.get_device_capability())
+    return None
 
 
 @pytest.fixture

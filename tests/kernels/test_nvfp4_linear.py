@@ -56,7 +56,19 @@ def _linear(x: torch.Tensor, weight: Weight, device: str, **options) -> torch.Te
     return nvfp4_linear(x.to(device), *weight.to(device), **on_device).cpu()
 
 
-@pytest.mark.parametrize("dtype", TOLERANCE)
+# FP32 activations are the interpreter's alone.
+dtypes = pytest.mark.parametrize(
+    "dtype",
+    [
+        torch.bfloat16,
+        torch.float16,
+        pytest.param(torch.float32, marks=pytest.mark.interpreter),
+    ],
+    ids=str,
+)
+
+
+@dtypes
 @pytest.mark.parametrize("tokens", TOKENS)
 def test_every_number_of_tokens(tokens, dtype, device) -> None:
     x, weight = _x(tokens, 704, dtype), draw(72, 704)
@@ -113,18 +125,32 @@ def test_stacked_linears_keep_their_scales(device) -> None:
         assert error(got[:, rows], x.double() @ weight.exact[rows].T).rms < 4e-4
 
 
-def test_the_smallest_weights_are_not_lost(device) -> None:
+@dtypes
+def test_the_smallest_weights_are_not_lost(dtype, device) -> None:
     """Half of E4M3's smallest subnormal, and its largest times 6, are exact in every dtype."""
     packed = torch.full((32, 32), 0x11, dtype=torch.uint8)
     packed[16:] = 0xFF
     block = torch.full((32, 4), 2.0**-9).to(torch.float8_e4m3fn)
     block[16:] = 448.0
     weight = Weight(packed, block, torch.ones(32))
-    for dtype in TOLERANCE:
-        x = torch.zeros(1, 64, dtype=dtype)
-        x[0, 5] = 1
-        got = nvfp4_linear(x.to(device), *weight.to(device), config=SMALL).cpu()
-        assert torch.equal(got.double(), weight.exact[:, 5].unsqueeze(0).to(dtype).double())
+    x = torch.zeros(1, 64, dtype=dtype)
+    x[0, 5] = 1
+    got = nvfp4_linear(x.to(device), *weight.to(device), config=SMALL).cpu()
+    assert torch.equal(got.double(), weight.exact[:, 5].unsqueeze(0).to(dtype).double())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(("tokens", "launches"), [(1, 3), (64, 8)])
+def test_every_pair_of_codes_with_every_scale_is_exact(tokens, launches, dtype, device) -> None:
+    """A row has one scale and the bytes 0 to 255; a token picks one of the 512 columns."""
+    scales = torch.tensor([b for b in range(256) if b & 0x7F != 0x7F], dtype=torch.uint8)
+    block = scales.view(torch.float8_e4m3fn)[:, None].repeat(1, 32)
+    packed = torch.arange(256, dtype=torch.uint8).repeat(len(scales), 1)
+    weight = Weight(packed, block, torch.ones(len(scales)))
+    config = choose("linear", torch.device(device), tokens, 8192, 3840)
+    for x in torch.eye(512, dtype=dtype).split(tokens)[:launches]:
+        got = _linear(x, weight, device, config=config)
+        assert torch.equal(got, (x.double() @ weight.exact.T).to(dtype))
 
 
 def test_strides_of_x(device) -> None:

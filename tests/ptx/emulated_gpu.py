@@ -6,7 +6,8 @@
     assert not gpu.findings
 
 Host functions run unchanged, on CPU tensors. A kernel may touch those bytes alone that the shapes
-and strides of its arguments cover. What `torch.empty` gives is not initialised.
+and strides of its arguments cover. What `torch.empty` gives is not initialised, until a kernel
+writes it or a host operation changes any of its bytes.
 """
 
 from __future__ import annotations
@@ -34,6 +35,14 @@ HARMLESS = {"same value written twice", "same global value written twice"}
 WIDTHS = {"i1": 1, "i8": 1, "u8": 1, "i16": 2, "u16": 2, "i32": 4, "u32": 4, "i64": 8, "u64": 8}
 
 
+class Empty(NamedTuple):
+    """What torch.empty gave: a tensor, its bytes then, and which of them kernels have written."""
+
+    tensor: torch.Tensor
+    poison: np.ndarray
+    written: np.ndarray
+
+
 class Executed(NamedTuple):
     """A launch: the kernel's name, its grid, what was found and counted, and its PTX."""
 
@@ -56,7 +65,7 @@ class EmulatedGpu(StubGpu):
         super().__init__(capability)
         self.change, self.options = change, options
         self._ptx = ""
-        self._empty: dict[int, tuple[torch.Tensor, np.ndarray]] = {}
+        self._empty: dict[int, Empty] = {}
 
     @property
     def findings(self) -> dict[str, Counter]:
@@ -86,9 +95,19 @@ class EmulatedGpu(StubGpu):
         """torch.empty, full of NaN or -77, and remembered as not initialised."""
         tensor = self._torch_empty(*args, **kwargs)
         tensor.fill_(torch.nan if tensor.is_floating_point() else -77)
-        storage = tensor.untyped_storage()
-        self._empty[storage.data_ptr()] = tensor, np.zeros(storage.nbytes(), bool)
+        poison = _bytes_of(tensor).copy()
+        at = tensor.untyped_storage().data_ptr()
+        self._empty[at] = Empty(tensor, poison, np.zeros(len(poison), bool))
         return tensor
+
+    def _initialised(self, data: np.ndarray, address: int) -> np.ndarray:
+        """Bool per byte of a storage; the emulator goes on to note there what kernels write."""
+        empty = self._empty.get(address)
+        if empty is None:
+            return np.ones(len(data), bool)
+        if ((data != empty.poison) & ~empty.written).any():  # a host operation filled it
+            empty.written[:] = True
+        return empty.written
 
     def _loading(self, module, function, name, files: dict[str, str], digest) -> None:
         path = next(path for file, path in files.items() if file.endswith(".ptx"))
@@ -140,9 +159,8 @@ class EmulatedGpu(StubGpu):
             if size == 0:
                 raise ValueError(f"{name} has no memory")
             if base not in extents:
-                data = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(base))
-                known = self._empty.get(base)
-                done = np.ones(size, bool) if known is None else known[1]
+                data = _bytes_of(tensor)
+                done = self._initialised(data, base)
                 extents[base] = Extent(name, data, np.zeros(size, bool), done)
             each = tensor.element_size()
             cover = np.lib.stride_tricks.as_strided(
@@ -158,6 +176,15 @@ class EmulatedGpu(StubGpu):
             base = tensor.untyped_storage().data_ptr()
             places[name] = u8(memory.address(number[base], tensor.data_ptr() - base))
         return memory, places
+
+
+def _bytes_of(tensor: torch.Tensor) -> np.ndarray:
+    """A view of a tensor's storage."""
+    storage = tensor.untyped_storage()
+    size = storage.nbytes()
+    if size == 0:
+        return np.zeros(0, np.uint8)
+    return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(storage.data_ptr()))
 
 
 def _number(kind: str, value: Any) -> np.generic:
