@@ -1,43 +1,55 @@
 # SPDX-License-Identifier: Apache-2.0
 """The ordered list of all patches: the only place where they are named."""
 
-from sglang_gemma4_ext.patches import (
-    bounded_samples,
+from sglang_gemma4_ext.patches.checkpoints import (
     causal_lm_config,
-    context_ceiling,
+    unified_kv_scales,
+    unified_without_ple,
+)
+from sglang_gemma4_ext.patches.cpu import (
     cpu_exact_kv_cache,
     cpu_interpreter_bf16,
     cpu_softcap,
     cpu_speculative_ops,
     cpu_torch_attention,
     cpu_unified_memory,
+)
+from sglang_gemma4_ext.patches.drafts import (
     draft_defaults,
     draft_position,
     draft_without_kv,
-    exact_sliding_window,
     exact_tree_window,
-    experts_without_swizzled_scales,
-    extend_attention_tiles,
-    fused_router,
-    jit_bit_cast,
+    swa_state_follows_pool,
+)
+from sglang_gemma4_ext.patches.memory import (
+    context_ceiling,
     kernels_before_pools,
     kv_bounds_check,
     memory_reserve,
+    shared_layers_without_kv,
+    swa_policy,
+)
+from sglang_gemma4_ext.patches.model import (
+    exact_sliding_window,
+    extend_attention_tiles,
+    fused_router,
+    jit_bit_cast,
+    router_scale,
+    text_only,
+)
+from sglang_gemma4_ext.patches.nvfp4 import (
+    experts_without_swizzled_scales,
     nvfp4_compressed_tensors,
     nvfp4_fused_activation,
     nvfp4_ignored_layers,
     nvfp4_modelopt,
-    request_fields_typed,
-    request_within_vocabulary,
-    router_scale,
-    sampling_within_bounds,
+)
+from sglang_gemma4_ext.patches.requests import (
+    request_fields,
+    request_samples,
+    request_sampling,
+    request_tokens,
     secrets_unlogged,
-    shared_layers_without_kv,
-    swa_policy,
-    swa_state_follows_pool,
-    text_only,
-    unified_kv_scales,
-    unified_without_ple,
 )
 from sglang_gemma4_ext.registry import Patch
 
@@ -56,10 +68,10 @@ PATCHES: tuple[Patch, ...] = (
     draft_position.PATCH,
     draft_defaults.PATCH,
     draft_without_kv.PATCH,
-    request_fields_typed.PATCH,
-    request_within_vocabulary.PATCH,
-    bounded_samples.PATCH,
-    sampling_within_bounds.PATCH,
+    request_fields.PATCH,
+    request_tokens.PATCH,
+    request_samples.PATCH,
+    request_sampling.PATCH,
     secrets_unlogged.PATCH,
     kv_bounds_check.PATCH,
     extend_attention_tiles.PATCH,

@@ -10,7 +10,7 @@ import platform
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sglang_gemma4_ext.model_family import ModelInfo
+from sglang_gemma4_ext.checkpoint.model_family import ModelInfo
 from sglang_gemma4_ext.settings import Settings
 
 

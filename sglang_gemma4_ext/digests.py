@@ -80,7 +80,7 @@ def main() -> int:
             print(f"{patch.name}: {target} {change}")
         gone = any(change.endswith("gone") for change in found.values())
         if patch.name in chosen and not gone:
-            module = sys.modules[f"sglang_gemma4_ext.patches.{patch.name}"]
+            module = sys.modules[f"sglang_gemma4_ext.patches.{patch.theme}.{patch.name}"]
             rewrite(Path(module.__file__).resolve(), patch)
         elif found:
             left += 1

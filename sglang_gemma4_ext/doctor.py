@@ -19,8 +19,8 @@ from dataclasses import replace
 from typing import Any
 
 from sglang_gemma4_ext import VERIFIED_SGLANG, __version__
+from sglang_gemma4_ext.checkpoint.model_family import ModelInfo, read_model_info
 from sglang_gemma4_ext.context import Context, detect_gpu, sglang_version
-from sglang_gemma4_ext.model_family import ModelInfo, read_model_info
 from sglang_gemma4_ext.registry import Outcome, Patch, State, apply, changed_sources, decide
 from sglang_gemma4_ext.settings import Settings, SettingsError, plugin_allowed
 

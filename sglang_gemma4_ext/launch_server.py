@@ -14,11 +14,12 @@ import sys
 from dataclasses import replace
 from typing import get_args
 
-from sglang_gemma4_ext import __version__, failure, leftovers, low_memory, plugin
-from sglang_gemma4_ext.assistant_fit import check_fit
-from sglang_gemma4_ext.command_line import DRAFT_MODEL, MODEL, TENSOR_PARALLEL, CommandLine
+from sglang_gemma4_ext import __version__, plugin, run_folder, shutdown
+from sglang_gemma4_ext.checkpoint.assistant_fit import check_fit
+from sglang_gemma4_ext.checkpoint.preflight import check_address, check_checkpoint
 from sglang_gemma4_ext.context import detect_gpu, gpu_memory_bytes
-from sglang_gemma4_ext.preflight import check_address, check_checkpoint
+from sglang_gemma4_ext.launcher import low_memory
+from sglang_gemma4_ext.launcher.command_line import DRAFT_MODEL, MODEL, TENSOR_PARALLEL, CommandLine
 from sglang_gemma4_ext.settings import (
     CpuAttention,
     Nvfp4Backend,
@@ -184,7 +185,7 @@ def _runs_on_cpu(line: CommandLine) -> bool:
 def _serve(argv: list[str]) -> int:
     """Run SGLang until it ends, and see to it that nothing of it is left. The exit status."""
     status, sentence = 0, "stopped"
-    leftovers.make_folder()
+    run_folder.make_folder()
     print(f"sglang-gemma4-ext {__version__}: starting SGLang", file=sys.stderr, flush=True)
     try:
         _run(argv)
@@ -194,9 +195,9 @@ def _serve(argv: list[str]) -> int:
         status, sentence = _verdict(error)
     except Exception as error:
         logging.getLogger(__name__).exception("the server failed")
-        status, sentence = 1, failure.verdict(failure.take() or failure.summarize(error))
-    failure.end_children()
-    leftovers.remove_folder()
+        status, sentence = 1, shutdown.verdict(shutdown.take() or shutdown.summarize(error))
+    shutdown.end_children()
+    run_folder.remove_folder()
     if sentence:
         _complain(sentence)
     return status
@@ -209,8 +210,8 @@ def _verdict(error: SystemExit) -> tuple[int, str]:
     if error.code == BAD_INPUT:
         return BAD_INPUT, ""  # SGLang's parser has said it
     if isinstance(error.code, int):
-        return error.code, failure.verdict(failure.take() or "its log lines above say why")
-    return 1, failure.summarize(error)
+        return error.code, shutdown.verdict(shutdown.take() or "its log lines above say why")
+    return 1, shutdown.summarize(error)
 
 
 def _run(argv: list[str]) -> None:
@@ -219,22 +220,22 @@ def _run(argv: list[str]) -> None:
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
     from sglang.srt.server_args import prepare_server_args
 
-    from sglang_gemma4_ext import banner
+    from sglang_gemma4_ext.launcher import summary
 
     HookRegistry.register(
         "sglang.srt.entrypoints.http_server.launch_server",
-        banner.announce_when_ready,
+        summary.announce_when_ready,
         HookType.BEFORE,
     )
     HookRegistry.register(
-        failure.RUNNING_SIGQUIT, failure.in_place_of_running_sigquit, HookType.REPLACE
+        shutdown.RUNNING_SIGQUIT, shutdown.in_place_of_running_sigquit, HookType.REPLACE
     )
     load_plugins()
     plugin.require_bootstrap()
     server_args = prepare_server_args(argv)
-    server_args.custom_sigquit_handler = failure.SigquitReport()
+    server_args.custom_sigquit_handler = shutdown.SigquitReport()
     server_args.resolve_once()
-    banner.summarize(server_args)
+    summary.summarize(server_args)
     run_server(server_args)
 
 
@@ -248,9 +249,9 @@ def _print_help(parser: argparse.ArgumentParser) -> int:
 
 
 def _complain(sentence: str) -> None:
-    print(f"{failure.PREFIX}{sentence}", file=sys.stderr, flush=True)
+    print(f"{shutdown.PREFIX}{sentence}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
-    failure.watch_signals()
+    shutdown.watch_signals()
     raise SystemExit(main())

@@ -14,8 +14,8 @@ import multiprocessing
 import signal
 from typing import Any
 
-from sglang_gemma4_ext import VERIFIED_SGLANG, failure, leftovers
-from sglang_gemma4_ext.settings import Settings, SettingsError, run_folder
+from sglang_gemma4_ext import VERIFIED_SGLANG, run_folder, shutdown
+from sglang_gemma4_ext.settings import Settings, SettingsError, run_folder_path
 
 logger = logging.getLogger(__name__)
 
@@ -39,10 +39,10 @@ def activate() -> None:
         raise SystemExit(f"sglang-gemma4-ext: {error}") from None
     register_resolution_hook("handle_model_source_paths")(_on_model_path)
     HookRegistry.register(BOOTSTRAP, _on_model_config, HookType.BEFORE)
-    if run_folder() is not None:
+    if run_folder_path() is not None:
         around = HookType.AROUND
-        HookRegistry.register(failure.SCHEDULER_INIT, failure.around_scheduler_init, around)
-        HookRegistry.register(leftovers.PORT_ARGS, leftovers.around_port_args, around)
+        HookRegistry.register(shutdown.SCHEDULER_INIT, shutdown.around_scheduler_init, around)
+        HookRegistry.register(run_folder.PORT_ARGS, run_folder.around_port_args, around)
         _leave_ctrl_c_to_the_launcher()
 
 
@@ -110,7 +110,7 @@ def apply_for(path: str, revision: str | None = None) -> None:
     global _outcomes
     if _outcomes is not None:
         return
-    from sglang_gemma4_ext.model_family import read_model_info
+    from sglang_gemma4_ext.checkpoint.model_family import read_model_info
 
     model = read_model_info(path, revision)
     if model is None or not model.is_gemma4:

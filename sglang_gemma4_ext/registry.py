@@ -63,6 +63,7 @@ class Patch:
     """
 
     name: str
+    theme: str
     summary: str
     why: str
     upstream: str

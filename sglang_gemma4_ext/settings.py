@@ -118,12 +118,12 @@ def nvcc_host_compiler(env: Mapping[str, str] = os.environ) -> str:
     return env.get("NVCC_CCBIN", "g++")
 
 
-def run_folder() -> str | None:
+def run_folder_path() -> str | None:
     """The folder that a process of our launcher shares with the others; it goes with the server."""
     return os.environ.get(_PREFIX + "RUN_FOLDER") or None
 
 
-def set_run_folder(path: str) -> None:
+def set_run_folder_path(path: str) -> None:
     os.environ[_PREFIX + "RUN_FOLDER"] = path
 
 

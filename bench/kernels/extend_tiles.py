@@ -26,7 +26,7 @@ from bench.kernels.cross_compile import compile_all
 from bench.kernels.extend_job import job
 from bench.kernels.timing import measure
 from sglang_gemma4_ext.kernels.extend_tiles import TABLE, Tile, read
-from sglang_gemma4_ext.patches import extend_attention_tiles as patch
+from sglang_gemma4_ext.patches.model import extend_attention_tiles as patch
 
 # Name, requests, new tokens of each, prefix of each, window (-1: none).
 CALLS = (

@@ -111,9 +111,10 @@ GATE_UP = {
 
 
 def fused_experts(w13: Weight, w2: Weight) -> Routed:
-    from sglang_gemma4_ext.patches import _nvfp4_ops
 
-    _nvfp4_ops.register()
+    from sglang_gemma4_ext.patches.nvfp4 import _ops
+
+    _ops.register()
     run = torch.ops.sglang_gemma4_ext.nvfp4_experts
     return lambda ids, weights: lambda x: run(x, ids, weights, *w13, *w2, ACTIVATION)
 

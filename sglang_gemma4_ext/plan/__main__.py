@@ -10,11 +10,11 @@ from dataclasses import replace
 from math import prod
 from pathlib import Path
 
-from sglang_gemma4_ext.checkpoint_files import CheckpointError, read_headers
-from sglang_gemma4_ext.model_family import read_model_info
+from sglang_gemma4_ext.checkpoint.files import CheckpointError, read_headers
+from sglang_gemma4_ext.checkpoint.model_family import read_model_info
 from sglang_gemma4_ext.plan import planner, report, weights
 from sglang_gemma4_ext.plan.geometry import BUILT_IN, Geometry, PlanError, built_in, from_config
-from sglang_gemma4_ext.plan.gpus import BLACKWELL, GPUS_MIB, gpu_memory, known_gpu, parse_size
+from sglang_gemma4_ext.plan.sizes import BLACKWELL, GPUS_MIB, gpu_memory, known_gpu, parse_size
 from sglang_gemma4_ext.plan.weights import FORMATS, Weights
 
 BEYOND = (

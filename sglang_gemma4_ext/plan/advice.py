@@ -13,7 +13,7 @@ from sglang_gemma4_ext.plan.weights import swizzled_scales
 
 if TYPE_CHECKING:
     from sglang_gemma4_ext.plan.planner import Plan
-    from sglang_gemma4_ext.plan.wish import Wish
+    from sglang_gemma4_ext.plan.question import Wish
 
 
 def nearest(wish: Wish, plan_of: Callable[[Wish], Plan]) -> str:

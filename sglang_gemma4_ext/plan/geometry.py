@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sglang_gemma4_ext.model_family import ModelInfo
+from sglang_gemma4_ext.checkpoint.model_family import ModelInfo
 
 SLIDING, FULL = "sliding_attention", "full_attention"
 

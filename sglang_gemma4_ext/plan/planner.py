@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 
 from sglang_gemma4_ext.plan import advice, pools, reserve
 from sglang_gemma4_ext.plan.activations import Step, activation_bytes
-from sglang_gemma4_ext.plan.gpus import GIB
 from sglang_gemma4_ext.plan.pools import KvBytes, Pools, Serving
-from sglang_gemma4_ext.plan.wish import Wish, check
+from sglang_gemma4_ext.plan.question import Wish, check
+from sglang_gemma4_ext.plan.sizes import GIB
 
 NEW_TOKENS = 1024  # of each request, where a plan needs a number
 # A smaller chunk computes with less and leaves less sliding KV in flight, and prefills slower.

@@ -9,8 +9,8 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from sglang_gemma4_ext.plan.geometry import PlanError
-from sglang_gemma4_ext.plan.gpus import GIB
 from sglang_gemma4_ext.plan.planner import Plan
+from sglang_gemma4_ext.plan.sizes import GIB
 
 WIDTH, MARGIN, BAR, GAP, KEY = 1100, 40, 54, 66, 26
 SCALE = WIDTH - 2 * MARGIN

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from sglang_gemma4_ext.plan.gpus import GIB
 from sglang_gemma4_ext.plan.planner import Plan
+from sglang_gemma4_ext.plan.sizes import GIB
 
 _BAR = 40
 

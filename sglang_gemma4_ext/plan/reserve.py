@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 from sglang_gemma4_ext.plan.activations import Step, activation_bytes
 from sglang_gemma4_ext.plan.geometry import SLIDING, Geometry
-from sglang_gemma4_ext.plan.gpus import GIB, MIB
+from sglang_gemma4_ext.plan.sizes import GIB, MIB
 
 # What a CUDA context and its libraries take before SGLang measures free memory. An assumption.
 CUDA_CONTEXT = 512 * MIB

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil, prod
 
-from sglang_gemma4_ext.checkpoint_files import Tensor
-from sglang_gemma4_ext.model_family import TOWER_WEIGHT
+from sglang_gemma4_ext.checkpoint.files import Tensor
+from sglang_gemma4_ext.checkpoint.model_family import TOWER_WEIGHT
 from sglang_gemma4_ext.plan.geometry import Geometry, PlanError
 
 BF16 = 2.0
@@ -81,7 +81,7 @@ def swizzled_scales(geometry: Geometry, tp: int = 1) -> int:
     """Bytes of ModelOpt NVFP4 experts' block scales once more, as Blackwell's kernels read them.
 
     SGLang 0.5.23 makes them on any GPU, in blocks of 128 rows and 4 columns, and keeps them where
-    nothing reads them; patches/experts_without_swizzled_scales.py does without.
+    nothing reads them; patches/nvfp4/experts_without_swizzled_scales.py does without.
     """
     inner = geometry.expert_intermediate // tp
 

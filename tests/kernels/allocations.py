@@ -43,9 +43,10 @@ def _memory(tensor: torch.Tensor) -> int:
 
 def our_operators() -> dict[str, Callable[..., Any]]:
     """What the fused NVFP4 operators run."""
-    from sglang_gemma4_ext.patches import _nvfp4_ops
+
+    from sglang_gemma4_ext.patches.nvfp4 import _ops
 
     return {
-        f"{_nvfp4_ops.NAMESPACE}::nvfp4_linear": _nvfp4_ops._linear,
-        f"{_nvfp4_ops.NAMESPACE}::nvfp4_experts": _nvfp4_ops._experts,
+        f"{_ops.NAMESPACE}::nvfp4_linear": _ops._linear,
+        f"{_ops.NAMESPACE}::nvfp4_experts": _ops._experts,
     }

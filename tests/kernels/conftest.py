@@ -102,7 +102,7 @@ def mended_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
     """BF16 arithmetic right in the interpreter, by the very hooks that the server applies."""
     if os.environ.get("TRITON_INTERPRET") != "1":
         return
-    from sglang_gemma4_ext.patches.cpu_interpreter_bf16 import PATCH
+    from sglang_gemma4_ext.patches.cpu.cpu_interpreter_bf16 import PATCH
     from sglang_gemma4_ext.registry import resolve
 
     for hook in PATCH.hooks:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from sglang_gemma4_ext.kernels.extend_tiles import Tile, read
-from sglang_gemma4_ext.patches import extend_attention_tiles as patch
+from sglang_gemma4_ext.patches.model import extend_attention_tiles as patch
 from tests.unit.hooks import hook_of
 
 # Largest error over the largest magnitude: fp32 sums; BF16 rounds probabilities and the output.

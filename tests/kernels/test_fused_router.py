@@ -8,13 +8,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from sglang_gemma4_ext.checkpoint.model_family import ModelInfo
 from sglang_gemma4_ext.context import Context, Gpu
 from sglang_gemma4_ext.kernels import router_dispatch
 from sglang_gemma4_ext.kernels.router import route_ref
 from sglang_gemma4_ext.kernels.router_one_launch import route_one_launch_ref
-from sglang_gemma4_ext.model_family import ModelInfo
-from sglang_gemma4_ext.patches import fused_router
-from sglang_gemma4_ext.patches.fused_router import PATCH
+from sglang_gemma4_ext.patches.model import fused_router
+from sglang_gemma4_ext.patches.model.fused_router import PATCH
 from sglang_gemma4_ext.settings import Settings
 from tests.unit.hooks import hook_of
 

@@ -15,12 +15,7 @@ import torch
 from sglang_gemma4_ext.kernels import nvfp4_linear as module
 from sglang_gemma4_ext.kernels.nvfp4_dispatch import table_of
 from sglang_gemma4_ext.kernels.nvfp4_linear_ref import nvfp4_experts_ref
-from sglang_gemma4_ext.patches import (
-    _nvfp4_layers,
-    _nvfp4_ops,
-    nvfp4_fused_activation,
-    nvfp4_modelopt,
-)
+from sglang_gemma4_ext.patches.nvfp4 import _layers, _ops, nvfp4_fused_activation, nvfp4_modelopt
 from tests.kernels.allocations import Allocations, our_operators
 from tests.kernels.oracle import draw, error
 from tests.unit.hooks import hook_of
@@ -33,8 +28,8 @@ FAKE = ("test_faketensor",)
 @pytest.fixture(autouse=True)
 def _fused(monkeypatch, mended_bf16) -> Any:
     """NVFP4 layers multiply by the operators."""
-    _nvfp4_ops.register()
-    monkeypatch.setattr(_nvfp4_layers, "_fused", lambda: True)
+    _ops.register()
+    monkeypatch.setattr(_layers, "_fused", lambda: True)
     return torch.ops.sglang_gemma4_ext
 
 
@@ -87,9 +82,9 @@ def test_both_paths_of_the_experts_operator(over, path, device, monkeypatch) -> 
     tokens = table_of(torch.device(device)).largest_m("experts_up") + over
     given, called = _experts(tokens, device), []
     for name in ("nvfp4_experts", "nvfp4_grouped_experts"):
-        run = getattr(_nvfp4_ops, name)
+        run = getattr(_ops, name)
         noted = functools.partial(_noted, called, name, run)
-        monkeypatch.setattr(_nvfp4_ops, name, noted)
+        monkeypatch.setattr(_ops, name, noted)
     got = torch.ops.sglang_gemma4_ext.nvfp4_experts(*given, "gelu_tanh")
     want = nvfp4_experts_ref(given[0].double(), *given[1:], "gelu_tanh")
     assert error(got, want).rms < 1e-3
@@ -153,7 +148,7 @@ def test_experts_through_sglangs_dispatch(device) -> None:
         setattr(layer, name, tensor)
     routing = SimpleNamespace(topk_ids=ids, topk_weights=weights)
     given = SimpleNamespace(hidden_states=x, topk_output=routing)
-    got = _nvfp4_layers.apply_experts(layer, w13, w2, "gelu", given).hidden_states
+    got = _layers.apply_experts(layer, w13, w2, "gelu", given).hidden_states
     want = nvfp4_experts_ref(x.double(), ids, weights, *tensors, "gelu_tanh")
     assert error(got, want).rms < 1e-3
 
@@ -185,9 +180,9 @@ def test_no_copy_of_a_weight_is_ever_made(device) -> None:
 
 def test_fp32_is_for_all_but_the_fused_kernels_on_a_gpu(monkeypatch) -> None:
     monkeypatch.setenv("SGLANG_PLATFORM", "")
-    assert _nvfp4_layers.allow_fp32([torch.bfloat16]) == [torch.bfloat16]
+    assert _layers.allow_fp32([torch.bfloat16]) == [torch.bfloat16]
     monkeypatch.setenv("SGLANG_PLATFORM", "gemma4_cpu")
-    assert _nvfp4_layers.allow_fp32([torch.bfloat16]) == [torch.bfloat16, torch.float32]
+    assert _layers.allow_fp32([torch.bfloat16]) == [torch.bfloat16, torch.float32]
 
 
 def test_sglangs_own_oracle_agrees(monkeypatch, device) -> None:

@@ -93,7 +93,7 @@ def test_json_that_is_no_object(faulty, body):
 
 @pytest.mark.parametrize("n", [10**6, 1025, 0, -1, "three", 1.5])
 def test_an_absurd_number_of_samples(faulty, n):
-    """Without bounded_samples a million of them leave the server unable to answer anyone."""
+    """Without request_samples a million of them leave the server unable to answer anyone."""
     sampling = {"text": "Once", "sampling_params": {**SAMPLING, "n": n}}
     said = faulty.require_refusal(GENERATE, sampling)
     # Of another type, SGLang's own check of the body has found it before.

@@ -19,7 +19,7 @@ from sglang_gemma4_ext.plan.activations import (
     logits_bytes,
 )
 from sglang_gemma4_ext.plan.geometry import BUILT_IN
-from sglang_gemma4_ext.plan.gpus import GIB
+from sglang_gemma4_ext.plan.sizes import GIB
 
 ROOT = Path(__file__).resolve().parents[2]
 TRACED = ROOT / "bench" / "results" / "activation_peaks_cpu.jsonl"

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import pytest
 
-from sglang_gemma4_ext.assistant_fit import check_fit
-from sglang_gemma4_ext.checkpoint_files import CheckpointError
-from sglang_gemma4_ext.model_family import ModelInfo, read_model_info
-from sglang_gemma4_ext.patches.draft_defaults import draft_shape
+from sglang_gemma4_ext.checkpoint.assistant_fit import check_fit
+from sglang_gemma4_ext.checkpoint.files import CheckpointError
+from sglang_gemma4_ext.checkpoint.model_family import ModelInfo, read_model_info
+from sglang_gemma4_ext.patches.drafts.draft_defaults import draft_shape
 from tests.checkpoints.assistant import build_assistant
 from tests.serving.harness import run_to_end
 

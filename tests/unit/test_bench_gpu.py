@@ -17,7 +17,7 @@ import torch
 
 from bench.gpu import __main__ as queue
 from bench.gpu import carry, checkpoints, small_card, steps
-from sglang_gemma4_ext.model_family import read_model_info
+from sglang_gemma4_ext.checkpoint.model_family import read_model_info
 from sglang_gemma4_ext.plan.geometry import BUILT_IN, from_config
 
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import sglang_gemma4_ext
-from sglang_gemma4_ext.patches import router_scale
+from sglang_gemma4_ext.patches.model import router_scale
 from tests.serving.harness import environment
 
 pytestmark = pytest.mark.slow
@@ -30,7 +30,7 @@ def copy(tmp_path: Path) -> Path:
         ("router_scale", recorded, "0" * 12),
         ("cpu_softcap", "}._softcap_logits", "}._renamed"),
     ):
-        file = package / "patches" / f"{name}.py"
+        (file,) = (package / "patches").glob(f"*/{name}.py")
         assert file.read_text().count(old) == 1
         file.write_text(file.read_text().replace(old, new))
     return tmp_path
@@ -47,7 +47,8 @@ def digests(folder: Path, *flags: str) -> tuple[int, str]:
 
 def test_what_changed_is_recorded_and_what_is_gone_is_not(copy):
     def text(name: str) -> str:
-        return (copy / "sglang_gemma4_ext" / "patches" / f"{name}.py").read_text()
+        (file,) = (copy / "sglang_gemma4_ext" / "patches").glob(f"*/{name}.py")
+        return file.read_text()
 
     before = text("router_scale"), text("cpu_softcap")
     status, listed = digests(copy)
@@ -58,7 +59,7 @@ def test_what_changed_is_recorded_and_what_is_gone_is_not(copy):
     assert (text("router_scale"), text("cpu_softcap")) == before
     status, listed = digests(copy, "--write")
     assert status == 1 and "cpu_softcap is not recorded: mend or delete" in listed
-    original = Path(sglang_gemma4_ext.__file__).parent / "patches" / "router_scale.py"
+    original = Path(sglang_gemma4_ext.__file__).parent / "patches" / "model" / "router_scale.py"
     assert text("router_scale") == original.read_text()
     assert text("cpu_softcap") == before[1]
     status, listed = digests(copy)

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from sglang_gemma4_ext.context import Context, Gpu
-from sglang_gemma4_ext.patches.jit_bit_cast import HEADER, PATCH, _with_header, lacks_bit_cast
+from sglang_gemma4_ext.patches.model.jit_bit_cast import HEADER, PATCH, _with_header, lacks_bit_cast
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLKIT = Path(next(iter(importlib.util.find_spec("nvidia").submodule_search_locations))) / "cu13"
@@ -109,7 +109,7 @@ def test_the_header_casts_bits(library, request, tmp_path) -> None:
 
 
 def test_a_path_with_a_space_stays_one_word(monkeypatch) -> None:
-    monkeypatch.setattr("sglang_gemma4_ext.patches.jit_bit_cast.HEADER", Path("/a b/$c.h"))
+    monkeypatch.setattr("sglang_gemma4_ext.patches.model.jit_bit_cast.HEADER", Path("/a b/$c.h"))
     assert _with_header(["-fPIC"]) == ["-fPIC", "-include", "'/a b/$$c.h'"]
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from sglang_gemma4_ext.kernels import nvfp4_dispatch
-from sglang_gemma4_ext.patches import kernels_before_pools
+from sglang_gemma4_ext.patches.memory import kernels_before_pools
 from tests.checkpoints.nvfp4 import quantize_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -17,7 +17,7 @@ from sglang.srt.mem_cache.allocator.swa import SWATokenToKVPoolAllocator
 from sglang.srt.model_executor.forward_batch_info import ForwardMode
 
 from sglang_gemma4_ext.context import Context
-from sglang_gemma4_ext.patches import kv_bounds_check as check
+from sglang_gemma4_ext.patches.memory import kv_bounds_check as check
 from sglang_gemma4_ext.settings import Settings
 from tests.unit.hooks import hook_of
 

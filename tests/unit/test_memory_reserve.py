@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sglang_gemma4_ext.patches import context_ceiling, memory_reserve
+from sglang_gemma4_ext.patches.memory import context_ceiling, memory_reserve
 from sglang_gemma4_ext.plan import reserve
 from sglang_gemma4_ext.plan.activations import Step, activation_bytes
 from sglang_gemma4_ext.plan.geometry import BUILT_IN, FULL, Geometry
-from sglang_gemma4_ext.plan.gpus import GIB, GPUS_MIB, MIB
+from sglang_gemma4_ext.plan.sizes import GIB, GPUS_MIB, MIB
 from tests.checkpoints.shapes import write_config
 from tests.unit.hooks import hook_of
 

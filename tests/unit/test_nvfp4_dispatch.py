@@ -18,12 +18,12 @@ import pytest
 import torch
 
 from bench.kernels.cross_compile import MAX_SHARED_BYTES
+from sglang_gemma4_ext.checkpoint.model_family import ModelInfo
 from sglang_gemma4_ext.context import Context, Gpu
 from sglang_gemma4_ext.kernels import nvfp4_dispatch
 from sglang_gemma4_ext.kernels.nvfp4_dispatch import CAPABILITIES, FOLDER, read, table_for
-from sglang_gemma4_ext.model_family import ModelInfo
-from sglang_gemma4_ext.patches import _nvfp4_layers, nvfp4_fused_activation
-from sglang_gemma4_ext.patches._nvfp4_checkpoint import (
+from sglang_gemma4_ext.patches.nvfp4 import _layers, nvfp4_fused_activation
+from sglang_gemma4_ext.patches.nvfp4._dispatch import (
     MARLIN_ACTIVATIONS,
     stands_down,
     takes,
@@ -136,11 +136,11 @@ def measured(monkeypatch, tmp_path) -> Iterator[Context]:
     _write(tmp_path / "NVIDIA_A10G.json", _entry(), faster=FASTER, measured="somewhere.jsonl")
     monkeypatch.setattr(table_for, "__defaults__", (tmp_path,))
     ctx = Context(Settings(), gpu=A10G)
-    monkeypatch.setattr(_nvfp4_layers.Context, "here", lambda settings: ctx)
-    for cached in (_nvfp4_layers._here, _nvfp4_layers._say_once):
+    monkeypatch.setattr(_layers.Context, "here", lambda settings: ctx)
+    for cached in (_layers._here, _layers._say_once):
         cached.cache_clear()
     yield ctx
-    _nvfp4_layers._here.cache_clear()
+    _layers._here.cache_clear()
 
 
 QUANTIZED = {"quantization_config": {"quant_method": "modelopt", "quant_algo": "NVFP4"}}
@@ -206,10 +206,10 @@ def test_a_layer_goes_by_its_ranks_share(measured, monkeypatch, caplog) -> None:
 
     class Config:
         def get_quant_method(self, layer, prefix):
-            asked.append((type(layer).__name__, _nvfp4_layers.takes(layer)))
+            asked.append((type(layer).__name__, _layers.takes(layer)))
             return UnquantizedLinearMethod()
 
-    caplog.set_level(logging.INFO, logger=_nvfp4_layers.logger.name)
+    caplog.set_level(logging.INFO, logger=_layers.logger.name)
     for make, sizes in (
         (linear.ReplicatedLinear, (24, 32)),
         (linear.RowParallelLinear, (48, 32)),
@@ -243,8 +243,8 @@ def test_experts_go_by_their_ranks_share(measured, caplog, inner, activation, ou
     torch.nn.Module.__init__(layer)
     layer.intermediate_size_per_partition, layer.hidden_size = inner, 2816
     layer.moe_runner_config = SimpleNamespace(activation=activation)
-    caplog.set_level(logging.INFO, logger=_nvfp4_layers.logger.name)
-    assert [_nvfp4_layers.takes(layer) for _ in range(2)] == [ours] * 2
+    caplog.set_level(logging.INFO, logger=_layers.logger.name)
+    assert [_layers.takes(layer) for _ in range(2)] == [ours] * 2
     whose = "faster than Marlin in somewhere.jsonl" if inner == 704 else "Marlin has no gelu"
     line = f"NVFP4: fused kernels for experts of {2 * inner} x 2816: {whose}"
     assert caplog.messages == ([line] if ours else [])

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
+from sglang_gemma4_ext.checkpoint.model_family import ModelInfo
 from sglang_gemma4_ext.context import Context, Gpu
-from sglang_gemma4_ext.model_family import ModelInfo
-from sglang_gemma4_ext.patches import (
-    _nvfp4_layers,
+from sglang_gemma4_ext.patches.checkpoints import unified_kv_scales
+from sglang_gemma4_ext.patches.nvfp4 import (
+    _layers,
     nvfp4_compressed_tensors,
     nvfp4_ignored_layers,
     nvfp4_modelopt,
-    unified_kv_scales,
 )
 from sglang_gemma4_ext.settings import Settings
 from tests.unit.hooks import hook_of
@@ -94,7 +94,7 @@ def test_without_a_gpu_auto_is_the_exact_path(nvfp4: str, active: bool) -> None:
 
 @pytest.fixture
 def all_ours(monkeypatch) -> None:
-    monkeypatch.setattr(_nvfp4_layers, "takes", lambda layer: True)
+    monkeypatch.setattr(_layers, "takes", lambda layer: True)
 
 
 def _config(**changes: Any) -> SimpleNamespace:
@@ -119,7 +119,7 @@ def test_compressed_tensors_group_size_is_refused_naming_the_layer() -> None:
 
 
 def test_what_marlin_has_gets_sglangs_own_method(monkeypatch) -> None:
-    monkeypatch.setattr(_nvfp4_layers, "takes", lambda layer: False)
+    monkeypatch.setattr(_layers, "takes", lambda layer: False)
     weights = SimpleNamespace(num_bits=4, type="float", strategy="tensor_group", group_size=16)
     scheme = {"weights": weights, "input_activations": None}
     config = _config(
@@ -151,7 +151,7 @@ def test_a_share_of_broken_blocks_is_refused(method) -> None:
 def test_expert_parallel_is_refused() -> None:
     layer = SimpleNamespace(moe_ep_size=2, layer_name="model.layers.0.moe.experts")
     with pytest.raises(ValueError, match=r"moe\.experts: .*--ep-size 1"):
-        _nvfp4_layers.require_one_expert_rank(layer)
+        _layers.require_one_expert_rank(layer)
 
 
 TEXT = SimpleNamespace(

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from sglang_gemma4_ext.checkpoint.model_family import ModelInfo
 from sglang_gemma4_ext.context import Context, Gpu
-from sglang_gemma4_ext.model_family import ModelInfo
 from sglang_gemma4_ext.patches.series import PATCHES
 from sglang_gemma4_ext.registry import changed_sources
 from sglang_gemma4_ext.settings import Settings
@@ -40,14 +40,16 @@ def test_upstream_is_as_it_was_read(patch):
 @by_name
 def test_is_not_retired(patch):
     assert not patch.retired(), (
-        f"SGLang does this by itself now ({patch.retire_when}): delete patches/{patch.name}.py"
+        f"SGLang does this by itself now ({patch.retire_when}): "
+        f"delete patches/{patch.theme}/{patch.name}.py"
     )
 
 
 @by_name
 def test_has_a_module_of_its_name_and_says_why(patch):
-    assert (ROOT / "patches" / f"{patch.name}.py").is_file()
-    assert importlib.import_module(f"sglang_gemma4_ext.patches.{patch.name}").PATCH is patch
+    assert (ROOT / "patches" / patch.theme / f"{patch.name}.py").is_file()
+    module = f"sglang_gemma4_ext.patches.{patch.theme}.{patch.name}"
+    assert importlib.import_module(module).PATCH is patch
     for text in (patch.summary, patch.why, patch.upstream, patch.retire_when):
         assert text
         assert not text.endswith(".")
@@ -62,19 +64,19 @@ def test_names_are_unique():
 def test_nothing_of_the_cpu_reference_is_active_on_a_gpu(gpu):
     ctx = Context(Settings(), _model("Gemma4ForConditionalGeneration"), gpu, "0.5.23")
     for patch in PATCHES:
-        if patch.name.startswith("cpu_"):
+        if patch.theme == "cpu":
             assert patch.stands_down(ctx), patch.name
 
 
 ALWAYS = {
-    "bounded_samples",
+    "request_samples",
     "context_ceiling",
     "exact_sliding_window",
     "kernels_before_pools",
     "memory_reserve",
-    "request_fields_typed",
-    "request_within_vocabulary",
-    "sampling_within_bounds",
+    "request_fields",
+    "request_tokens",
+    "request_sampling",
     "secrets_unlogged",
     "swa_policy",
 }

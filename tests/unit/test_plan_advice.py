@@ -10,8 +10,8 @@ import pytest
 
 from sglang_gemma4_ext.plan import advice, planner, pools, report, weights
 from sglang_gemma4_ext.plan.geometry import BUILT_IN
-from sglang_gemma4_ext.plan.gpus import GIB
 from sglang_gemma4_ext.plan.planner import Wish
+from sglang_gemma4_ext.plan.sizes import GIB
 from sglang_gemma4_ext.plan.weights import Weights
 
 

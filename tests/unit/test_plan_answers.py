@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from sglang_gemma4_ext.plan import planner, pools, reserve, weights
 from sglang_gemma4_ext.plan.geometry import BUILT_IN, PlanError
-from sglang_gemma4_ext.plan.gpus import GIB, MIB
 from sglang_gemma4_ext.plan.planner import Plan, Wish
+from sglang_gemma4_ext.plan.sizes import GIB, MIB
 
 CONTEXT = 512 * MIB
 

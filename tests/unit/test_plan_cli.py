@@ -13,11 +13,11 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from sglang_gemma4_ext.model_family import read_model_info
+from sglang_gemma4_ext.checkpoint.model_family import read_model_info
 from sglang_gemma4_ext.plan import __main__ as cli
 from sglang_gemma4_ext.plan import plot
 from sglang_gemma4_ext.plan.geometry import BUILT_IN, from_config
-from sglang_gemma4_ext.plan.gpus import GIB, GPUS_MIB, MIB, gpu_memory, parse_size
+from sglang_gemma4_ext.plan.sizes import GIB, GPUS_MIB, MIB, gpu_memory, parse_size
 from sglang_gemma4_ext.plan.weights import swizzled_scales
 from tests.checkpoints.nvfp4 import quantize_checkpoint
 from tests.checkpoints.shapes import write_config

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from sglang_gemma4_ext.checkpoint_files import CheckpointError, read_header, read_headers
-from sglang_gemma4_ext.preflight import check_address, check_checkpoint, declares_nvfp4
+from sglang_gemma4_ext.checkpoint.files import CheckpointError, read_header, read_headers
+from sglang_gemma4_ext.checkpoint.preflight import check_address, check_checkpoint, declares_nvfp4
 
 N, K = 32, 64
 LINEAR = "model.language_model.layers.0.mlp.up_proj"

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sglang_gemma4_ext.assistant_fit import check_fit
-from sglang_gemma4_ext.checkpoint_files import CheckpointError, read_header
-from sglang_gemma4_ext.preflight import check_checkpoint, declares_nvfp4
+from sglang_gemma4_ext.checkpoint.assistant_fit import check_fit
+from sglang_gemma4_ext.checkpoint.files import CheckpointError, read_header
+from sglang_gemma4_ext.checkpoint.preflight import check_checkpoint, declares_nvfp4
 from tests.unit.test_preflight import (
     COMPRESSED_TENSORS,
     CT_CONFIG,

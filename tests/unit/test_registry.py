@@ -44,7 +44,7 @@ def around(original, *args, **kwargs):
 
 def patch(name="p", *, target="target.double", digest=None, fn=around, kind="around", **kw):
     digest = digest_of(target) if digest is None else digest
-    return Patch(name=name, summary="", why="", upstream="", retire_when="",
+    return Patch(name=name, theme="t", summary="", why="", upstream="", retire_when="",
                  retired=lambda: False, hooks=(Hook(target, digest, kind, fn),), **kw)
 
 

@@ -11,22 +11,22 @@ from sglang.srt.managers.embed_types import PositionalEmbeds
 from sglang.srt.managers.io_struct import GenerateReqInput
 from sglang.srt.sampling.sampling_params import SamplingParams
 
-from sglang_gemma4_ext.patches import (
-    bounded_samples,
-    request_fields_typed,
-    request_within_vocabulary,
-    sampling_within_bounds,
+from sglang_gemma4_ext.patches.requests import (
+    request_fields,
+    request_samples,
+    request_sampling,
+    request_tokens,
     secrets_unlogged,
 )
-from sglang_gemma4_ext.patches.secrets_unlogged import SECRETS
+from sglang_gemma4_ext.patches.requests.secrets_unlogged import SECRETS
 from tests.unit.hooks import hook_of
 
-check_n = hook_of(bounded_samples.PATCH, "before", "_handle_parallel_sampling")
-check = hook_of(request_within_vocabulary.PATCH, "before", "_create_tokenized_object")
-check_single = hook_of(request_fields_typed.PATCH, "before", "_normalize_single_inputs")
-check_types = hook_of(request_fields_typed.PATCH, "before", "_validate_one_request")
+check_n = hook_of(request_samples.PATCH, "before", "_handle_parallel_sampling")
+check = hook_of(request_tokens.PATCH, "before", "_create_tokenized_object")
+check_single = hook_of(request_fields.PATCH, "before", "_normalize_single_inputs")
+check_types = hook_of(request_fields.PATCH, "before", "_validate_one_request")
 redact = hook_of(secrets_unlogged.PATCH, "after", "_server_args_for_logging")
-check_sampling = hook_of(sampling_within_bounds.PATCH, "before", "verify")
+check_sampling = hook_of(request_sampling.PATCH, "before", "verify")
 
 
 @pytest.mark.parametrize("n", [0, -1, 1025, 10**6, 2**70, True, 1.5, "3", None, []])

@@ -7,10 +7,10 @@ import inspect
 
 import pytest
 
-from sglang_gemma4_ext.patches import shared_layers_without_kv
+from sglang_gemma4_ext.patches.memory import shared_layers_without_kv
 from sglang_gemma4_ext.plan import pools
 from sglang_gemma4_ext.plan.geometry import BUILT_IN, FULL, SLIDING
-from sglang_gemma4_ext.plan.gpus import GIB
+from sglang_gemma4_ext.plan.sizes import GIB
 from tests.unit.hooks import hook_of
 from tests.unit.upstream_pools import configurator
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sglang_gemma4_ext.patches.cpu_softcap import _softcap_logits
+from sglang_gemma4_ext.patches.cpu.cpu_softcap import _softcap_logits
 
 CAP = 30.0
 

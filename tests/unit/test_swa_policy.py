@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
+from sglang_gemma4_ext.checkpoint.model_family import ModelInfo, read_model_info
 from sglang_gemma4_ext.context import Gpu
-from sglang_gemma4_ext.model_family import ModelInfo, read_model_info
-from sglang_gemma4_ext.patches import swa_policy
+from sglang_gemma4_ext.patches.memory import swa_policy
 from sglang_gemma4_ext.plan import pools
 from sglang_gemma4_ext.plan.geometry import BUILT_IN, from_config
-from sglang_gemma4_ext.plan.gpus import GIB
+from sglang_gemma4_ext.plan.sizes import GIB
 from sglang_gemma4_ext.settings import Settings
 from tests.checkpoints.assistant import build_assistant
 from tests.checkpoints.shapes import write_config

@@ -15,7 +15,7 @@ from sglang.srt.layers.attention.triton_backend import TritonAttnBackend
 from sglang.srt.mem_cache.swa_memory_pool import SWAKVPool
 from sglang.srt.speculative import frozen_kv_mtp_utils as utils
 
-from sglang_gemma4_ext.patches import swa_state_follows_pool as patch
+from sglang_gemma4_ext.patches.drafts import swa_state_follows_pool as patch
 from tests.unit.hooks import hook_of
 
 ATTENTION = "sglang.srt.layers.attention"

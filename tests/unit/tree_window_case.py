@@ -12,7 +12,7 @@ from unittest import mock
 import torch
 
 from sglang_gemma4_ext.kernels.attention_ref import attend_ref
-from sglang_gemma4_ext.patches import exact_tree_window
+from sglang_gemma4_ext.patches.drafts import exact_tree_window
 from tests.unit.hooks import hook_of
 
 WINDOW, HEADS, KV_HEADS, DIM = 16, 2, 1, 32

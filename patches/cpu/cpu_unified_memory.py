@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""CPU reference: `--enable-unified-memory` runs through Triton's interpreter.
+
+SGLang refuses the unified pool on every out-of-tree platform, for its classes are chosen without
+asking the platform. On a CPU they are plain PyTorch buffers and Triton kernels, both of which the
+interpreter serves; this is what lets the pool be tested against transformers without a GPU.
+
+A pool that runs out moves what is in it, and first makes its CUDA stream wait for the forward in
+flight. On a CPU none is: it has ended when the scheduler speaks of it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from sglang_gemma4_ext.context import Context
+from sglang_gemma4_ext.registry import Hook, Patch, Source
+
+REJECT = "sglang.srt.platforms.interface.reject_out_of_tree_path"
+CONFIGURATOR = "sglang.srt.mem_cache.kv_cache_configurator.KVCacheConfigurator"
+ALLOCATOR = "sglang.srt.mem_cache.allocator.unified_sub_pool.MultiEndedAllocator"
+UNIFIED = "the unified memory pool"
+
+
+def _allow(original: Callable[..., None], platform: Any, *, subsystem: str) -> None:
+    if not subsystem.startswith(UNIFIED):
+        original(platform, subsystem=subsystem)
+
+
+def _no_event(original: Callable[..., None], self: Any, event: Any) -> None:
+    """AROUND set_latest_forward_done_event."""
+    original(self, None)
+
+
+def _no_writes(original: Callable[..., None], self: Any, event: Any, written: Any) -> None:
+    """AROUND set_inflight_forward."""
+    original(self, event, None)
+
+
+def _stands_down(ctx: Context) -> str | None:
+    if not ctx.settings.cpu:
+        return "a GPU is no out-of-tree platform"
+    return None if ctx.settings.cpu_attention == "triton" else "the unified pool needs Triton"
+
+
+def _retired() -> bool:
+    from sglang.srt.mem_cache.kv_cache_configurator import KVCacheConfigurator
+
+    source = inspect.getsource(inspect.unwrap(KVCacheConfigurator._init_pools))
+    return UNIFIED not in source
+
+
+PATCH = Patch(
+    name="cpu_unified_memory",
+    theme="cpu",
+    summary="CPU reference: the unified memory pool runs in Triton's interpreter",
+    why="SGLang refuses --enable-unified-memory on every out-of-tree platform",
+    upstream="unreported",
+    retire_when="KVCacheConfigurator._init_pools no longer rejects out-of-tree platforms",
+    retired=_retired,
+    hooks=(
+        Hook(REJECT, "5a2a236b0f95", "around", _allow),
+        Hook(f"{ALLOCATOR}.set_latest_forward_done_event", "d4be11d334f2", "around", _no_event),
+        Hook(f"{ALLOCATOR}.set_inflight_forward", "c86d05d5814a", "around", _no_writes),
+    ),
+    relies_on=(
+        Source(f"{CONFIGURATOR}._init_unified_swa_pools", "f3ab0316e66f"),
+        Source(f"{ALLOCATOR}._flush", "42cab1411088"),
+    ),
+    stands_down=_stands_down,
+)

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a checkpoint's own files say about NVFP4, and whether this process needs the exact path."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sglang_gemma4_ext.checkpoint.model_family import ModelInfo
+from sglang_gemma4_ext.context import Context
+
+if TYPE_CHECKING:
+    from sglang_gemma4_ext.kernels.nvfp4_dispatch import Layer, Table
+
+HF_QUANT_CONFIG = "hf_quant_config.json"
+MODELOPT = "modelopt"
+COMPRESSED_TENSORS = "compressed-tensors"
+# What SGLang's Marlin applies between gate_up and down of gated experts; anything else, such as
+# Gemma 4's gelu, stops the server at its first token.
+MARLIN_ACTIVATIONS = ("silu", "situ")
+
+
+def nvfp4_format(model: ModelInfo) -> str | None:
+    """MODELOPT or COMPRESSED_TENSORS for an NVFP4 checkpoint, else None."""
+    config = model.config.get("quantization_config") or {}
+    if config.get("quant_method") == COMPRESSED_TENSORS:
+        groups = (config.get("config_groups") or {}).values()
+        formats = {config.get("format"), *(group.get("format") for group in groups)}
+        return COMPRESSED_TENSORS if "nvfp4-pack-quantized" in formats else None
+    config = config or _read_json(model.path, HF_QUANT_CONFIG)
+    algorithm = (config.get("quantization") or config).get("quant_algo")
+    return MODELOPT if "NVFP4" in str(algorithm).upper() else None
+
+
+def stands_down(ctx: Context, quant_format: str) -> str | None:
+    """Why this process needs no exact path for `quant_format`, or None."""
+    if not ctx.settings.cpu and not ctx.gpu.is_target:
+        return f"it is for NVIDIA GPUs of compute capability 8.0 to 9.x; here: {ctx.gpu}"
+    # Marlin cannot have the experts of a Gemma 4: see `MARLIN_ACTIVATIONS`.
+    needed = ctx.settings.cpu or (ctx.model is not None and ctx.model.is_moe)
+    if ctx.settings.nvfp4 == "marlin" and (ctx.settings.cpu or not needed):
+        return "--gemma4-nvfp4 marlin leaves NVFP4 to SGLang's kernels"
+    if ctx.settings.nvfp4 == "auto" and not needed and not table(ctx).faster:
+        return (
+            "SGLang's Marlin kernels serve NVFP4 on this GPU: the fused ones were not measured to "
+            "be faster on it (--gemma4-nvfp4 fused takes them all the same)"
+        )
+    if ctx.model is not None and nvfp4_format(ctx.model) != quant_format:
+        return f"the checkpoint is not an NVFP4 one of {quant_format}"
+    return None
+
+
+def uses_fused(ctx: Context) -> bool:
+    """Whether the layers that are ours in this process are multiplied by the fused kernels."""
+    return ctx.settings.nvfp4 == "fused" or shared_with_marlin(ctx)
+
+
+def takes(ctx: Context, layer: Layer, n: int, k: int, activation: str | None = None) -> bool:
+    """Whether a weight of this rank's shape is ours; SGLang's Marlin has the rest.
+
+    activation: of experts, as SGLang names it
+    """
+    if not shared_with_marlin(ctx) or (layer == "experts" and activation not in MARLIN_ACTIVATIONS):
+        return True
+    return ctx.settings.nvfp4 == "auto" and (layer, n, k) in table(ctx).faster
+
+
+def shared_with_marlin(ctx: Context) -> bool:
+    """Whether weights that are not ours go to SGLang's Marlin."""
+    on_a_gpu = ctx.gpu.is_target and not ctx.settings.cpu
+    return on_a_gpu and ctx.settings.nvfp4 in ("auto", "marlin")
+
+
+def table(ctx: Context) -> Table:
+    """The dispatch table of this process's GPU."""
+    from sglang_gemma4_ext.kernels.nvfp4_dispatch import table_for
+
+    return table_for(ctx.gpu.name, ctx.gpu.capability)
+
+
+def absent_projections(text: Any, layer: int) -> frozenset[str]:
+    """The projections that layer has no weights for: K = V layers lack v, KV-shared ones k and v.
+
+    text: the text part of a Gemma 4 configuration
+    """
+    shared = getattr(text, "num_kv_shared_layers", 0) or 0
+    if shared and layer >= text.num_hidden_layers - shared:
+        return frozenset({"k", "v"})
+    if getattr(text, "attention_k_eq_v", False) and text.layer_types[layer] == "full_attention":
+        return frozenset({"v"})
+    return frozenset()
+
+
+def _read_json(path: str, name: str) -> Mapping[str, Any]:
+    """A JSON file of a local folder or a hub name; empty where there is none."""
+    found = str(Path(path) / name)
+    if not Path(path).is_dir():
+        from transformers.utils import cached_file
+
+        found = cached_file(path, name, _raise_exceptions_for_missing_entries=False) or ""
+    try:
+        return json.loads(Path(found).read_text())
+    except (OSError, ValueError):
+        return {}

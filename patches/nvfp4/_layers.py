@@ -1,0 +1,292 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An NVFP4 layer in SGLang: its tensors checked while they load, then multiplied as they are.
+
+A layer keeps the checkpoint's own tensors: packed [.., N, K/2] and block scales [.., N, K/16]. To
+them comes a scale per row, fp32 [.., N]: SGLang stacks q/k/v and gate/up into one weight, and a
+row's own tensor scale holds for it whatever the others have.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from sglang_gemma4_ext.context import Context
+from sglang_gemma4_ext.kernels.nvfp4_format import BLOCK
+from sglang_gemma4_ext.kernels.nvfp4_linear_ref import nvfp4_experts_ref, nvfp4_linear_ref
+from sglang_gemma4_ext.patches.nvfp4 import _dispatch as checkpoint
+from sglang_gemma4_ext.settings import Settings
+
+if TYPE_CHECKING:
+    from sglang_gemma4_ext.kernels.nvfp4_dispatch import Layer
+
+logger = logging.getLogger(__name__)
+
+# What SGLang's MoE layers call "gelu" is the tanh form.
+_ACTIVATIONS = {"gelu": "gelu_tanh", "silu": "silu"}
+_E4M3_NAN = 0x7F
+
+
+@dataclass(frozen=True)
+class Weight:
+    """The names of one packed weight's parameters in a layer; `divides`: its tensor scale does."""
+
+    packed: str
+    block: str
+    tensor: str
+    divides: bool = False
+
+    @property
+    def rows(self) -> str:
+        """The buffer of scales per row, fp32 [N] or [E, N]."""
+        return f"{self.packed}_row_scale"
+
+
+def weights(packed: str, tensor: str, divides: bool = False) -> tuple[Weight, Weight, Weight]:
+    """A format's names: of a linear, and of the stacked gate/up and the down experts."""
+    return tuple(
+        Weight(stack + packed, f"{stack}weight_scale", stack + tensor, divides)
+        for stack in ("", "w13_", "w2_")
+    )
+
+
+# By the tool that wrote them: of a linear, of stacked gate and up experts, of down experts.
+MODELOPT_WEIGHTS = weights("weight", "weight_scale_2")
+COMPRESSED_TENSORS_WEIGHTS = weights("weight_packed", "weight_global_scale", divides=True)
+
+
+def weight_of(linear: Any) -> Weight | None:
+    """The NVFP4 weight that a linear of SGLang holds; None where it has no row scales."""
+    linears = (MODELOPT_WEIGHTS[0], COMPRESSED_TENSORS_WEIGHTS[0])
+    return next((weight for weight in linears if hasattr(linear, weight.rows)), None)
+
+
+def allow_fp32(dtypes: list[torch.dtype], *args: Any) -> list[torch.dtype]:
+    """AFTER get_supported_act_dtypes: all but the fused kernels on a GPU compute in fp32, too."""
+    if _fused() and not Settings.from_env().cpu:
+        return dtypes
+    return [*dtypes, torch.float32]
+
+
+@functools.cache
+def _fused() -> bool:
+    """Whether this process multiplies by the fused kernels; if so, their operators are there.
+
+    Asked while loading, for torch.compile cannot trace what it looks at.
+    """
+    fused = checkpoint.uses_fused(_here())
+    if fused:
+        from sglang_gemma4_ext.patches.nvfp4 import _ops
+
+        _ops.register()
+    return fused
+
+
+def takes(layer: Any) -> bool:
+    """Whether the weights of a LinearBase or FusedMoE are ours; else SGLang's Marlin has them."""
+    shape = _shape(layer)
+    ours = checkpoint.takes(_here(), *shape)
+    if ours and checkpoint.shared_with_marlin(_here()):
+        _say_once(*shape)
+    return ours
+
+
+@functools.cache
+def _say_once(layer: Layer, n: int, k: int, activation: str | None = None) -> None:
+    where = checkpoint.table(_here()).measured
+    lacking = layer == "experts" and activation not in checkpoint.MARLIN_ACTIVATIONS
+    why = f"Marlin has no {activation}" if lacking else f"faster than Marlin in {where}"
+    logger.info("NVFP4: fused kernels for %s of %d x %d: %s", layer, n, k, why)
+
+
+def _shape(layer: Any) -> tuple[Any, ...]:
+    """What `checkpoint.takes` asks of a layer under construction, which knows its ranks only."""
+    from sglang.srt.distributed.utils import get_group_rank_size
+    from sglang.srt.layers.linear import LinearBase, RowParallelLinear
+    from sglang.srt.layers.moe.fused_moe_triton import FusedMoE
+
+    if isinstance(layer, FusedMoE):
+        rows = 2 * layer.intermediate_size_per_partition
+        return "experts", rows, layer.hidden_size, layer.moe_runner_config.activation
+    if not isinstance(layer, LinearBase):  # a vocabulary, which no table has
+        return "linear", 0, 0
+    _, ranks = get_group_rank_size(layer.tp_group)
+    if isinstance(layer, RowParallelLinear):
+        return "linear", layer.output_size, layer.input_size // ranks
+    return "linear", layer.output_size // ranks, layer.input_size
+
+
+@functools.cache
+def _here() -> Context:
+    return Context.here(Settings.from_env())
+
+
+def require_group_size(where: str, group_size: int | None) -> None:
+    if group_size != BLOCK:
+        raise ValueError(
+            f"{where}: NVFP4 has one scale for every 16 weights, this checkpoint one for every "
+            f"{group_size}; export it again with group size 16"
+        )
+
+
+def require_whole_blocks(where: str, k: int) -> None:
+    """k: in-features of one rank's share."""
+    if k % BLOCK:
+        raise ValueError(
+            f"{where}: a rank's share has {k} in-features, no multiple of the 16 that share one "
+            "NVFP4 scale; start with a smaller --tp-size"
+        )
+
+
+def require_one_expert_rank(layer: Any) -> None:
+    if layer.moe_ep_size > 1:
+        raise ValueError(
+            f"{layer.layer_name}: NVFP4 experts cannot be spread over ranks; start with "
+            "--ep-size 1 (tensor parallelism splits each expert)"
+        )
+
+
+def checked(
+    loader: Callable[..., None], layer: Any, where: str, full_k: Mapping[Weight, int]
+) -> Callable[..., None]:
+    """Wrap a weight loader: refuse what is no NVFP4 in the checkpoint's layout, note what came.
+
+    full_k: in-features of each of the layer's weights, before tensor parallelism
+    """
+    expected = {w.packed: (torch.uint8, k // 2) for w, k in full_k.items()}
+    expected |= {w.block: (torch.float8_e4m3fn, k // BLOCK) for w, k in full_k.items()}
+    for k in full_k.values():
+        if k % BLOCK:
+            raise ValueError(f"{where}: {k} in-features are no multiple of 16, which NVFP4 needs")
+    layer.nvfp4_seen = {name: {} for name in expected}
+
+    def load(param: Any, loaded: torch.Tensor, *args: Any, **kwargs: Any) -> None:
+        name = next((n for n in expected if param is getattr(layer, n)), None)
+        if name is not None:
+            shard = kwargs.get("shard_id", args[0] if args else None), kwargs.get("expert_id")
+            _require_layout(f"{where}.{name}", loaded, *expected[name], param.shape[-1])
+            layer.nvfp4_seen[name][shard] = loaded.shape[0]
+        loader(param, loaded, *args, **kwargs)
+
+    return load
+
+
+def _require_layout(
+    where: str, loaded: torch.Tensor, dtype: torch.dtype, columns: int, part: int
+) -> None:
+    """part: columns of this rank's share, which is what a checkpoint split by rank holds."""
+    if loaded.dtype == dtype and loaded.dim() == 2 and loaded.shape[1] in (columns, part):
+        return
+    raise ValueError(
+        f"{where}: expected {dtype} [rows, {columns}], the checkpoint holds {loaded.dtype} "
+        f"{list(loaded.shape)}; if this layer is not quantized, its quantization config must say "
+        "so, and if its scales are swizzled for a kernel, export it again without"
+    )
+
+
+def mark_unloaded(layer: Any, weight: Weight) -> None:
+    """NaN in every scale, so that one that never comes is found."""
+    getattr(layer, weight.block).data.view(torch.uint8).fill_(_E4M3_NAN)
+    getattr(layer, weight.tensor).data.fill_(torch.nan)
+
+
+def finish(layer: Any, weight: Weight, where: str, widths: Sequence[int]) -> None:
+    """Check that all of a weight has come, and spread its tensor scales over its rows.
+
+    widths: rows of each stacked part; there is one tensor scale for each of them
+    Raises ValueError naming the layer and what it lacks.
+    """
+    _zero_unused(layer, weight, where, widths)
+    packed, block = getattr(layer, weight.packed).data, getattr(layer, weight.block).data
+    tensor = getattr(layer, weight.tensor).data.reshape(*packed.shape[:-2], len(widths))
+    scale = 1 / tensor if weight.divides else tensor
+    if any(bool(part.isnan().any()) for part in _parts(block)):
+        raise ValueError(_lacking(where, weight.block))
+    if not bool((scale.isfinite() & (scale > 0)).all()):
+        raise ValueError(_lacking(where, weight.tensor))
+    if layer.nvfp4_seen[weight.packed] != layer.nvfp4_seen[weight.block]:
+        raise ValueError(_lacking(where, f"{weight.packed} with as many rows as {weight.block}"))
+    repeats = torch.tensor(widths, device=scale.device)
+    rows = torch.repeat_interleave(scale, repeats, dim=-1).contiguous()
+    if hasattr(layer, weight.rows):
+        getattr(layer, weight.rows).copy_(rows)  # reloaded: a captured graph reads this memory
+    else:
+        layer.register_buffer(weight.rows, rows, persistent=False)
+    layer.nvfp4_fused = _fused()
+
+
+def _parts(tensor: torch.Tensor) -> Sequence[torch.Tensor]:
+    """Its experts, so that what is made of them on the way is never a layer's."""
+    return tensor.unbind() if tensor.dim() == 3 else (tensor,)
+
+
+def _lacking(where: str, what: str) -> str:
+    return (
+        f"{where}: the checkpoint lacks {what}, in whole or in part; it is incomplete, or its "
+        "quantization config counts this layer among the NVFP4 ones by mistake"
+    )
+
+
+def _zero_unused(layer: Any, weight: Weight, where: str, widths: Sequence[int]) -> None:
+    """Keys and values of a KV-shared layer: SGLang makes room, checkpoints have no weights."""
+    match = re.search(r"layers\.(\d+)\.self_attn\.qkv_proj$", where)
+    if match is None or {shard for shard, _ in layer.nvfp4_seen[weight.packed]} != {"q"}:
+        return
+    from sglang.srt.runtime_context import process_model_config
+
+    if checkpoint.absent_projections(process_model_config().hf_text_config, int(match[1])) == {
+        "k",
+        "v",
+    }:
+        getattr(layer, weight.packed).data[widths[0] :] = 0
+        getattr(layer, weight.block).data[widths[0] :] = 0
+        getattr(layer, weight.tensor).data[1:] = 1
+
+
+def apply_linear(
+    layer: Any, weight: Weight, x: torch.Tensor, bias: torch.Tensor | None
+) -> torch.Tensor:
+    if layer.nvfp4_fused:
+        return torch.ops.sglang_gemma4_ext.nvfp4_linear(x, *_tensors(layer, weight), bias, None)
+    return nvfp4_linear_ref(x, *_tensors(layer, weight), bias)
+
+
+def apply_gate_up(layer: Any, weight: Weight, x: torch.Tensor) -> torch.Tensor:
+    """gelu(gate) * up of a stacked linear without bias, by the fused kernel."""
+    tensors = _tensors(layer, weight)
+    return torch.ops.sglang_gemma4_ext.nvfp4_linear(x, *tensors, None, "gelu_tanh")
+
+
+def apply_experts(layer: Any, w13: Weight, w2: Weight, activation: str, dispatched: Any) -> Any:
+    """dispatched: SGLang's StandardDispatchOutput; returns its StandardCombineInput."""
+    from sglang.srt.layers.moe.token_dispatcher import StandardCombineInput
+
+    x = dispatched.hidden_states
+    experts = nvfp4_experts_ref
+    if layer.nvfp4_fused:
+        experts = torch.ops.sglang_gemma4_ext.nvfp4_experts
+    elif x.is_cuda and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(
+            "--gemma4-nvfp4 dequant reads expert ids on the host, which a CUDA graph cannot hold; "
+            "start with --cuda-graph-backend-decode disabled --cuda-graph-backend-prefill disabled"
+        )
+    routing = dispatched.topk_output
+    out = experts(
+        x,
+        routing.topk_ids,
+        routing.topk_weights,
+        *_tensors(layer, w13),
+        *_tensors(layer, w2),
+        _ACTIVATIONS.get(activation, activation),
+    )
+    return StandardCombineInput(hidden_states=out)
+
+
+def _tensors(layer: Any, weight: Weight) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return tuple(getattr(layer, name) for name in (weight.packed, weight.block, weight.rows))

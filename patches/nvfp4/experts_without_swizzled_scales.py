@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ModelOpt NVFP4 experts have no second set of block scales, swizzled for Blackwell's kernels.
+
+SGLang makes them with the layer, and nothing that serves experts before Blackwell, Marlin among
+it, reads or frees them: 47.6 MB a layer, 1.43 GB of 26B-A4B, for as long as the server runs.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from sglang_gemma4_ext.context import Context
+from sglang_gemma4_ext.patches.nvfp4._dispatch import MODELOPT, nvfp4_format
+from sglang_gemma4_ext.registry import Hook, Patch, Source
+
+QUANTIZATION = "sglang.srt.layers.quantization"
+EXPERTS = f"{QUANTIZATION}.modelopt_quant.ModelOptNvFp4FusedMoEMethod"
+SWIZZLED = ("w13_blockscale_swizzled", "w2_blockscale_swizzled")
+
+# Linears of another backend do swizzle; experts are created one after the other.
+_creating_experts = False
+
+
+def _create(original: Callable[..., None], self: Any, layer: Any, *args: Any, **kwargs: Any):
+    """AROUND create_weights."""
+    global _creating_experts
+    _creating_experts = True
+    try:
+        original(self, layer, *args, **kwargs)
+    finally:
+        _creating_experts = False
+    for name in SWIZZLED:
+        setattr(layer, name, None)
+
+
+def _swizzle(original: Callable[..., torch.Tensor], scale: torch.Tensor) -> torch.Tensor:
+    """AROUND swizzle_blockscale."""
+    return scale.new_empty(0) if _creating_experts else original(scale)
+
+
+def _stands_down(ctx: Context) -> str | None:
+    if not ctx.settings.cpu and not ctx.gpu.is_target:
+        return "other GPUs multiply by the swizzled scales"
+    if ctx.model is None or (ctx.model.is_moe and nvfp4_format(ctx.model) == MODELOPT):
+        return None
+    return "the model has no experts in ModelOpt's NVFP4"
+
+
+def _retired() -> bool:
+    from sglang.srt.layers.quantization.modelopt_quant import ModelOptNvFp4FusedMoEMethod
+
+    source = inspect.getsource(inspect.unwrap(ModelOptNvFp4FusedMoEMethod.create_weights))
+    return "swizzle_blockscale(" not in source or "marlin" in source
+
+
+PATCH = Patch(
+    name="experts_without_swizzled_scales",
+    theme="nvfp4",
+    summary="ModelOpt NVFP4 experts do not keep block scales that only Blackwell reads",
+    why="SGLang swizzles the block scales of experts for every backend but two of Blackwell's; "
+    "under Marlin the copy is never read and never freed",
+    upstream="unreported",
+    retire_when="create_weights of the experts does not swizzle for Marlin",
+    retired=_retired,
+    required=False,
+    hooks=(
+        Hook(f"{EXPERTS}.create_weights", "b9f7f98bdb0e", "around", _create),
+        Hook(f"{QUANTIZATION}.utils.swizzle_blockscale", "84707b56435d", "around", _swizzle),
+    ),
+    relies_on=(Source(f"{EXPERTS}.process_weights_after_loading", "0b14fe784120"),),
+    stands_down=_stands_down,
+)

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A request for token ids, or for more top log-probabilities, than the vocabulary has is refused.
+
+SGLang looks any id up in the embedding, and any count up by topk: an exception in the scheduler
+that ends the server for all its clients, seen on the CPU. So do an empty prompt in a batch, and
+log-probabilities from before the prompt's beginning. Ids beside media are no exception: Gemma 4's
+placeholders are tokens of its vocabulary, and SGLang puts its hashes in their place later.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+from sglang_gemma4_ext.registry import Hook, Patch
+
+CREATE = "sglang.srt.managers.tokenizer_manager.TokenizerManager._create_tokenized_object"
+
+
+def _check(
+    self: Any,
+    obj: Any,
+    input_text: str | None,
+    input_ids: Sequence[int] | None,
+    input_embeds: Any = None,
+    *args: Any,
+    **kwargs: Any,
+) -> None:
+    """BEFORE _create_tokenized_object, which every prompt goes through; ValueError is a 400."""
+    size = self.model_config.vocab_size
+    top = getattr(obj, "top_logprobs_num", None)
+    if isinstance(top, int) and not 0 <= top <= size:
+        raise ValueError(f"top log-probabilities of a token are 0 to {size} in number")
+    start = getattr(obj, "logprob_start_len", None)
+    if isinstance(start, int) and start < -1:
+        raise ValueError("logprob_start_len is -1 or a place in the prompt")
+    if input_ids is not None and input_embeds is None and not len(input_ids):
+        raise ValueError("the prompt has no tokens")
+    if input_ids is not None and len(input_ids) and not _within(input_ids, size):
+        raise ValueError(f"the prompt holds token ids outside the vocabulary, 0 to {size - 1}")
+
+
+def _within(ids: Sequence[Any], size: int) -> bool:
+    try:
+        return min(ids) >= 0 and max(ids) < size
+    except TypeError:  # a list of lists, beside a text
+        return False
+
+
+def _retired() -> bool:
+    from sglang.srt.managers.tokenizer_manager import TokenizerManager
+
+    source = inspect.getsource(inspect.unwrap(TokenizerManager._validate_one_request))
+    return "vocab_size" in source
+
+
+PATCH = Patch(
+    name="request_tokens",
+    theme="requests",
+    summary="Token ids outside the vocabulary, more top log-probabilities than it has: refused",
+    why="SGLang checks none of it: one request with the id -1, with logprobs = 1000000, with "
+    "logprob_start_len = -7 or with an empty prompt in a batch, ends the scheduler, and the server "
+    "with it",
+    upstream="unreported",
+    retire_when="TokenizerManager._validate_one_request compares token ids with vocab_size",
+    retired=_retired,
+    hooks=(Hook(CREATE, "4e62a4179d7a", "before", _check),),
+    required=False,
+)

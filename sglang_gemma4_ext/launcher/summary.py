@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the launcher tells its user: a summary at the start, an address and a request when ready."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from sglang_gemma4_ext import __version__, shutdown
+from sglang_gemma4_ext.checkpoint.model_family import (
+    MULTIMODAL_ARCHITECTURES,
+    ModelInfo,
+    read_model_info,
+)
+from sglang_gemma4_ext.checkpoint.preflight import declares_nvfp4
+from sglang_gemma4_ext.context import detect_gpu, sglang_version
+from sglang_gemma4_ext.launcher.memory_summary import describe_memory
+from sglang_gemma4_ext.registry import Outcome, State
+from sglang_gemma4_ext.settings import Settings
+
+NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
+
+
+def summarize(server_args: Any) -> None:
+    """Print what runs where, and what was decided why. `server_args` are resolved."""
+    from sglang.srt.arg_groups.overrides import resolving_view
+
+    from sglang_gemma4_ext import plugin
+
+    cfg, settings = resolving_view(server_args), Settings.from_env()
+    lines = [
+        f"sglang-gemma4-ext {__version__} on SGLang {sglang_version()}",
+        f"  model      {describe_model(cfg.model_path, cfg.revision, cfg.enable_multimodal)}",
+        f"  device     {describe_device(settings, cfg)}",
+        *_memory(cfg, settings),
+        *describe_patches(plugin.outcomes()),
+    ]
+    print("\n".join(lines), file=sys.stderr, flush=True)
+
+
+def describe_model(path: str, revision: str | None, multimodal: bool | None) -> str:
+    model = read_model_info(path, revision)
+    if model is None or not model.is_gemma4:
+        return f"{path}: not a Gemma 4, served as plain SGLang would"
+    kind = f"{model.text.get('num_experts')} experts" if model.is_moe else "dense"
+    parts = [model.architecture, kind]
+    if quantization := describe_quantization(model):
+        parts.append(quantization)
+    if model.architecture in MULTIMODAL_ARCHITECTURES:
+        parts.append(
+            "multimodal" if multimodal else "text-only (--enable-multimodal for images and audio)"
+        )
+    return f"{path}: {', '.join(parts)}"
+
+
+def describe_quantization(model: ModelInfo) -> str:
+    config = model.config.get("quantization_config") or {}
+    name = config.get("quant_algo") or config.get("format") or config.get("quant_method")
+    if name is None and Path(model.path).is_dir() and declares_nvfp4(Path(model.path), model):
+        name = "NVFP4"
+    return str(name or "")
+
+
+def _memory(cfg: Any, settings: Settings) -> list[str]:
+    model = read_model_info(cfg.model_path, cfg.revision)
+    if model is None or not model.is_gemma4:
+        return []
+    return [f"  memory     {describe_memory(cfg, settings.cpu)}"]
+
+
+def describe_device(settings: Settings, cfg: Any) -> str:
+    if settings.cpu:
+        how = (
+            "PyTorch" if settings.cpu_attention == "torch_native" else "Triton's interpreter (slow)"
+        )
+        return f"CPU, for no CUDA device was found{_hidden_gpu()}; attention in {how}"
+    return f"{detect_gpu()}; attention {cfg.attention_backend}"
+
+
+def _hidden_gpu() -> str:
+    """What to look at where an NVIDIA driver is loaded and PyTorch sees nothing all the same."""
+    if not NVIDIA_DRIVER.exists():
+        return ""
+    return (
+        " (an NVIDIA driver is: see CUDA_VISIBLE_DEVICES, and "
+        "python -c 'import torch; torch.cuda.init()' for the reason)"
+    )
+
+
+def describe_patches(outcomes: Iterable[Outcome]) -> list[str]:
+    """The patches that are on, those this model does not need, and each that is off, with why."""
+    outcomes = list(outcomes)
+    names = {
+        state: ", ".join(outcome.patch.name for outcome in outcomes if outcome.state is state)
+        for state in State
+    }
+    lines = [f"  patches    {names[State.APPLIED] or 'none'}"]
+    if names[State.STANDS_DOWN]:
+        lines.append(f"  not needed {names[State.STANDS_DOWN]}")
+    for outcome in outcomes:
+        if outcome.state in (State.DISABLED, State.BROKEN):
+            lines.append(f"  left out   {outcome.patch.name}: {'; '.join(outcome.reasons)}")
+    return lines
+
+
+def announce_when_ready(server_args: Any, *args: Any, **kwargs: Any):
+    """BEFORE http_server.launch_server: have it call back once warm-up is over."""
+    theirs = kwargs.get("launch_callback")
+
+    def ready() -> None:
+        shutdown.started()
+        print(invitation(server_args), file=sys.stderr, flush=True)
+        if theirs is not None:
+            theirs()
+
+    return (server_args, *args), {**kwargs, "launch_callback": ready}
+
+
+def invitation(server_args: Any) -> str:
+    """The server's address and a request to paste, chat where there is a chat template."""
+    from sglang.srt.arg_groups.overrides import resolving_view
+
+    cfg = resolving_view(server_args)
+    url = server_args.url()
+    body: dict[str, Any] = {"model": cfg.served_model_name, "max_tokens": 64}
+    if _has_chat_template(cfg):
+        route = "/v1/chat/completions"
+        body["messages"] = [{"role": "user", "content": "Who are you?"}]
+    else:
+        route = "/v1/completions"
+        body["prompt"] = "Once upon a time"
+    key = " -H 'Authorization: Bearer YOUR_API_KEY'" if cfg.api_key else ""
+    return (
+        f"\nReady: {url}  (OpenAI API at {url}/v1). Try:\n"
+        f"  curl {url}{route}{key} -H 'Content-Type: application/json' \\\n"
+        f"    -d {shlex.quote(json.dumps(body))}\n"
+    )
+
+
+def _has_chat_template(cfg: Any) -> bool:
+    if cfg.chat_template:
+        return True
+    from sglang.srt.entrypoints.http_server import get_global_state
+
+    return get_global_state().template_manager.jinja_template_content_format is not None and (
+        getattr(get_global_state().tokenizer_manager.tokenizer, "chat_template", None) is not None
+    )

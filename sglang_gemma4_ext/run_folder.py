@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What SGLang leaves outside of its processes, and how a server of our launcher takes it away.
+
+SGLang ends its processes by SIGKILL, and so the files of its sockets stay in the temporary folder
+and its shared memory in /dev/shm, until that is full and a scheduler dies of SIGBUS. Its own answer
+(sglang.srt.utils.stale_shm_cleanup) sweeps in SGLang's CI alone, for it takes what any server left.
+Here the sockets are in a folder that all processes of the server share, and both go when the server
+ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from sglang_gemma4_ext import settings
+
+PORT_ARGS = "sglang.srt.server_args.PortArgs.init_new"
+# A socket's path has at most 107 bytes; its name within the folder is as mkstemp makes it.
+SOCKET_FOLDER_BYTES = 107 - len("/tmpxxxxxxxx")
+SHARED_MEMORY = Path("/dev/shm")
+# By their makers: sglang.srt.utils.stale_shm_cleanup, .managers.load_snapshot, multiprocessing.
+SEGMENTS = ("sgl_shm_", "sglang_loads_")
+SEMAPHORES = ("sem.mp-",)
+
+_instances: set[str] = set()
+
+
+def make_folder() -> None:
+    """Make the folder, and name it in the environment that the children inherit."""
+    settings.set_run_folder_path(tempfile.mkdtemp(prefix="gemma4-ext-"))
+
+
+def remove_folder() -> None:
+    folder = settings.run_folder_path()
+    if folder is not None:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def around_port_args(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """AROUND PortArgs.init_new, which names the files of sockets and the server's instance."""
+    folder, before = settings.run_folder_path(), tempfile.tempdir
+    if folder is not None and len(os.fsencode(folder)) <= SOCKET_FOLDER_BYTES:
+        tempfile.tempdir = folder
+    try:
+        ports = original(*args, **kwargs)
+    finally:
+        tempfile.tempdir = before
+    _instances.add(ports.instance_id)
+    return ports
+
+
+def shared_memory(pids: Iterable[int], kinds: tuple[str, ...]) -> set[Path]:
+    """The segments or semaphores that these living processes map, and this server's snapshots.
+
+    By inode: glibc maps a new semaphore under another name than the one it then has.
+    """
+    mapped: set[int] = set()
+    for pid in pids:
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/maps") as maps:
+            mapped |= {int(line.split()[4]) for line in maps if f" {SHARED_MEMORY}/" in line}
+    snapshots = tuple(f"sglang_loads_{name}_" for name in _instances)
+    found = set()
+    for path in SHARED_MEMORY.glob("*"):
+        with contextlib.suppress(OSError):  # somebody else's may go at any moment
+            if path.name.startswith(kinds) and path.stat().st_ino in mapped:
+                found.add(path)
+        if path.name.startswith(snapshots):
+            found.add(path)
+    return found
+
+
+def remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        with contextlib.suppress(OSError):
+            path.unlink()

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The launcher's line on memory adds up, and never keeps a server from starting."""
+
+from __future__ import annotations
+
+import re
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from sglang_gemma4_ext.launcher import memory_summary
+from sglang_gemma4_ext.plan.sizes import GIB
+from tests.checkpoints.assistant import build_assistant
+
+
+def settled(path, **others):
+    plain = {"tp_size": 1, "speculative_draft_model_path": None, "enable_multimodal": None,
+             "mem_fraction_static": 0.8}  # fmt: skip
+    return SimpleNamespace(model_path=str(path), **{**plain, **others})
+
+
+def test_weights_and_draft_are_those_of_the_files(checkpoint, tmp_path):
+    target = checkpoint("dense")
+    draft = build_assistant(target, tmp_path / "assistant")
+    said = memory_summary.describe_memory(
+        settled(target, speculative_draft_model_path=str(draft)), cpu=True
+    )
+    stored = sum(w.nbytes for w in load_file(draft / "model.safetensors").values())
+    assert re.fullmatch(rf"weights [\d,]+ bytes, draft {stored:,} bytes", said)
+
+
+def test_on_a_gpu_the_parts_are_its_memory(monkeypatch, checkpoint):
+    monkeypatch.setattr(memory_summary, "gpu_memory_bytes", lambda: 24 * GIB)
+    said = memory_summary.describe_memory(settled(checkpoint("dense")), cpu=False)
+    reserve, kv = map(
+        float, re.search(r"reserve ([\d.]+) GiB, KV ([\d.]+) GiB of 24.0", said).groups()
+    )
+    context = 24 - reserve - kv
+    assert reserve == pytest.approx((24 - context) * 0.2, abs=0.02)
+    assert 0.2 < context < 1.5
+
+
+def test_what_cannot_be_counted_is_said(tmp_path, checkpoint):
+    said = memory_summary.describe_memory(settled("google/gemma-4-12B-it"), cpu=True)
+    assert said.startswith("not planned: ")
+    draft = settled(checkpoint("dense"), speculative_draft_model_path="google/an-assistant")
+    said = memory_summary.describe_memory(draft, cpu=True)
+    assert said == "not planned: --speculative-draft-model-path google/an-assistant is no folder"
+    odd = tmp_path / "odd"
+    odd.mkdir()
+    (odd / "config.json").write_text((checkpoint("dense") / "config.json").read_text())
+    save_file(
+        {"model.norm.weight": torch.ones(2, dtype=torch.complex64)}, odd / "model.safetensors"
+    )
+    said = memory_summary.describe_memory(settled(odd), cpu=True)
+    assert "whose size is not known" in said
