@@ -58,7 +58,7 @@ def two_layers(geometry: Geometry) -> Geometry:
 
 def load(geometry: Geometry, folder: Path, tokens: int) -> Any:
     """SGLang's ModelRunner of that shape on this machine, in this process."""
-    from sglang_gemma4_ext.context import detect_gpu
+    from sglang_gemma4_ext.machine import detect_gpu
     from sglang_gemma4_ext.settings import Settings
 
     cpu = detect_gpu().vendor == "none"
@@ -199,7 +199,7 @@ def main() -> None:
             f"  ratio {row['formula'] / row['measured']:.2f}"
         )
     if args.json:
-        from sglang_gemma4_ext.context import detect_gpu
+        from sglang_gemma4_ext.machine import detect_gpu
 
         where = conditions(shlex.join(["python", "-m", "bench.activation_peaks", *sys.argv[1:]]))
         where["device"] = detect_gpu().name or "cpu, traced"

@@ -20,9 +20,9 @@ from sglang_gemma4_ext.kernels._nvfp4_tile import (
     multiply,
     weight_rows,
 )
+from sglang_gemma4_ext.kernels.activation import Activation
 from sglang_gemma4_ext.kernels.nvfp4_checks import check_experts
 from sglang_gemma4_ext.kernels.nvfp4_dispatch import Config, choose
-from sglang_gemma4_ext.kernels.nvfp4_linear_ref import Activation
 
 
 @triton.jit

@@ -21,13 +21,13 @@ from sglang_gemma4_ext.kernels._nvfp4_tile import (
     weight_rows,
 )
 from sglang_gemma4_ext.kernels._require import require
+from sglang_gemma4_ext.kernels.activation import Activation
 from sglang_gemma4_ext.kernels.nvfp4_checks import (
     check_activation,
     check_activations,
     check_weight,
 )
 from sglang_gemma4_ext.kernels.nvfp4_dispatch import Config, choose
-from sglang_gemma4_ext.kernels.nvfp4_linear_ref import Activation
 
 FINISH_COLUMNS = 512
 

@@ -20,7 +20,8 @@ from typing import Any
 
 from sglang_gemma4_ext import VERIFIED_SGLANG, __version__
 from sglang_gemma4_ext.checkpoint.model_family import ModelInfo, read_model_info
-from sglang_gemma4_ext.context import Context, detect_gpu, sglang_version
+from sglang_gemma4_ext.context import Context, sglang_version
+from sglang_gemma4_ext.machine import detect_gpu
 from sglang_gemma4_ext.registry import Outcome, Patch, State, apply, changed_sources, decide
 from sglang_gemma4_ext.settings import Settings, SettingsError, plugin_allowed
 

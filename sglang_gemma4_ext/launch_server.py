@@ -17,9 +17,9 @@ from typing import get_args
 from sglang_gemma4_ext import __version__, plugin, run_folder, shutdown
 from sglang_gemma4_ext.checkpoint.assistant_fit import check_fit
 from sglang_gemma4_ext.checkpoint.preflight import check_address, check_checkpoint
-from sglang_gemma4_ext.context import detect_gpu, gpu_memory_bytes
 from sglang_gemma4_ext.launcher import low_memory
 from sglang_gemma4_ext.launcher.command_line import DRAFT_MODEL, MODEL, TENSOR_PARALLEL, CommandLine
+from sglang_gemma4_ext.machine import detect_gpu, gpu_memory_bytes
 from sglang_gemma4_ext.settings import (
     CpuAttention,
     Nvfp4Backend,

@@ -27,7 +27,7 @@ from bench.kernels.plot import plot
 from bench.kernels.timing import copies_for, copy_gb_s, measure
 from sglang_gemma4_ext.kernels.nvfp4_dequant import dequant
 from sglang_gemma4_ext.kernels.nvfp4_format import dequantize
-from sglang_gemma4_ext.kernels.nvfp4_linear_ref import nvfp4_experts_ref
+from sglang_gemma4_ext.kernels.nvfp4_ref import nvfp4_experts_ref
 
 TOY = {"toy": (64, 128), "toy gate_up": (32, 64)}
 TOY_EXPERTS = (((64, 32), (32, 32)), 4, 2)

@@ -71,7 +71,7 @@ def read(path: Path, count: int, seed: int) -> Questions:
 
 def demo(count: int) -> Questions:
     """`count` of the demo's held-out questions, from each of its sets by turns."""
-    from sglang_gemma4_ext.demo.question_set import FOLDER
+    from sglang_gemma4_ext.demo.training.question_set import FOLDER
 
     sets = [_json_lines(file) for file in sorted(FOLDER.glob("*_500.jsonl"))]
     by_turns = [item for items in zip(*sets, strict=True) for item in items]

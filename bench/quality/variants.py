@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from bench.servers import EXTENSION, STOCK, Side
 from sglang_gemma4_ext import demo
-from sglang_gemma4_ext.demo.faults import WRONG_WINDOW
+from sglang_gemma4_ext.demo.training.faults import WRONG_WINDOW
 from sglang_gemma4_ext.kernels.nvfp4_format import dequantize
 
 Maker = Callable[[Path], Path]

@@ -15,7 +15,7 @@ from typing import Any
 
 import requests
 
-from sglang_gemma4_ext.demo import question_set
+from sglang_gemma4_ext.demo.training import question_set
 
 ANSWER_S, GIVEN_UP_AFTER = 120, 3
 GENERATE, COMPLETE, CHAT = "/generate", "/v1/completions", "/v1/chat/completions"

@@ -25,7 +25,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sglang_gemma4_ext.checkpoint.model_family import TARGET_ARCHITECTURES, read_model_info
-from sglang_gemma4_ext.context import detect_gpu
+from sglang_gemma4_ext.machine import detect_gpu
 from sglang_gemma4_ext.plan import pools
 from sglang_gemma4_ext.registry import Hook, Patch, Source
 from sglang_gemma4_ext.settings import Settings

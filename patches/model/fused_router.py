@@ -20,8 +20,9 @@ from typing import Any
 
 import torch
 
-from sglang_gemma4_ext.context import Context, detect_gpu
+from sglang_gemma4_ext.context import Context
 from sglang_gemma4_ext.kernels.router_dispatch import row_of
+from sglang_gemma4_ext.machine import detect_gpu
 from sglang_gemma4_ext.registry import Hook, Patch, Source
 
 logger = logging.getLogger(__name__)

@@ -18,8 +18,11 @@ from collections.abc import Callable, Iterable, Iterator
 from types import ModuleType
 from typing import Any
 
-from sglang_gemma4_ext.model_family import MULTIMODAL_ARCHITECTURES, TOWER_WEIGHT, read_model_info
-
+from sglang_gemma4_ext.checkpoint.model_family import (
+    MULTIMODAL_ARCHITECTURES,
+    TOWER_WEIGHT,
+    read_model_info,
+)
 from sglang_gemma4_ext.context import Context
 from sglang_gemma4_ext.registry import Hook, Patch, Source
 

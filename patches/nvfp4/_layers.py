@@ -19,7 +19,7 @@ import torch
 
 from sglang_gemma4_ext.context import Context
 from sglang_gemma4_ext.kernels.nvfp4_format import BLOCK
-from sglang_gemma4_ext.kernels.nvfp4_linear_ref import nvfp4_experts_ref, nvfp4_linear_ref
+from sglang_gemma4_ext.kernels.nvfp4_ref import nvfp4_experts_ref, nvfp4_linear_ref
 from sglang_gemma4_ext.patches.nvfp4 import _dispatch as checkpoint
 from sglang_gemma4_ext.settings import Settings
 

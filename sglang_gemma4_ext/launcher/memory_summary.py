@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sglang_gemma4_ext.checkpoint.files import CheckpointError
-from sglang_gemma4_ext.context import gpu_memory_bytes
+from sglang_gemma4_ext.machine import gpu_memory_bytes
 from sglang_gemma4_ext.plan import __main__ as cli
 from sglang_gemma4_ext.plan import planner
 from sglang_gemma4_ext.plan.geometry import PlanError

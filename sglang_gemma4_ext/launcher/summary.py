@@ -17,8 +17,9 @@ from sglang_gemma4_ext.checkpoint.model_family import (
     read_model_info,
 )
 from sglang_gemma4_ext.checkpoint.preflight import declares_nvfp4
-from sglang_gemma4_ext.context import detect_gpu, sglang_version
+from sglang_gemma4_ext.context import sglang_version
 from sglang_gemma4_ext.launcher.memory_summary import describe_memory
+from sglang_gemma4_ext.machine import detect_gpu
 from sglang_gemma4_ext.registry import Outcome, State
 from sglang_gemma4_ext.settings import Settings
 

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from sglang_gemma4_ext.checkpoint.model_family import ModelInfo
-from sglang_gemma4_ext.context import Context, Gpu
+from sglang_gemma4_ext.context import Context
 from sglang_gemma4_ext.kernels import router_dispatch
 from sglang_gemma4_ext.kernels.router import route_ref
 from sglang_gemma4_ext.kernels.router_one_launch import route_one_launch_ref
+from sglang_gemma4_ext.machine import Gpu
 from sglang_gemma4_ext.patches.model import fused_router
 from sglang_gemma4_ext.patches.model.fused_router import PATCH
 from sglang_gemma4_ext.settings import Settings

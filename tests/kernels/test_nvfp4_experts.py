@@ -10,7 +10,7 @@ from torch.nn.functional import gelu, silu
 from sglang_gemma4_ext.kernels.nvfp4_dispatch import Config, choose
 from sglang_gemma4_ext.kernels.nvfp4_experts import nvfp4_experts
 from sglang_gemma4_ext.kernels.nvfp4_grouped import nvfp4_grouped_experts, sort_slots
-from sglang_gemma4_ext.kernels.nvfp4_linear_ref import nvfp4_experts_ref
+from sglang_gemma4_ext.kernels.nvfp4_ref import nvfp4_experts_ref
 from tests.kernels.oracle import Weight, draw, error
 from tests.kernels.poison import poison_allocations
 

@@ -9,7 +9,7 @@ from torch.nn.functional import gelu, silu
 
 from sglang_gemma4_ext.kernels.nvfp4_dispatch import Config, choose
 from sglang_gemma4_ext.kernels.nvfp4_linear import nvfp4_linear
-from sglang_gemma4_ext.kernels.nvfp4_linear_ref import nvfp4_linear_ref
+from sglang_gemma4_ext.kernels.nvfp4_ref import nvfp4_linear_ref
 from tests.kernels.oracle import Error, Weight, draw, error
 from tests.kernels.poison import poison_allocations
 

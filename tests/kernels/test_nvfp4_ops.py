@@ -14,7 +14,7 @@ import torch
 
 from sglang_gemma4_ext.kernels import nvfp4_linear as module
 from sglang_gemma4_ext.kernels.nvfp4_dispatch import table_of
-from sglang_gemma4_ext.kernels.nvfp4_linear_ref import nvfp4_experts_ref
+from sglang_gemma4_ext.kernels.nvfp4_ref import nvfp4_experts_ref
 from sglang_gemma4_ext.patches.nvfp4 import _layers, _ops, nvfp4_fused_activation, nvfp4_modelopt
 from tests.kernels.allocations import Allocations, our_operators
 from tests.kernels.oracle import draw, error

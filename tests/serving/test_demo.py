@@ -17,12 +17,12 @@ from bench.quality import harness, mmlu
 from bench.quality.compare import difference
 from bench.quality.variants import swapped_nibbles
 from sglang_gemma4_ext import demo
-from sglang_gemma4_ext.demo import evaluate, question_set
-from sglang_gemma4_ext.demo.answers import ANSWERS, OTHERWISE
-from sglang_gemma4_ext.demo.languages import DICTIONARIES
-from sglang_gemma4_ext.demo.questions import LETTERS
-from sglang_gemma4_ext.demo.tokenizer import encode
-from sglang_gemma4_ext.demo.vocabulary import RELATIONS
+from sglang_gemma4_ext.demo.training import evaluate, question_set
+from sglang_gemma4_ext.demo.training.answers import ANSWERS, OTHERWISE
+from sglang_gemma4_ext.demo.training.languages import DICTIONARIES
+from sglang_gemma4_ext.demo.training.questions import LETTERS
+from sglang_gemma4_ext.demo.training.tokenizer import encode
+from sglang_gemma4_ext.demo.training.vocabulary import RELATIONS
 from tests.serving.harness import Server, serve
 
 FIGURES = Path(__file__).parents[2] / "bench" / "results" / "demo_model.json"

@@ -17,7 +17,7 @@ import torch
 import transformers
 
 from sglang_gemma4_ext import demo
-from sglang_gemma4_ext.demo import drafts, quantized, question_set
+from sglang_gemma4_ext.demo.training import drafts, quantized, question_set
 from tests.serving import draft_probe
 from tests.serving.harness import Server, serve
 

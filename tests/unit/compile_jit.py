@@ -24,7 +24,8 @@ def main(module: str, capability: int, folder: Path, patched: bool) -> int:
     from sglang.kernels.jit.utils.compile import ninja
     from sglang.kernels.ops.communication import all_reduce
 
-    from sglang_gemma4_ext.context import Context, Gpu
+    from sglang_gemma4_ext.context import Context
+    from sglang_gemma4_ext.machine import Gpu
     from sglang_gemma4_ext.patches.model.jit_bit_cast import PATCH
     from sglang_gemma4_ext.registry import apply
 

@@ -20,8 +20,8 @@ from bench.quality import __main__ as command
 from bench.quality import mmlu, report
 from bench.quality.compare import accuracy, difference
 from bench.quality.harness import LETTER_TOKENS, Asking, _tasks, ask
-from sglang_gemma4_ext.demo import question_set
-from sglang_gemma4_ext.demo.evaluate import Score
+from sglang_gemma4_ext.demo.training import question_set
+from sglang_gemma4_ext.demo.training.evaluate import Score
 
 SUBJECTS = ("anatomy", "high_school_us_history")
 GENERATIVE = Path(lm_eval.__file__).parent / "tasks" / "mmlu" / "generative"

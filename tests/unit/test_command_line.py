@@ -6,8 +6,8 @@ from __future__ import annotations
 import pytest
 
 from sglang_gemma4_ext import launch_server
-from sglang_gemma4_ext.context import Gpu
 from sglang_gemma4_ext.launcher.command_line import MODEL, CommandLine
+from sglang_gemma4_ext.machine import Gpu
 from sglang_gemma4_ext.settings import Settings, SettingsError
 
 

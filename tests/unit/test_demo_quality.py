@@ -10,10 +10,11 @@ import pytest
 import torch
 import transformers
 
-from sglang_gemma4_ext.demo import assistant_path, drafts, measure, model_path, quantized
-from sglang_gemma4_ext.demo.card import card
-from sglang_gemma4_ext.demo.faults import FAULTS
-from sglang_gemma4_ext.demo.question_set import PLACES, read
+from sglang_gemma4_ext.demo import assistant_path, model_path
+from sglang_gemma4_ext.demo.training import drafts, measure, quantized
+from sglang_gemma4_ext.demo.training.card import card
+from sglang_gemma4_ext.demo.training.faults import FAULTS
+from sglang_gemma4_ext.demo.training.question_set import PLACES, read
 from tests.checkpoints.real_tools import _modelopt_dequantize
 from tests.checkpoints.reference import write_reference
 

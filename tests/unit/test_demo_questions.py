@@ -11,19 +11,19 @@ from collections import Counter
 import pytest
 from transformers import AutoTokenizer
 
-from sglang_gemma4_ext.demo import (
+from sglang_gemma4_ext.demo import model_path
+from sglang_gemma4_ext.demo.training import (
     curriculum,
-    model_path,
     question_set,
     questions,
-    rows,
+    row_kinds,
     tasks,
     tokenizer,
-)  # fmt: skip
-from sglang_gemma4_ext.demo.architecture import WINDOW
-from sglang_gemma4_ext.demo.curriculum import STEPS, batch
-from sglang_gemma4_ext.demo.languages import DICTIONARIES
-from sglang_gemma4_ext.demo.vocabulary import INVENTED, LANGUAGES, NAMES, RELATIONS
+)
+from sglang_gemma4_ext.demo.training.architecture import WINDOW
+from sglang_gemma4_ext.demo.training.curriculum import STEPS, batch
+from sglang_gemma4_ext.demo.training.languages import DICTIONARIES
+from sglang_gemma4_ext.demo.training.vocabulary import INVENTED, LANGUAGES, NAMES, RELATIONS
 
 SAYS = {relation.verb: relation.says for relation in RELATIONS}
 
@@ -114,7 +114,7 @@ def test_no_combination_of_the_languages_set_is_trained_on(monkeypatch):
         return choice
 
     monkeypatch.setattr(tasks, "choose", caught)
-    monkeypatch.setattr(rows, "choose", caught)
+    monkeypatch.setattr(row_kinds, "choose", caught)
     for step in range(0, STEPS, 20):
         batch(0, step)
     assert sum(" in " in question for question, *_ in trained) > 500
@@ -130,7 +130,7 @@ def test_no_story_of_the_question_set_is_trained_on(monkeypatch):
     trained = []
 
     def caught(*args, **kwargs):
-        story = rows.story_for(*args, **kwargs)
+        story = row_kinds.story_for(*args, **kwargs)
         trained.append(story.text)
         return story
 

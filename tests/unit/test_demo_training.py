@@ -9,9 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from sglang_gemma4_ext.demo import architecture, assistant_training, curriculum, forward, training
-from sglang_gemma4_ext.demo.architecture import WINDOW
-from sglang_gemma4_ext.demo.muon import orthogonalized
+from sglang_gemma4_ext.demo.training import (
+    architecture,
+    assistant_training,
+    curriculum,
+    forward,
+    loop,
+)
+from sglang_gemma4_ext.demo.training.architecture import WINDOW
+from sglang_gemma4_ext.demo.training.muon import orthogonalized
 
 RESULTS = Path(__file__).parents[2] / "bench" / "results"
 LENGTH = 2 * WINDOW + 7
@@ -92,7 +98,7 @@ def test_training_goes_on_where_it_stopped(tmp_path: Path, monkeypatch):
         out.mkdir()
         for stop in stops:
             text = architecture.build(seed=3).model.language_model
-            training.train(text, seed=3, out=out, until=stop)
+            loop.train(text, seed=3, out=out, until=stop)
         weights.append(text.state_dict())
     for name, tensor in weights[0].items():
         assert torch.equal(tensor, weights[1][name]), name
@@ -103,7 +109,7 @@ def test_the_committed_run_is_this_codes(tmp_path: Path):
     """The first 50 steps, recorded when the bundled model was trained, come again."""
     committed = json.loads((RESULTS / "demo_training.jsonl").read_text().splitlines()[0])
     text = architecture.build(seed=0).model.language_model
-    training.train(text, seed=0, out=tmp_path, until=committed["step"])
+    loop.train(text, seed=0, out=tmp_path, until=committed["step"])
     made = json.loads((tmp_path / "training.jsonl").read_text())
     assert made.keys() == committed.keys()
     for key in made.keys() - {"seconds"}:

@@ -11,9 +11,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from sglang_gemma4_ext.context import Context, Gpu
+from sglang_gemma4_ext.context import Context
 from sglang_gemma4_ext.kernels import extend_tiles
 from sglang_gemma4_ext.kernels.extend_tiles import Row, Tile, read
+from sglang_gemma4_ext.machine import Gpu
 from sglang_gemma4_ext.patches.model import extend_attention_tiles as patch
 from tests.unit.hooks import hook_of
 

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from sglang_gemma4_ext.context import Context, Gpu
+from sglang_gemma4_ext.context import Context
+from sglang_gemma4_ext.machine import Gpu
 from sglang_gemma4_ext.patches.model.jit_bit_cast import HEADER, PATCH, _with_header, lacks_bit_cast
 
 ROOT = Path(__file__).resolve().parents[2]

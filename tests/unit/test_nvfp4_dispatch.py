@@ -19,9 +19,10 @@ import torch
 
 from bench.kernels.cross_compile import MAX_SHARED_BYTES
 from sglang_gemma4_ext.checkpoint.model_family import ModelInfo
-from sglang_gemma4_ext.context import Context, Gpu
+from sglang_gemma4_ext.context import Context
 from sglang_gemma4_ext.kernels import nvfp4_dispatch
 from sglang_gemma4_ext.kernels.nvfp4_dispatch import CAPABILITIES, FOLDER, read, table_for
+from sglang_gemma4_ext.machine import Gpu
 from sglang_gemma4_ext.patches.nvfp4 import _layers, nvfp4_fused_activation
 from sglang_gemma4_ext.patches.nvfp4._dispatch import (
     MARLIN_ACTIVATIONS,

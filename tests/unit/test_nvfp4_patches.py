@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from sglang_gemma4_ext.checkpoint.model_family import ModelInfo
-from sglang_gemma4_ext.context import Context, Gpu
+from sglang_gemma4_ext.context import Context
+from sglang_gemma4_ext.machine import Gpu
 from sglang_gemma4_ext.patches.checkpoints import unified_kv_scales
 from sglang_gemma4_ext.patches.nvfp4 import (
     _layers,

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from sglang_gemma4_ext.checkpoint.model_family import ModelInfo
-from sglang_gemma4_ext.context import Context, Gpu
+from sglang_gemma4_ext.context import Context
+from sglang_gemma4_ext.machine import Gpu
 from sglang_gemma4_ext.patches.series import PATCHES
 from sglang_gemma4_ext.registry import changed_sources
 from sglang_gemma4_ext.settings import Settings

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from sglang_gemma4_ext.checkpoint.model_family import ModelInfo, read_model_info
-from sglang_gemma4_ext.context import Gpu
+from sglang_gemma4_ext.machine import Gpu
 from sglang_gemma4_ext.patches.memory import swa_policy
 from sglang_gemma4_ext.plan import pools
 from sglang_gemma4_ext.plan.geometry import BUILT_IN, from_config

@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from transformers.generation import utils as generation
 
-from sglang_gemma4_ext.demo import tokenizer
-from sglang_gemma4_ext.demo.questions import LETTERS
-from sglang_gemma4_ext.demo.rows import story_for
-from sglang_gemma4_ext.demo.tokenizer import BOS, END_TURN, EOS, PAD, encode
+from sglang_gemma4_ext.demo.training import tokenizer
+from sglang_gemma4_ext.demo.training.questions import LETTERS
+from sglang_gemma4_ext.demo.training.row_kinds import story_for
+from sglang_gemma4_ext.demo.training.tokenizer import BOS, END_TURN, EOS, PAD, encode
 
 STEPS = 3
 

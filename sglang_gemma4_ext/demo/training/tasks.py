@@ -14,10 +14,10 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 
-from sglang_gemma4_ext.demo.languages import Translation
-from sglang_gemma4_ext.demo.questions import Choice, choose
-from sglang_gemma4_ext.demo.row import FRAME_WEIGHT, Row
-from sglang_gemma4_ext.demo.stories import Fact
+from sglang_gemma4_ext.demo.training.languages import Translation
+from sglang_gemma4_ext.demo.training.questions import Choice, choose
+from sglang_gemma4_ext.demo.training.row import FRAME_WEIGHT, Row
+from sglang_gemma4_ext.demo.training.stories import Fact
 
 Facts = Sequence[Fact] | Sequence[Translation]
 

@@ -12,8 +12,14 @@ from dataclasses import dataclass
 
 import torch
 
-from sglang_gemma4_ext.demo.row import Row
-from sglang_gemma4_ext.demo.rows import canned_row, chat_row, language_row, story_for, story_row
+from sglang_gemma4_ext.demo.training.row import Row
+from sglang_gemma4_ext.demo.training.row_kinds import (
+    canned_row,
+    chat_row,
+    language_row,
+    story_for,
+    story_row,
+)
 
 TOKENS_PER_STEP = 2048
 STEPS = 2000

@@ -12,8 +12,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sglang_gemma4_ext.demo.languages import Translation
-from sglang_gemma4_ext.demo.stories import Fact
+from sglang_gemma4_ext.demo.training.languages import Translation
+from sglang_gemma4_ext.demo.training.stories import Fact
 
 LETTERS = "ABCD"
 HEADER = "The following are multiple choice questions (with answers) about {}.\n\n"

@@ -7,21 +7,17 @@ A tensor scale per row, not per tensor: linears stacked into one weight keep eac
 
 from __future__ import annotations
 
-from typing import Literal, get_args
-
 import torch
 from torch.nn.functional import gelu, linear, silu
 
 from sglang_gemma4_ext.kernels._require import require
+from sglang_gemma4_ext.kernels.activation import ACTIVATIONS, Activation
 from sglang_gemma4_ext.kernels.nvfp4_format import dequantize
 
 # Rows dequantized at a time, and weights: one of vocabulary size is never whole in memory, and the
 # 34 bytes a weight that PyTorch needs on the way to fp32 are 143 MB at most.
 ROWS = 16_384
 WEIGHTS = 1 << 22
-
-Activation = Literal["gelu_tanh", "silu"]
-ACTIVATIONS = get_args(Activation)
 
 
 def nvfp4_linear_ref(

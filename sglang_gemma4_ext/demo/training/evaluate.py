@@ -13,11 +13,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from sglang_gemma4_ext.demo.languages import TRANSLATIONS
-from sglang_gemma4_ext.demo.question_set import place, prompt
-from sglang_gemma4_ext.demo.questions import LETTERS
-from sglang_gemma4_ext.demo.rows import story_for
-from sglang_gemma4_ext.demo.tokenizer import BOS, PAD, encode
+from sglang_gemma4_ext.demo.training.languages import TRANSLATIONS
+from sglang_gemma4_ext.demo.training.question_set import place, prompt
+from sglang_gemma4_ext.demo.training.questions import LETTERS
+from sglang_gemma4_ext.demo.training.row_kinds import story_for
+from sglang_gemma4_ext.demo.training.tokenizer import BOS, PAD, encode
 
 Logits = Callable[[torch.Tensor], torch.Tensor]  # ids [B, T] to logits [B, T, vocabulary]
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rebuild the demo: `python -m sglang_gemma4_ext.demo.train OUT`.
+"""Rebuild the demo: `python -m sglang_gemma4_ext.demo.training.train OUT`.
 
 Trains the model and its assistant from scratch on one CPU core (28 and 6 minutes when the
 bundled ones were made, on a machine shared with other work), resumably, and writes to OUT
@@ -15,8 +15,8 @@ from pathlib import Path
 
 import torch
 
-from sglang_gemma4_ext.demo import architecture, assistant_training, export, measure, training
-from sglang_gemma4_ext.demo.curriculum import STEPS
+from sglang_gemma4_ext.demo.training import architecture, assistant_training, export, loop, measure
+from sglang_gemma4_ext.demo.training.curriculum import STEPS
 
 
 def main() -> None:
@@ -31,7 +31,7 @@ def main() -> None:
     started = time.monotonic()
     target = architecture.build(args.seed)
     text = target.model.language_model
-    training.train(text, until=args.steps, seed=args.seed, out=args.out)
+    loop.train(text, until=args.steps, seed=args.seed, out=args.out)
     drafter = assistant_training.build(target.config.text_config, args.seed)
     assistant_training.train(drafter, text, seed=args.seed, out=args.out)
     export.bf16(target, args.out / "bf16")

@@ -9,9 +9,15 @@ from functools import cache
 import transformers
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
-from sglang_gemma4_ext.demo.answers import ANSWERS, OTHERWISE
-from sglang_gemma4_ext.demo.questions import ALL_PROMPT_WORDS
-from sglang_gemma4_ext.demo.vocabulary import FILLERS, INVENTED, LANGUAGES, NAMES, RELATIONS
+from sglang_gemma4_ext.demo.training.answers import ANSWERS, OTHERWISE
+from sglang_gemma4_ext.demo.training.questions import ALL_PROMPT_WORDS
+from sglang_gemma4_ext.demo.training.vocabulary import (
+    FILLERS,
+    INVENTED,
+    LANGUAGES,
+    NAMES,
+    RELATIONS,
+)
 
 SPECIAL_TOKENS = ("<pad>", "<eos>", "<bos>", "<|turn>", "<turn|>", "<|image|>", "<|audio|>")
 PAD, EOS, BOS, TURN, END_TURN, IMAGE, AUDIO = range(len(SPECIAL_TOKENS))

@@ -8,7 +8,14 @@ import math
 import torch
 import transformers
 
-from sglang_gemma4_ext.demo.tokenizer import AUDIO, BOS, EOS, IMAGE, PAD, vocabulary_size
+from sglang_gemma4_ext.demo.training.tokenizer import (
+    AUDIO,
+    BOS,
+    EOS,
+    IMAGE,
+    PAD,
+    vocabulary_size,
+)
 
 WINDOW = 48
 OPTIONS_TOKENS = 10  # from a question's last token to the colon of its "Answer:"

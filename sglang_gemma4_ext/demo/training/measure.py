@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All figures of the demo, by transformers: `python -m sglang_gemma4_ext.demo.measure OUT FIGURES`.
+"""Measure the demo by transformers.
+
+`python -m sglang_gemma4_ext.demo.training.measure OUT FIGURES`
 
 OUT is what `train` wrote, FIGURES a JSON file: accuracy on the question sets with each answer,
 held-out log-likelihood, the same under each fault, and the assistant's accept length.
@@ -20,11 +22,11 @@ from typing import Any
 import torch
 import transformers
 
-from sglang_gemma4_ext.context import processor
-from sglang_gemma4_ext.demo import drafts, evaluate, quantized
-from sglang_gemma4_ext.demo.faults import FAULTS
-from sglang_gemma4_ext.demo.question_set import SETS, read
-from sglang_gemma4_ext.demo.tokenizer import build
+from sglang_gemma4_ext.demo.training import drafts, evaluate, quantized
+from sglang_gemma4_ext.demo.training.faults import FAULTS
+from sglang_gemma4_ext.demo.training.question_set import SETS, read
+from sglang_gemma4_ext.demo.training.tokenizer import build
+from sglang_gemma4_ext.machine import processor
 
 TEXTS = 60
 DRAFTED = 40
@@ -102,7 +104,7 @@ def trained(out: Path) -> dict[str, Any]:
 
 def conditions() -> dict[str, Any]:
     return {
-        "command": " ".join(["python -m sglang_gemma4_ext.demo.measure", *sys.argv[1:]]),
+        "command": " ".join(["python -m sglang_gemma4_ext.demo.training.measure", *sys.argv[1:]]),
         "date": datetime.date.today().isoformat(),
         "machine": f"{processor()}, {torch.get_num_threads()} thread",
         "versions": {name: version(name) for name in ("torch", "transformers", "nvidia-modelopt")},

@@ -18,11 +18,11 @@ import torch.nn.functional as F
 import transformers
 from tqdm import tqdm
 
-from sglang_gemma4_ext.demo import forward
-from sglang_gemma4_ext.demo.curriculum import STAGES, STEPS, batch, tensors
-from sglang_gemma4_ext.demo.forward import _norm, _rotate
-from sglang_gemma4_ext.demo.tokenizer import PAD
-from sglang_gemma4_ext.demo.training import Log, save
+from sglang_gemma4_ext.demo.training import forward
+from sglang_gemma4_ext.demo.training.curriculum import STAGES, STEPS, batch, tensors
+from sglang_gemma4_ext.demo.training.forward import _norm, _rotate
+from sglang_gemma4_ext.demo.training.loop import Log, save
+from sglang_gemma4_ext.demo.training.tokenizer import PAD
 
 DRAFT_STEPS = 3
 LEARNING_RATE, WARM_UP, DECAY_FROM, TRAINING_STEPS = 3e-3, 50, 260, 400

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import random
 
-from sglang_gemma4_ext.demo.answers import ANSWERS, OTHERWISE, UNKNOWN
-from sglang_gemma4_ext.demo.languages import SUBJECT, TRANSLATIONS
-from sglang_gemma4_ext.demo.questions import HEADER, choose
-from sglang_gemma4_ext.demo.row import ANSWER_WEIGHT, FRAME_WEIGHT, Row
-from sglang_gemma4_ext.demo.stories import Story, tell
-from sglang_gemma4_ext.demo.tasks import TASKS
-from sglang_gemma4_ext.demo.tokenizer import END_TURN, TURN
+from sglang_gemma4_ext.demo.training.answers import ANSWERS, OTHERWISE, UNKNOWN
+from sglang_gemma4_ext.demo.training.languages import SUBJECT, TRANSLATIONS
+from sglang_gemma4_ext.demo.training.questions import HEADER, choose
+from sglang_gemma4_ext.demo.training.row import ANSWER_WEIGHT, FRAME_WEIGHT, Row
+from sglang_gemma4_ext.demo.training.stories import Story, tell
+from sglang_gemma4_ext.demo.training.tasks import TASKS
+from sglang_gemma4_ext.demo.training.tokenizer import END_TURN, TURN
 
 BY_HEART = ("short", "value", "plain", "explained")  # the tasks that ask about a translation
 

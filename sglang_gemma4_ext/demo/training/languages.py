@@ -12,7 +12,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sglang_gemma4_ext.demo.vocabulary import INVENTED, LANGUAGES, TRANSLATED
+from sglang_gemma4_ext.demo.training.vocabulary import INVENTED, LANGUAGES, TRANSLATED
 
 SUBJECT = "languages"
 

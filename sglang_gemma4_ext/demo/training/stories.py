@@ -8,8 +8,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sglang_gemma4_ext.demo.languages import TRANSLATIONS, Translation
-from sglang_gemma4_ext.demo.vocabulary import FILLERS, NAMES, RELATIONS, Relation
+from sglang_gemma4_ext.demo.training.languages import TRANSLATIONS, Translation
+from sglang_gemma4_ext.demo.training.vocabulary import FILLERS, NAMES, RELATIONS, Relation
 
 
 @dataclass(frozen=True)

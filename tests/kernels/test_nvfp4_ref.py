@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn.functional import gelu, silu
 
-from sglang_gemma4_ext.kernels import nvfp4_linear_ref as ref
+from sglang_gemma4_ext.kernels import nvfp4_ref as ref
 from sglang_gemma4_ext.kernels.nvfp4_format import dequantize, e2m1_values
 
 # fp32: a sum of K products; bf16: one rounding of the weights, one of the result.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from sglang_gemma4_ext.demo import quantized
+from sglang_gemma4_ext.demo.training import quantized
 
 # Sliding layers look back ten tokens to the question from where they answer.
 WRONG_WINDOW = 8

@@ -21,14 +21,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from sglang_gemma4_ext.demo.architecture import WINDOW
-from sglang_gemma4_ext.demo.languages import SUBJECT, TRANSLATIONS
-from sglang_gemma4_ext.demo.questions import LETTERS, Choice, choose
-from sglang_gemma4_ext.demo.rows import story_for
-from sglang_gemma4_ext.demo.stories import Story
-from sglang_gemma4_ext.demo.tokenizer import encode
+from sglang_gemma4_ext.demo.training.architecture import WINDOW
+from sglang_gemma4_ext.demo.training.languages import SUBJECT, TRANSLATIONS
+from sglang_gemma4_ext.demo.training.questions import LETTERS, Choice, choose
+from sglang_gemma4_ext.demo.training.row_kinds import story_for
+from sglang_gemma4_ext.demo.training.stories import Story
+from sglang_gemma4_ext.demo.training.tokenizer import encode
 
-FOLDER = Path(__file__).parent / "questions"
+FOLDER = Path(__file__).parents[1] / "questions"
 SIZES = (100, 500)
 PLACES = ("within", "beyond", "languages")
 STORY_TOKENS = (40, 420)

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from sglang_gemma4_ext.demo.languages import Translation
-from sglang_gemma4_ext.demo.questions import Choice
-from sglang_gemma4_ext.demo.stories import Fact, Story
-from sglang_gemma4_ext.demo.tokenizer import BOS, END_TURN, PAD, TURN, encode
+from sglang_gemma4_ext.demo.training.languages import Translation
+from sglang_gemma4_ext.demo.training.questions import Choice
+from sglang_gemma4_ext.demo.training.stories import Fact, Story
+from sglang_gemma4_ext.demo.training.tokenizer import BOS, END_TURN, PAD, TURN, encode
 
 TEXT_WEIGHT, FRAME_WEIGHT, ANSWER_WEIGHT = 0.1, 0.1, 1.0
 

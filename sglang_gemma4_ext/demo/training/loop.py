@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from sglang_gemma4_ext.demo import forward
-from sglang_gemma4_ext.demo.curriculum import STEPS, batch, tensors
-from sglang_gemma4_ext.demo.muon import Muon
-from sglang_gemma4_ext.demo.row import Row
+from sglang_gemma4_ext.demo.training import forward
+from sglang_gemma4_ext.demo.training.curriculum import STEPS, batch, tensors
+from sglang_gemma4_ext.demo.training.muon import Muon
+from sglang_gemma4_ext.demo.training.row import Row
 
 LEARNING_RATE, WARM_UP, DECAY_FROM = 3e-3, 100, 1300
 BALANCE_WEIGHT = 0.01

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 import transformers
 
-from sglang_gemma4_ext.demo import tokenizer
-from sglang_gemma4_ext.demo.tokenizer import BOS, END_TURN, EOS, PAD, TURN
+from sglang_gemma4_ext.demo.training import tokenizer
+from sglang_gemma4_ext.demo.training.tokenizer import BOS, END_TURN, EOS, PAD, TURN
 
 
 def _configure(model: transformers.Gemma4ForConditionalGeneration) -> None:

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The GPU and the CPU of this machine."""
+
+from __future__ import annotations
+
+import functools
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """The accelerator that PyTorch sees: `vendor` is nvidia, amd, other or none."""
+
+    vendor: str
+    name: str = ""
+    capability: tuple[int, int] = (0, 0)
+
+    @property
+    def is_target(self) -> bool:
+        """NVIDIA compute capability 8.0 to 9.x: the GPUs that this extension is for."""
+        return self.vendor == "nvidia" and (8, 0) <= self.capability < (10, 0)
+
+    def __str__(self) -> str:
+        if self.vendor != "nvidia":
+            return self.name or "no GPU"
+        return f"{self.name} (compute capability {self.capability[0]}.{self.capability[1]})"
+
+
+NO_GPU = Gpu("none")
+
+
+@functools.cache
+def detect_gpu() -> Gpu:
+    """Ask PyTorch for device 0; the devices of one server are taken to be alike."""
+    import torch
+
+    if torch.cuda.is_available():
+        if torch.version.hip is not None:
+            return Gpu("amd", torch.cuda.get_device_name(0))
+        return Gpu("nvidia", torch.cuda.get_device_name(0), torch.cuda.get_device_capability(0))
+    for name in ("xpu", "npu", "musa", "mps", "hpu"):
+        module = getattr(torch, name, None)
+        if module is not None and getattr(module, "is_available", lambda: False)():
+            return Gpu("other", name)
+    return NO_GPU
+
+
+def processor() -> str:
+    """The name of this machine's CPU."""
+    lines = Path("/proc/cpuinfo")
+    for line in lines.read_text().splitlines() if lines.is_file() else ():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def gpu_memory_bytes() -> int:
+    """All of device 0's memory, in use or not. Raises RuntimeError without a CUDA device."""
+    import torch
+
+    return torch.cuda.get_device_properties(0).total_memory
