@@ -1,6 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The ordered list of all patches: the only place where they are named."""
 
+from sglang_gemma4_ext.patches.chat import (
+    answers_always_constrained,
+    chat_history,
+    end_of_turn,
+    json_without_loops,
+    native_tool_grammar,
+    outdated_template,
+    tool_declarations,
+)
 from sglang_gemma4_ext.patches.checkpoints import (
     causal_lm_config,
     unified_kv_scales,
@@ -73,6 +82,13 @@ PATCHES: tuple[Patch, ...] = (
     request_samples.PATCH,
     request_sampling.PATCH,
     secrets_unlogged.PATCH,
+    chat_history.PATCH,
+    tool_declarations.PATCH,
+    outdated_template.PATCH,
+    end_of_turn.PATCH,
+    native_tool_grammar.PATCH,
+    answers_always_constrained.PATCH,
+    json_without_loops.PATCH,
     kv_bounds_check.PATCH,
     extend_attention_tiles.PATCH,
     fused_router.PATCH,

@@ -53,7 +53,7 @@ def pattern_rules(pattern: str, prefix: str, counted: int) -> tuple[str, list[st
         grammar = str(xgrammar.Grammar.from_regex(core))
     except RuntimeError:
         return None
-    start, rules = _renamed(grammar, prefix)
+    start, rules = renamed(grammar, prefix)
     return f"{'' if starts else TEXT + '* '}{start}{'' if ends else ' ' + TEXT + '*'}", rules
 
 
@@ -68,7 +68,7 @@ def number_rules(schema: Mapping[str, Any], prefix: str) -> tuple[str, list[str]
         grammar = str(xgrammar.Grammar.from_json_schema(json.dumps(schema)))
     except RuntimeError:
         return None
-    return _renamed(grammar, prefix)
+    return renamed(grammar, prefix)
 
 
 def _is_beyond(core: str, anchored: bool) -> bool:
@@ -106,8 +106,11 @@ def _most_repeats(core: str, counted: int) -> int:
     return counted if takes_anything else MOST_NARROW_REPEATS
 
 
-def _renamed(grammar: str, prefix: str) -> tuple[str, list[str]]:
-    """Take the rules that `root` reaches from a printed grammar, under names of their own."""
+def renamed(grammar: str, prefix: str) -> tuple[str, list[str]]:
+    """Take the rules that `root` reaches from a grammar as XGrammar prints it, renamed.
+
+    Returns the new name of `root`, and the rules.
+    """
     bodies = dict(line.split(" ::= ", 1) for line in grammar.splitlines() if " ::= " in line)
     reached, wanted = [], ["root"]
     while wanted:

@@ -16,7 +16,7 @@ from enum import Enum
 from typing import Any
 
 from sglang_gemma4_ext.chat.arguments import ArgumentRules, common_rules
-from sglang_gemma4_ext.chat.ebnf import TEXT, literal
+from sglang_gemma4_ext.chat.ebnf import TEXT, literal, renamed
 
 HEADER = "# control tokens of Gemma 4: "
 # Characters counted by one grammar times tokens of the vocabulary; each is checked on compiling.
@@ -106,16 +106,19 @@ def turn_grammar(
             left_out[function.name] = made.unenforced
     return "\n".join(
         (
-            HEADER + " ".join(map(str, tokens.all)),
-            f"root ::= {_before(start, tokens)} {_TURNS[calls]}",
-            f'thought ::= Token({tokens.thought_opens}) "thought\\n" {TEXT}* '
-            f"Token({tokens.thought_closes})",
+            *_head(start, tokens, _TURNS[calls]),
             f'call ::= Token({tokens.call_opens}) "call:" ({" | ".join(bodies)}) '
             f"Token({tokens.call_closes})",
             *common_rules(tokens.string, MOST_CHECKS // vocab),
             *rules,
         )
     ), left_out
+
+
+def answer_grammar(answer: str, tokens: ControlTokens, start: Start) -> str:
+    """Return the grammar of a turn whose answer keeps to another grammar, printed by XGrammar."""
+    name, rules = renamed(answer, "answer_")
+    return "\n".join((*_head(start, tokens, name), *rules))
 
 
 def start_of(prompt: Sequence[int], tokens: ControlTokens) -> Start:
@@ -143,7 +146,11 @@ def text_vocabulary(pieces: Iterable[bytes], control: Iterable[int]) -> list[byt
     return [b"\xff" + piece if i in control else piece for i, piece in enumerate(pieces)]
 
 
-def _before(start: Start, tokens: ControlTokens) -> str:
-    if start is Start.IN_THOUGHT:
-        return f"{TEXT}* Token({tokens.thought_closes})"
-    return "thought?" if start is Start.MAY_THINK else ""
+def _head(start: Start, tokens: ControlTokens, turn: str) -> tuple[str, str, str]:
+    rest_of_thought = f"{TEXT}* Token({tokens.thought_closes})"
+    before = {Start.IN_THOUGHT: rest_of_thought, Start.MAY_THINK: "thought?", Start.ANSWER: ""}
+    return (
+        HEADER + " ".join(map(str, tokens.all)),
+        f"root ::= {before[start]} {turn}",
+        f'thought ::= Token({tokens.thought_opens}) "thought\\n" {rest_of_thought}',
+    )

@@ -30,6 +30,17 @@ MTP = {
     "swa_state_follows_pool",
 }
 
+# Any Gemma 4 may be served to agents.
+CHAT = {
+    "answers_always_constrained",
+    "chat_history",
+    "end_of_turn",
+    "json_without_loops",
+    "native_tool_grammar",
+    "outdated_template",
+    "tool_declarations",
+}
+
 by_name = pytest.mark.parametrize("patch", PATCHES, ids=lambda patch: patch.name)
 
 
@@ -104,7 +115,7 @@ ALWAYS = {
 def test_which_patches_a_model_gets_on_a_gpu(architecture, text, own):
     ctx = Context(Settings(), _model(architecture, text), A10G, "0.5.23")
     active = {patch.name for patch in PATCHES if patch.stands_down(ctx) is None}
-    assert active == ALWAYS | MTP | own
+    assert active == ALWAYS | MTP | CHAT | own
 
 
 def test_imports_point_one_way():

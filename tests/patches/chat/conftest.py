@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures for all tests of the chat patches."""
+
+from tests.patches.chat.serving_layer import apply, layer
+
+__all__ = ["apply", "layer"]

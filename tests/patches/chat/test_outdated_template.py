@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One line of the log names a chat template that is too old."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from sglang_gemma4_ext.patches.chat import outdated_template
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"), [("earlier", 1), ("2026-07-15_small", 0), ("2026-07-15_large", 0)]
+)
+def test_only_an_old_template_is_named(apply, layer, caplog, name, lines):
+    apply(outdated_template.PATCH)
+    with caplog.at_level(logging.WARNING):
+        layer(name)
+    said = [r.getMessage() for r in caplog.records if "older than Google's" in r.getMessage()]
+    assert len(said) == lines
+    assert all("2026-07-15" in line and "--chat-template" in line for line in said)
