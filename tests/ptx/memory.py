@@ -12,6 +12,9 @@ from .values import Array, i8, u1, u2, u4, u8
 
 VIEWS = {1: u1, 2: u2, 4: u4, 8: u8}
 GLOBAL_BASE = 0x7F00_0000_0000
+# Bytes from one extent's address to the next one's.
+SPACING_BITS = 36
+SPACING = 1 << SPACING_BITS
 SHARED_BASE = 1024  # sm_90 keeps the first KB for itself; the rest is aligned for any swizzle
 GUARD = 512
 ABSENT, ALLOCATED, PENDING, WRITTEN = 0, 1, 2, 3
@@ -68,18 +71,17 @@ class Extent:
 
 
 class GlobalMemory:
-    """Extents at addresses of their own, with gaps between them that nothing may touch."""
+    """Extents at addresses that are far apart, so that a stray access meets no other extent."""
 
     def __init__(self, extents: list[Extent], report: Report):
         self.report = report
         self.extents = extents
-        self.starts: list[int] = []
-        at = GUARD
-        for extent in extents:
-            self.starts.append(at)
-            at += -(-len(extent.data) // GUARD) * GUARD + GUARD
-        self.bytes = Bytes(at)
-        for start, extent in zip(self.starts, extents, strict=True):
+        sizes = [len(extent.data) for extent in extents]
+        rounded = [0, *(-(-size // GUARD) * GUARD for size in sizes)]
+        # Where each extent starts in `bytes`, and how long it is.
+        self.starts, self.sizes = np.cumsum(rounded, dtype=i8), np.array(sizes, i8)
+        self.bytes = Bytes(int(self.starts[-1]))
+        for start, extent in zip(self.starts, extents, strict=False):
             part = slice(start, start + len(extent.data))
             self.bytes.data[part] = extent.data
             self.bytes.state[part] = np.where(
@@ -87,40 +89,46 @@ class GlobalMemory:
             )
 
     def address(self, extent: int, offset: int) -> int:
-        return GLOBAL_BASE + self.starts[extent] + offset
+        return GLOBAL_BASE + extent * SPACING + offset
 
     def copy_back(self) -> None:
         """Into the arrays that the extents were made of."""
-        for start, extent in zip(self.starts, self.extents, strict=True):
+        for start, extent in zip(self.starts, self.extents, strict=False):
             part = slice(start, start + len(extent.data))
             extent.data[:] = self.bytes.data[part]
             extent.initialised[:] = self.bytes.state[part] == WRITTEN
 
     def offsets(self, address: Array, width: int, what: str) -> tuple[Array, Array | None]:
-        """Offsets that are safe to use, and which of them are, None for all."""
+        """Offsets in `bytes` that are safe to use, and which of them are, None for all."""
         at = (address - u8(GLOBAL_BASE)).view(i8)
-        good = (at >= 0) & (at <= len(self.bytes.data) - width)
-        aligned = (at % width) == 0
+        number, within = at >> SPACING_BITS, at & (SPACING - 1)
+        good = (number >= 0) & (number < len(self.extents))
+        number = np.where(good, number, 0)
+        good &= within <= self.sizes[number] - width
+        aligned = (within % width) == 0
         if not aligned.all():
-            self.report("misaligned", f"{what}: {self.name(at[~aligned][0])}, {width} bytes")
+            where = self._place(address[~aligned][0])
+            self.report("misaligned", f"{what}: {where}, {width} bytes")
             good &= aligned
+        at = np.where(good, self.starts[number] + within, 0)
+        good[good] = self.bytes.all_are(at[good], width, ALLOCATED)
         if good.all():
-            inside = self.bytes.all_are(at, width, ALLOCATED)
-            if inside.all():
-                return at, None
-            good = inside
-        else:
-            good[good] = self.bytes.all_are(at[good], width, ALLOCATED)
+            return at, None
         bad = ~good & aligned
         if bad.any():
-            where = self.name(at[bad][0])
+            where = self._place(address[bad][0])
             self.report("out of bounds", f"{what}: {where}, {width} bytes, {bad.sum()} threads")
         return np.where(good, at, 0), good
 
+    def _place(self, address: int) -> str:
+        number, within = divmod(int(address) - GLOBAL_BASE, SPACING)
+        if within > SPACING // 2:  # before an extent
+            number, within = number + 1, within - SPACING
+        if not 0 <= number < len(self.extents):
+            return f"address {int(address):#x}"
+        return f"{self.extents[number].name}{within:+d} of {self.sizes[number]}"
+
     def name(self, at: int) -> str:
-        """The nearest extent at or before an offset."""
-        index = int(np.searchsorted(self.starts, at, side="right")) - 1
-        if index < 0:
-            return f"address {at + GLOBAL_BASE:#x}"
-        extent = self.extents[index]
-        return f"{extent.name}+{at - self.starts[index]} of {len(extent.data)}"
+        """The extent of an offset in `bytes`, and the place in it."""
+        number = int(np.searchsorted(self.starts, at, side="right")) - 1
+        return f"{self.extents[number].name}+{at - self.starts[number]} of {self.sizes[number]}"

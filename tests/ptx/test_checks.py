@@ -35,6 +35,13 @@ def test_global_bounds_and_alignment(access, offset, found) -> None:
     assert kinds(result) == found
 
 
+@pytest.mark.parametrize("beyond", [512, 1024, 1 << 20, 1 << 40, -1024])
+def test_no_distance_from_one_array_reaches_another(beyond) -> None:
+    text = TID + OUT + f"add.s64 %d2, %d1, {beyond}; ld.global.b32 %r9, [%d2];"
+    assert kinds(launch(text, words(32), words(512))) == {"out of bounds"}
+    assert kinds(launch(text.replace("%a0", "%a1"), words(512), words(32))) == {"out of bounds"}
+
+
 def test_a_guarded_access_is_not_made() -> None:
     text = "setp.lt.u32 %p1, %r1, 30; mov.b32 %r9, 5; @%p1 ld.global.b32 %r9, [%d1];"
     text += "@%p1 st.global.b32 [%d1], %r9;"
