@@ -150,7 +150,7 @@ def test_one_sentence_of_any_exception():
         error.args = ()
         said = shutdown.summarize(error)
         assert said.startswith("AssertionError in test_one_sentence_of_any_exception (")
-        assert "test_failure.py:" in said
+        assert "test_shutdown.py:" in said
     assert shutdown.summarize(RuntimeError()) == "RuntimeError"
 
 
