@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The README's tables, made from bench/results/: `python -m bench.tables [--write]`.
+"""Write the tables of docs/measured.md from bench/results/: `python -m bench.tables [--write]`.
 
-Between `<!-- bench.tables NAME -->` and `<!-- end -->` the README holds what the section NAME of
-SECTIONS makes of the raw files. Without --write the two are compared, and the status is 1 where
-they differ. A section without raw files says that nothing was measured.
+Between `<!-- bench.tables NAME -->` and `<!-- end -->` the page holds what the section NAME of
+SECTIONS makes of the raw files. Without --write the two are compared; the status is 1 where they
+differ. A section without raw files says that nothing was measured.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from bench.conditions import RESULTS, ROOT
 from bench.quality import report as quality_report
 from bench.serving import report as serving_report
 
-README = ROOT / "README.md"
+PAGE = ROOT / "docs" / "measured.md"
 MARKED = re.compile(
     r"(?P<open><!-- bench\.tables (?P<name>\w+) -->\n)(?P<body>.*?)(?P<close><!-- end -->)",
     re.DOTALL,
@@ -59,19 +59,19 @@ SECTIONS: dict[str, Callable[[Path], str]] = {
 }
 
 
-def rendered(readme: str, folder: Path = RESULTS) -> str:
-    """The README with every marked section as its raw files have it.
+def rendered(page: str, folder: Path = RESULTS) -> str:
+    """Return the page with every marked section as its raw files have it.
 
     Raises ValueError on a section that does not exist, or is not marked.
     """
-    names = [found["name"] for found in MARKED.finditer(readme)]
+    names = [found["name"] for found in MARKED.finditer(page)]
     if sorted(names) != sorted(SECTIONS):
-        raise ValueError(f"the README marks {names}, and the sections are {list(SECTIONS)}")
+        raise ValueError(f"the page marks {names}, and the sections are {list(SECTIONS)}")
 
     def section(found: re.Match[str]) -> str:
         return f"{found['open']}{SECTIONS[found['name']](folder)}\n{found['close']}"
 
-    return MARKED.sub(section, readme)
+    return MARKED.sub(section, page)
 
 
 def _each(
@@ -134,14 +134,14 @@ def _router_table(rows: Rows) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--write", action="store_true", help="put the tables into the README")
+    parser.add_argument("--write", action="store_true", help="put the tables into the page")
     args = parser.parse_args(argv)
-    before = README.read_text()
+    before = PAGE.read_text()
     after = rendered(before)
     if args.write:
-        README.write_text(after)
+        PAGE.write_text(after)
     elif before != after:
-        print("README.md differs from bench/results/: python -m bench.tables --write")
+        print("docs/measured.md differs from bench/results/: python -m bench.tables --write")
         return 1
     return 0
 

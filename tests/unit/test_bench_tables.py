@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The README's tables are what bench/results/ says, and say so where there is nothing."""
+"""The tables of docs/measured.md are what bench/results/ says; empty ones say so."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ SERVED = {
 }  # fmt: skip
 
 
-def test_the_readme_is_up_to_date() -> None:
+def test_the_page_is_up_to_date() -> None:
     assert tables.main([]) == 0, "python -m bench.tables --write"
 
 
 def test_a_changed_result_or_table_is_noticed(tmp_path: Path, monkeypatch, capsys) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text(tables.README.read_text().replace(tables.NO_GPU, "1000 tok/s", 1))
-    monkeypatch.setattr(tables, "README", readme)
+    page = tmp_path / "measured.md"
+    page.write_text(tables.PAGE.read_text().replace(tables.NO_GPU, "1000 tok/s", 1))
+    monkeypatch.setattr(tables, "PAGE", page)
     assert tables.main([]) == 1
     assert "python -m bench.tables --write" in capsys.readouterr().out
     assert tables.main(["--write"]) == 0
-    assert readme.read_text() == (tables.ROOT / "README.md").read_text()
+    assert page.read_text() == (tables.ROOT / "docs" / "measured.md").read_text()
 
 
 def test_a_section_is_not_lost() -> None:
-    with pytest.raises(ValueError, match="the README marks"):
+    with pytest.raises(ValueError, match="the page marks"):
         tables.rendered("<!-- bench.tables serving -->\n<!-- end -->")
 
 
