@@ -144,7 +144,16 @@ def require_whole_blocks(where: str, k: int) -> None:
         )
 
 
-def require_one_expert_rank(layer: Any) -> None:
+def require_runnable_experts(layer: Any) -> None:
+    """Raise ValueError on a way to serve that the experts cannot follow."""
+    from sglang.srt.model_executor.cuda_graph_config import cuda_graph_fully_disabled
+
+    settings = _here().settings
+    if settings.nvfp4 == "dequant" and not settings.cpu and not cuda_graph_fully_disabled():
+        raise ValueError(
+            "--gemma4-nvfp4 dequant reads expert ids on the host, which a CUDA graph cannot hold; "
+            "start with --cuda-graph-backend-decode disabled --cuda-graph-backend-prefill disabled"
+        )
     if layer.moe_ep_size > 1:
         raise ValueError(
             f"{layer.layer_name}: NVFP4 experts cannot be spread over ranks; start with "
@@ -171,6 +180,7 @@ def checked(
         if name is not None:
             shard = kwargs.get("shard_id", args[0] if args else None), kwargs.get("expert_id")
             _require_layout(f"{where}.{name}", loaded, *expected[name], param.shape[-1])
+            _require_numbers(f"{where}.{name}", loaded)
             layer.nvfp4_seen[name][shard] = loaded.shape[0]
         loader(param, loaded, *args, **kwargs)
 
@@ -188,6 +198,15 @@ def _require_layout(
         f"{list(loaded.shape)}; if this layer is not quantized, its quantization config must say "
         "so, and if its scales are swizzled for a kernel, export it again without"
     )
+
+
+def _require_numbers(where: str, loaded: torch.Tensor) -> None:
+    """NaN is what the kernels decode as 480."""
+    if loaded.is_floating_point() and bool(loaded.isnan().any()):
+        raise ValueError(
+            f"{where}: the checkpoint holds NaN among its block scales; it is damaged: copy or "
+            "export it again"
+        )
 
 
 def mark_unloaded(layer: Any, weight: Weight) -> None:
@@ -268,14 +287,8 @@ def apply_experts(layer: Any, w13: Weight, w2: Weight, activation: str, dispatch
     from sglang.srt.layers.moe.token_dispatcher import StandardCombineInput
 
     x = dispatched.hidden_states
-    experts = nvfp4_experts_ref
-    if layer.nvfp4_fused:
-        experts = torch.ops.sglang_gemma4_ext.nvfp4_experts
-    elif x.is_cuda and torch.cuda.is_current_stream_capturing():
-        raise RuntimeError(
-            "--gemma4-nvfp4 dequant reads expert ids on the host, which a CUDA graph cannot hold; "
-            "start with --cuda-graph-backend-decode disabled --cuda-graph-backend-prefill disabled"
-        )
+    fused = layer.nvfp4_fused
+    experts = torch.ops.sglang_gemma4_ext.nvfp4_experts if fused else nvfp4_experts_ref
     routing = dispatched.topk_output
     out = experts(
         x,

@@ -50,7 +50,7 @@ def _moe_scheme(
     alike = parts == parts[:1] * 3
     if not alike or not _is_nvfp4(layer_name, parts[0]) or not nvfp4.takes(layer):
         return original(config, layer, layer_name)
-    nvfp4.require_one_expert_rank(layer)
+    nvfp4.require_runnable_experts(layer)
     return _experts()(has_input_global_scale=parts[0]["input_activations"] is not None)
 
 

@@ -80,7 +80,7 @@ def _moe_method() -> type:
             self.use_flashinfer_trtllm_weight_layout = False
 
         def create_weights(self, *, layer, hidden_size, weight_loader, **kwargs) -> None:
-            nvfp4.require_one_expert_rank(layer)
+            nvfp4.require_runnable_experts(layer)
             nvfp4.require_whole_blocks(layer.layer_name, kwargs["intermediate_size_per_partition"])
             full_k = {W13: hidden_size, W2: kwargs["moe_intermediate_size"]}
             loader = nvfp4.checked(weight_loader, layer, layer.layer_name, full_k)

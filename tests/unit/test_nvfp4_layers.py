@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +11,8 @@ import pytest
 import torch
 
 from sglang_gemma4_ext.kernels.nvfp4_format import dequantize
-from sglang_gemma4_ext.patches.nvfp4 import nvfp4_compressed_tensors, nvfp4_modelopt
+from sglang_gemma4_ext.patches.nvfp4 import _layers, nvfp4_compressed_tensors, nvfp4_modelopt
+from sglang_gemma4_ext.settings import Settings
 
 WHERE = "model.language_model.layers.0.mlp.gate_up_proj"
 
@@ -106,6 +108,39 @@ def test_what_is_not_in_the_checkpoints_layout_is_refused(make) -> None:
         loaded.load(packed, 0, torch.zeros(32, 64, dtype=torch.bfloat16))
     with pytest.raises(ValueError, match=r"the checkpoint holds torch\.uint8"):
         loaded.load(block, 0, torch.zeros(32, 4, dtype=torch.uint8))
+
+
+@both
+@pytest.mark.parametrize("nan", [0x7F, 0xFF])
+def test_a_nan_among_the_block_scales_is_refused(make, nan: int) -> None:
+    loaded = Loaded(make)
+    scales = torch.ones(32, 4).to(torch.float8_e4m3fn)
+    scales.view(torch.uint8)[31, 2] = nan
+    with pytest.raises(ValueError, match=f"{loaded.weight.block}: the checkpoint holds NaN"):
+        loaded.load(loaded.weight.block, 0, scales)
+
+
+@pytest.mark.parametrize(
+    ("nvfp4", "cpu", "graphs", "refused"),
+    [
+        ("dequant", False, True, True),
+        ("dequant", False, False, False),
+        ("dequant", True, True, False),
+        ("fused", False, True, False),
+    ],
+)
+def test_dequantized_experts_refuse_graphs_at_start(
+    monkeypatch, nvfp4, cpu, graphs, refused
+) -> None:
+    from sglang.srt.model_executor import cuda_graph_config
+
+    settings = Settings(nvfp4=nvfp4, cpu=cpu)
+    monkeypatch.setattr(_layers, "_here", lambda: SimpleNamespace(settings=settings))
+    monkeypatch.setattr(cuda_graph_config, "cuda_graph_fully_disabled", lambda: not graphs)
+    layer = SimpleNamespace(moe_ep_size=1, layer_name=WHERE)
+    refusal = pytest.raises(ValueError, match="--cuda-graph-backend-decode disabled")
+    with refusal if refused else contextlib.nullcontext():
+        _layers.require_runnable_experts(layer)
 
 
 @both

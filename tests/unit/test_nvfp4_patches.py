@@ -152,7 +152,7 @@ def test_a_share_of_broken_blocks_is_refused(method) -> None:
 def test_expert_parallel_is_refused() -> None:
     layer = SimpleNamespace(moe_ep_size=2, layer_name="model.layers.0.moe.experts")
     with pytest.raises(ValueError, match=r"moe\.experts: .*--ep-size 1"):
-        _layers.require_one_expert_rank(layer)
+        _layers.require_runnable_experts(layer)
 
 
 TEXT = SimpleNamespace(
