@@ -48,7 +48,7 @@ def check_weight(
 def check_activations(x: torch.Tensor, k: int) -> torch.Tensor:
     """x [..., K] as a [T, K] view with one stride for all rows. Raises ValueError."""
     require(x.dim() > 0 and x.shape[-1] == k, "x has shape %s, K is %d", x.shape, k)
-    allowed = (torch.bfloat16, torch.float16)
+    allowed: tuple[torch.dtype, ...] = (torch.bfloat16, torch.float16)
     if triton.knobs.runtime.interpret:
         allowed = (*allowed, torch.float32)
     require(

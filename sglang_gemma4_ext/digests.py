@@ -81,7 +81,7 @@ def main() -> int:
         gone = any(change.endswith("gone") for change in found.values())
         if patch.name in chosen and not gone:
             module = sys.modules[f"sglang_gemma4_ext.patches.{patch.theme}.{patch.name}"]
-            rewrite(Path(module.__file__).resolve(), patch)
+            rewrite(Path(str(module.__file__)).resolve(), patch)
         elif found:
             left += 1
             if patch.name in chosen:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 CPU_PLATFORM = "gemma4_cpu"
 
@@ -66,12 +66,16 @@ class Settings:
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> Settings:
         """Read the settings of this process. Raises SettingsError on a value out of range."""
+
+        def given(name: str, default: Any) -> Any:
+            return env.get(_PREFIX + name, default)  # __post_init__ checks it
+
         return cls(
-            disable=parse_names(env.get(_PREFIX + "DISABLE", "")),
-            cpu_attention=env.get(_PREFIX + "CPU_ATTENTION", cls.cpu_attention),
-            nvfp4=env.get(_PREFIX + "NVFP4", cls.nvfp4),
-            swa_policy=env.get(_PREFIX + "SWA_POLICY", cls.swa_policy),
-            router=env.get(_PREFIX + "ROUTER", cls.router),
+            disable=parse_names(given("DISABLE", "")),
+            cpu_attention=given("CPU_ATTENTION", cls.cpu_attention),
+            nvfp4=given("NVFP4", cls.nvfp4),
+            swa_policy=given("SWA_POLICY", cls.swa_policy),
+            router=given("ROUTER", cls.router),
             cpu=env.get("SGLANG_PLATFORM") == CPU_PLATFORM,
             check_bounds=env.get("SGLANG_TRTLLM_MHA_DEBUG") == "1",
         )

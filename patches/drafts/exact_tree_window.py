@@ -86,11 +86,11 @@ def _mask_of_forward(
     A CUDA graph's metadata outlives its warm-up, so the same layer coming again is a new forward:
     the capture records the making, and a replay repeats it.
     """
-    made_at, made = getattr(metadata, "_tree_window_mask", (None, None))
-    if made_at in (None, layer_id):
-        made = tree_window_mask(*indices, tokens=tokens, distance=distance)
-        metadata._tree_window_mask = (layer_id, made)
-    return made
+    made_at, mask = getattr(metadata, "_tree_window_mask", (None, None))
+    if mask is None or made_at == layer_id:
+        mask = tree_window_mask(*indices, tokens=tokens, distance=distance)
+        metadata._tree_window_mask = (layer_id, mask)
+    return mask
 
 
 def _retired() -> bool:

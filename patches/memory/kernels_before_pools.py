@@ -121,8 +121,8 @@ def _linear(linear: Any, device: str, tokens: int) -> None:
 
 def _gate_up(mlp: Any, device: str, tokens: int) -> None:
     linear = mlp.gate_up_proj
-    weight = nvfp4.weight_of(linear)
-    nvfp4.apply_gate_up(linear, weight, _ones(linear, device, tokens))
+    if weight := nvfp4.weight_of(linear):
+        nvfp4.apply_gate_up(linear, weight, _ones(linear, device, tokens))
 
 
 def _experts(layer: Any, device: str, tokens: int) -> None:

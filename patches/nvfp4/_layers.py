@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # What SGLang's MoE layers call "gelu" is the tanh form.
-_ACTIVATIONS = {"gelu": "gelu_tanh", "silu": "silu"}
+_ACTIVATIONS: Mapping[str, Any] = {"gelu": "gelu_tanh", "silu": "silu"}
 _E4M3_NAN = 0x7F
 
 
@@ -50,10 +50,11 @@ class Weight:
 
 def weights(packed: str, tensor: str, divides: bool = False) -> tuple[Weight, Weight, Weight]:
     """A format's names: of a linear, and of the stacked gate/up and the down experts."""
-    return tuple(
-        Weight(stack + packed, f"{stack}weight_scale", stack + tensor, divides)
-        for stack in ("", "w13_", "w2_")
-    )
+
+    def stacked(stack: str) -> Weight:
+        return Weight(stack + packed, f"{stack}weight_scale", stack + tensor, divides)
+
+    return stacked(""), stacked("w13_"), stacked("w2_")
 
 
 # By the tool that wrote them: of a linear, of stacked gate and up experts, of down experts.

@@ -90,7 +90,9 @@ def test_nothing_is_locked_that_nobody_asks_for():
 def test_the_pin_of_sglang_is_the_same_in_all_three_places():
     from sglang_gemma4_ext import VERIFIED_SGLANG
 
-    assert f"sglang=={VERIFIED_SGLANG}" in PROJECT["dependencies"]
+    major, minor, patch = VERIFIED_SGLANG.split(".")
+    users = f"sglang>={VERIFIED_SGLANG},<{major}.{minor}.{int(patch) + 1}"
+    assert PROJECT["dependencies"] == [users]
     assert LOCKED["sglang"] == VERIFIED_SGLANG
 
 
