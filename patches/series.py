@@ -8,6 +8,7 @@ from sglang_gemma4_ext.patches.chat import (
     json_without_loops,
     native_tool_grammar,
     outdated_template,
+    thought_usage,
     tool_declarations,
 )
 from sglang_gemma4_ext.patches.checkpoints import (
@@ -89,6 +90,7 @@ PATCHES: tuple[Patch, ...] = (
     native_tool_grammar.PATCH,
     answers_always_constrained.PATCH,
     json_without_loops.PATCH,
+    thought_usage.PATCH,
     kv_bounds_check.PATCH,
     extend_attention_tiles.PATCH,
     fused_router.PATCH,

@@ -38,6 +38,7 @@ CHAT = {
     "json_without_loops",
     "native_tool_grammar",
     "outdated_template",
+    "thought_usage",
     "tool_declarations",
 }
 
