@@ -12,7 +12,7 @@ import torch
 
 from sglang_gemma4_ext.kernels.extend_tiles import Tile, read
 from sglang_gemma4_ext.patches.model import extend_attention_tiles as patch
-from tests.unit.hooks import hook_of
+from tests.patches.hooks import hook_of
 
 # Largest error over the largest magnitude: fp32 sums; BF16 rounds probabilities and the output.
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 2e-2}

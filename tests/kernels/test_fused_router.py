@@ -17,7 +17,7 @@ from sglang_gemma4_ext.machine import Gpu
 from sglang_gemma4_ext.patches.model import fused_router
 from sglang_gemma4_ext.patches.model.fused_router import PATCH
 from sglang_gemma4_ext.settings import Settings
-from tests.unit.hooks import hook_of
+from tests.patches.hooks import hook_of
 
 HIDDEN, EXPERTS, K, EPS = 64, 8, 2, 1e-6
 

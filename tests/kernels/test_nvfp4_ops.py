@@ -18,8 +18,8 @@ from sglang_gemma4_ext.kernels.nvfp4_ref import nvfp4_experts_ref
 from sglang_gemma4_ext.patches.nvfp4 import _layers, _ops, nvfp4_fused_activation, nvfp4_modelopt
 from tests.kernels.allocations import Allocations, our_operators
 from tests.kernels.oracle import draw, error
-from tests.unit.hooks import hook_of
-from tests.unit.test_nvfp4_layers import Loaded, both
+from tests.patches.hooks import hook_of
+from tests.patches.nvfp4.test_layers import Loaded, both
 
 # Not test_schema, which compares inputs by arithmetic that PyTorch has not for FP8.
 FAKE = ("test_faketensor",)

@@ -18,7 +18,7 @@ import transformers
 
 from sglang_gemma4_ext import demo
 from sglang_gemma4_ext.demo.training import drafts, quantized, question_set
-from tests.serving import draft_probe
+from tests.probes import draft_probe
 from tests.serving.harness import Server, serve
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]

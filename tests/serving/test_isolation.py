@@ -24,7 +24,7 @@ import requests
 
 from tests.checkpoints.assistant import build_assistant
 from tests.checkpoints.tiny import WINDOW
-from tests.serving import canary_on_cpu, draft_probe
+from tests.probes import canary_on_cpu, draft_probe
 from tests.serving.drafts import DraftReference
 from tests.serving.harness import Server, serve
 from tests.serving.parity import Reference, prompt_ids

@@ -18,7 +18,7 @@ import pytest
 from safetensors.torch import load_file
 
 from tests.checkpoints.assistant import build_assistant
-from tests.serving import draft_probe
+from tests.probes import draft_probe
 from tests.serving.drafts import LOGITS_TOLERANCE, DraftReference
 from tests.serving.harness import Server, serve
 from tests.serving.parity import Reference, prompt_ids

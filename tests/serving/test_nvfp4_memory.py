@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from tests.checkpoints.nvfp4 import quantize_checkpoint
-from tests.serving import memory_probe
+from tests.probes import memory_probe
+from tests.probes.plugins import environment_with
 from tests.serving.harness import serve
 from tests.serving.parity import prompt_ids
-from tests.serving.plugins import environment_with
 
 # Few tokens at a time, so that a step's results and the KV pools are smaller than any weight.
 FLAGS = (

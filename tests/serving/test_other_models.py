@@ -17,7 +17,7 @@ import transformers
 
 from tests.checkpoints.tokenizer import MAX_LENGTH, VOCAB, tokenizer
 from tests.conftest import Home
-from tests.serving import bystander
+from tests.probes import bystander
 from tests.serving.harness import STOCK, Server, serve
 from tests.serving.parity import Reference, prompt_ids
 

@@ -11,7 +11,7 @@ from sglang_gemma4_ext.plan import pools
 from sglang_gemma4_ext.plan.geometry import BUILT_IN, FULL, SLIDING
 from sglang_gemma4_ext.plan.pools import WORKLOADS, Serving
 from sglang_gemma4_ext.plan.sizes import GIB
-from tests.unit.upstream_pools import configurator
+from tests.patches.upstream_pools import configurator
 
 # Seed 004, a 180 GB B200: model, budget in bytes, ratio, page, tokens of the two pools.
 MEASURED = [

@@ -28,7 +28,7 @@ def split(path: Path, ranks: int) -> subprocess.CompletedProcess[str]:
     """What each of `ranks` ranks computes behind prompt_ids(LENGTH)."""
     flags = (str(path), str(ranks), str(LENGTH), str(NEW))
     return subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "tests.unit.ranks_of_a_real_runner", *flags],
+        [sys.executable, "-W", "ignore", "-m", "tests.probes.ranks_of_a_real_runner", *flags],
         env=environment(), capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
 

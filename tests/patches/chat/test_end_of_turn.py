@@ -11,7 +11,7 @@ import pytest
 from sglang_gemma4_ext.patches.chat import end_of_turn
 from tests.checkpoints.tokenizer import TOKEN_ID, tokenizer
 from tests.patches.chat.serving_layer import gemma_tokenizer
-from tests.unit.hooks import hook_of
+from tests.patches.hooks import hook_of
 
 add = hook_of(end_of_turn.PATCH, "after", "init_tokenizer")
 EOS, TURN, RESPONSE = (TOKEN_ID[t] for t in ("<eos>", "<turn|>", "<|tool_response>"))

@@ -13,7 +13,7 @@ import torch
 
 from sglang_gemma4_ext.kernels.attention_ref import attend_ref
 from sglang_gemma4_ext.patches.drafts import exact_tree_window
-from tests.unit.hooks import hook_of
+from tests.patches.hooks import hook_of
 
 WINDOW, HEADS, KV_HEADS, DIM = 16, 2, 1, 32
 # Parents of a tree's tokens: two branches from the root, and two from the second of them.

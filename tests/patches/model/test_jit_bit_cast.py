@@ -21,7 +21,7 @@ from sglang_gemma4_ext.context import Context
 from sglang_gemma4_ext.machine import Gpu
 from sglang_gemma4_ext.patches.model.jit_bit_cast import HEADER, PATCH, _with_header, lacks_bit_cast
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 TOOLKIT = Path(next(iter(importlib.util.find_spec("nvidia").submodule_search_locations))) / "cu13"
 MISSING = 'namespace "std" has no member "bit_cast"'
 
@@ -117,7 +117,7 @@ def test_a_path_with_a_space_stays_one_word(monkeypatch) -> None:
 def built(module: str, capability: int, folder: Path, how: str) -> subprocess.CompletedProcess:
     env = {**os.environ, "CUDA_HOME": str(TOOLKIT), "SGLANG_JIT_CACHE_DIR": str(folder / "cache")}
     return subprocess.run(
-        [sys.executable, "-m", "tests.unit.compile_jit", module, str(capability), folder, how],
+        [sys.executable, "-m", "tests.probes.compile_jit", module, str(capability), folder, how],
         cwd=ROOT,
         env=env,
         capture_output=True,

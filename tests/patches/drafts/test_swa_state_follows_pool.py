@@ -16,7 +16,7 @@ from sglang.srt.mem_cache.swa_memory_pool import SWAKVPool
 from sglang.srt.speculative import frozen_kv_mtp_utils as utils
 
 from sglang_gemma4_ext.patches.drafts import swa_state_follows_pool as patch
-from tests.unit.hooks import hook_of
+from tests.patches.hooks import hook_of
 
 ATTENTION = "sglang.srt.layers.attention"
 # Constructing these needs their vendor's kernels (sgl_kernel, which needs libcuda even to be

@@ -26,7 +26,7 @@ from sglang_gemma4_ext.patches.nvfp4 import (
 from sglang_gemma4_ext.plan.geometry import BUILT_IN
 from sglang_gemma4_ext.plan.weights import swizzled_scales
 from sglang_gemma4_ext.settings import Settings
-from tests.unit.hooks import hook_of
+from tests.patches.hooks import hook_of
 
 MODEL = BUILT_IN["26B-A4B"]
 EXPERTS, HIDDEN, INNER = 16, MODEL.hidden, MODEL.expert_intermediate

@@ -15,7 +15,7 @@ from sglang_gemma4_ext.kernels import nvfp4_dispatch
 from sglang_gemma4_ext.patches.memory import kernels_before_pools
 from tests.checkpoints.nvfp4 import quantize_checkpoint
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def nvfp4_experts(checkpoint, tmp_path_factory) -> Path:
 
 
 def run(*args: str) -> tuple[dict[str, list[str]], str]:
-    command = [sys.executable, "-m", "tests.unit.kernels_of_a_real_runner", *args]
+    command = [sys.executable, "-m", "tests.probes.kernels_of_a_real_runner", *args]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1]), done.stderr

@@ -23,9 +23,9 @@ from sglang_gemma4_ext.settings import Settings
 from tests.checkpoints.assistant import build_assistant
 from tests.checkpoints.shapes import write_config
 from tests.checkpoints.tiny import WINDOW
-from tests.unit.upstream_pools import configurator
+from tests.patches.upstream_pools import configurator
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 A10G = Gpu("nvidia", "NVIDIA A10G", (8, 6))
 B200 = Gpu("nvidia", "NVIDIA B200", (10, 0))
 DEFAULTS: dict[str, Any] = {
@@ -182,13 +182,19 @@ def test_sglangs_request_cap_keeps_its_place(monkeypatch, tmp_path):
     from sglang.srt.model_executor import pool_configurator
 
     capped = object.__new__(pool_configurator.SWARequestCapPoolConfigurator)
-    monkeypatch.setattr("tests.unit.test_swa_policy.configurator", lambda *a, **k: capped)
+    monkeypatch.setattr("tests.patches.memory.test_swa_policy.configurator", lambda *a, **k: capped)
     assert solved(monkeypatch, tmp_path) is None
 
 
 def on_a_real_runner(target: Path, budget: int, *flags: str) -> tuple[dict[str, Any], str]:
     """What `solve_on_a_real_runner` prints, and SGLang's log."""
-    command = [sys.executable, "-m", "tests.unit.solve_on_a_real_runner", str(target), str(budget)]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.probes.solve_on_a_real_runner",
+        str(target),
+        str(budget),
+    ]
     done = subprocess.run([*command, *flags], capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1]), done.stderr

@@ -11,8 +11,8 @@ from sglang_gemma4_ext.patches.memory import shared_layers_without_kv
 from sglang_gemma4_ext.plan import pools
 from sglang_gemma4_ext.plan.geometry import BUILT_IN, FULL, SLIDING
 from sglang_gemma4_ext.plan.sizes import GIB
-from tests.unit.hooks import hook_of
-from tests.unit.upstream_pools import configurator
+from tests.patches.hooks import hook_of
+from tests.patches.upstream_pools import configurator
 
 owners_only = hook_of(shared_layers_without_kv.PATCH, "after", "get_hybrid_layer_ids")
 

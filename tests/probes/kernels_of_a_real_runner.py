@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Print, as JSON, which Triton kernels ran before SGLang sized its pools, and which after.
 
-python -m tests.unit.kernels_of_a_real_runner CHECKPOINT [PATCH_LEFT_OUT]
+python -m tests.probes.kernels_of_a_real_runner CHECKPOINT [PATCH_LEFT_OUT]
 
 The runner then prefills one request and decodes one token. Run in a process of its own: SGLang
 publishes one configuration per process.

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.serving.plugins import environment_with
+from tests.probes.plugins import environment_with
 
 INSTALL = "sglang.srt.kv_canary.api.install_canary"
 # A violation ends the server. The bytes hashed are a slot's first 16, in PyTorch one by one.

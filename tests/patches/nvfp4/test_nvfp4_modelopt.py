@@ -21,7 +21,7 @@ from sglang_gemma4_ext.patches.nvfp4 import (
     nvfp4_modelopt,
 )
 from sglang_gemma4_ext.settings import Settings
-from tests.unit.hooks import hook_of
+from tests.patches.hooks import hook_of
 
 MODELOPT = {"quant_method": "modelopt", "quant_algo": "NVFP4"}
 TENSORS = {"quant_method": "compressed-tensors", "format": "nvfp4-pack-quantized"}

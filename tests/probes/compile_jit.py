@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compile one of SGLang's JIT modules for a GPU that is not here, as the server would.
 
-    python -m tests.unit.compile_jit {tp_qknorm,all_reduce} CAPABILITY FOLDER {stock,patched}
+    python -m tests.probes.compile_jit {tp_qknorm,all_reduce} CAPABILITY FOLDER {stock,patched}
 
 Its own process: hooks stay. Prints whether the patch is applied. No link: that needs a toolkit.
 """

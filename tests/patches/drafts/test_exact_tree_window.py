@@ -10,7 +10,7 @@ from tests.serving.harness import run_to_end
 
 
 def test_a_tree_sees_its_own_window_through_the_triton_kernel():
-    case = ("-m", "tests.unit.tree_window_case")
+    case = ("-m", "tests.probes.tree_window_case")
     ended = run_to_end(module=case, env={"TRITON_INTERPRET": "1"})
     assert ended.returncode == 0, ended.stdout[-2000:]
     hooked, stock = map(float, ended.stdout.split("differences")[1].split())

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Print, as JSON, how SGLang's own runner splits a budget under the swa_policy patch.
 
-python -m tests.unit.solve_on_a_real_runner CHECKPOINT BUDGET_BYTES [--draft DIR] [--without PATCH]
-                                                             [--policy POLICY]
+python -m tests.probes.solve_on_a_real_runner CHECKPOINT BUDGET_BYTES [--draft DIR]
+                                              [--without PATCH] [--policy POLICY]
 
 Run in a process of its own: SGLang publishes one configuration per process.
 """

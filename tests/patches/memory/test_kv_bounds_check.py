@@ -19,9 +19,9 @@ from sglang.srt.model_executor.forward_batch_info import ForwardMode
 from sglang_gemma4_ext.context import Context
 from sglang_gemma4_ext.patches.memory import kv_bounds_check as check
 from sglang_gemma4_ext.settings import Settings
-from tests.unit.hooks import hook_of
+from tests.patches.hooks import hook_of
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 FULL_ROWS, SWA_ROWS = 40, 20
 FULL_LAYER = SimpleNamespace(layer_id=0, sliding_window_size=-1)
 SLIDING_LAYER = SimpleNamespace(layer_id=1, sliding_window_size=7)
@@ -102,7 +102,7 @@ def test_a_full_disk_does_not_hide_what_was_found(file_bytes, tmp_path):
     code = f"""
 import resource, signal, tempfile
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-from tests.unit.test_kv_bounds import FULL_LAYER, look, triton
+from tests.patches.memory.test_kv_bounds_check import FULL_LAYER, look, triton
 tempfile.tempdir = {str(tmp_path)!r}
 resource.setrlimit(resource.RLIMIT_FSIZE, ({file_bytes}, {file_bytes}))
 look(triton([3, 40], []), FULL_LAYER)

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.serving.plugins import environment_with
+from tests.probes.plugins import environment_with
 
 ORDERS = "DRAFT_PROBE_ORDERS"
 SHUFFLE = "DRAFT_PROBE_SHUFFLE"
@@ -78,7 +78,7 @@ def activate() -> None:
     if SHUFFLE in os.environ:
         HookRegistry.register(f"{SWA_ALLOCATOR}.clear", _shuffle, HookType.AFTER)
     if FLASH_ATTENTION in os.environ:
-        from tests.serving.flash_attention_on_torch import install
+        from tests.probes.flash_attention_on_torch import install
 
         install()
 

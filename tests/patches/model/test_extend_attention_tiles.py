@@ -16,7 +16,7 @@ from sglang_gemma4_ext.kernels import extend_tiles
 from sglang_gemma4_ext.kernels.extend_tiles import Row, Tile, read
 from sglang_gemma4_ext.machine import Gpu
 from sglang_gemma4_ext.patches.model import extend_attention_tiles as patch
-from tests.unit.hooks import hook_of
+from tests.patches.hooks import hook_of
 
 MAX_SHARED = {"sm_80": 166_912, "sm_86": 101_376, "sm_89": 101_376, "sm_90": 232_448}
 

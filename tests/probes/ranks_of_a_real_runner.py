@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Print, as JSON, what SGLang's own runner computes with a model split over ranks.
 
-python -m tests.unit.ranks_of_a_real_runner CHECKPOINT RANKS LENGTH NEW_TOKENS
+python -m tests.probes.ranks_of_a_real_runner CHECKPOINT RANKS LENGTH NEW_TOKENS
 
 Each rank is a process with its part of the weights, loaded by SGLang's loaders under our patches;
 they meet in gloo. For each rank: the greedy tokens behind prompt_ids(LENGTH), their

@@ -19,7 +19,7 @@ from sglang_gemma4_ext.patches.requests import (
     secrets_unlogged,
 )
 from sglang_gemma4_ext.patches.requests.secrets_unlogged import SECRETS
-from tests.unit.hooks import hook_of
+from tests.patches.hooks import hook_of
 
 check_n = hook_of(request_samples.PATCH, "before", "_handle_parallel_sampling")
 check = hook_of(request_tokens.PATCH, "before", "_create_tokenized_object")

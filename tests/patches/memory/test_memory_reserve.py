@@ -15,7 +15,7 @@ from sglang_gemma4_ext.plan.activations import Step, activation_bytes
 from sglang_gemma4_ext.plan.geometry import BUILT_IN, FULL, Geometry
 from sglang_gemma4_ext.plan.sizes import GIB, GPUS_MIB, MIB
 from tests.checkpoints.shapes import write_config
-from tests.unit.hooks import hook_of
+from tests.patches.hooks import hook_of
 
 CARDS = sorted(set(GPUS_MIB.values()))
 

@@ -33,7 +33,7 @@ from sglang_gemma4_ext.patches.nvfp4._dispatch import (
 from sglang_gemma4_ext.settings import Settings, SettingsError
 from tests.serving.harness import environment
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 COMPILED = ROOT / "bench" / "results" / "nvfp4_compiled.csv"
 WITHOUT_DOT = {"_dequant_kernel", "_finish_kernel", "_sum_slots_kernel"}
 tables = pytest.mark.parametrize("path", sorted(FOLDER.glob("*.json")), ids=lambda p: p.stem)
