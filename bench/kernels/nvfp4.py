@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""NVFP4 kernels against SGLang's Marlin, dequantize-then-matmul and cuBLAS BF16, on one GPU.
+"""NVFP4 kernels against Marlin, Humming, dequantize-then-matmul and cuBLAS BF16, on one GPU.
 
     python -m bench.kernels.nvfp4 [--out bench/results/nvfp4_NAME.jsonl] [--shape "12B down"]
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -39,7 +39,12 @@ LIMIT = {"linear": 6e-3, "gate_up": 1e-2, "experts": 1e-2, "dequant": 2e-3}
 Rows = Iterator[dict[str, Any]]
 
 
-def linears(named: dict[str, tuple[int, int]], tokens: Sequence[int], device: str) -> Rows:
+def linears(
+    named: dict[str, tuple[int, int]],
+    tokens: Sequence[int],
+    device: str,
+    left_out: Collection[str] = (),
+) -> Rows:
     """Rows of every linear, M and provider, and of a gate_up with its activation."""
     for name, (n, k) in named.items():
         size = n * (k // 2 + k // 16 + 4)
@@ -52,20 +57,20 @@ def linears(named: dict[str, tuple[int, int]], tokens: Sequence[int], device: st
             x = torch.randn(m, k, device=device).to(providers.dtype())
             want = x.float() @ exact.T
             linear = {"op": "linear", **shape, "m": m}
-            yield from _rows(linear, _of(providers.LINEAR, weights, device), x, want, size)
+            yield from _rows(linear, _of(providers.LINEAR, weights, left_out), x, want, size)
             if name.endswith("gate_up"):
                 want = providers.gelu_and_mul(want)
                 gated = {**linear, "op": "gate_up"}
-                yield from _rows(gated, _of(providers.GATE_UP, weights, device), x, want, size)
+                yield from _rows(gated, _of(providers.GATE_UP, weights, left_out), x, want, size)
 
 
 def _of(
-    makers: dict[str, Callable], weights: list[providers.Weight], device: str
+    makers: dict[str, Callable], weights: list[providers.Weight], left_out: Collection[str]
 ) -> Iterator[tuple[str, list[providers.Call]]]:
     """Each provider's calls, on its own copies of the weights while they are timed."""
     for name, make in makers.items():
-        if name != "marlin" or device == "cuda":
-            yield name, [make(weight) for weight in weights]
+        if name not in left_out:
+            yield name, [providers.attempted(make, weight) for weight in weights]
 
 
 def _unpacked(
@@ -87,6 +92,7 @@ def experts(
     top_k: int,
     tokens: Sequence[int],
     device: str,
+    left_out: Collection[str] = (),
 ) -> Rows:
     """Rows of the routed experts, every M and provider, over as many random routings as L2 asks."""
     (n13, k13), (n2, k2) = sizes
@@ -94,16 +100,21 @@ def experts(
     w2 = providers.draw(count, n2, k2, device=device, seed=1)
     an_expert = n13 * (k13 // 2 + k13 // 16 + 4) + n2 * (k2 // 2 + k2 // 16 + 4)
     shape = {"shape": f"{count} experts, top {top_k}", "n": n13, "k": k13}
-    makers = {name: make for name, make in providers.EXPERTS.items() if name != "marlin"}
-    made = providers.EXPERTS if device == "cuda" else makers
-    routed = {name: make(w13, w2) for name, make in made.items()}
+    routed = {
+        name: providers.attempted(make, w13, w2)
+        for name, make in providers.EXPERTS.items()
+        if name not in left_out
+    }
     for m in tokens:
         x = torch.randn(m, k13, device=device).to(providers.dtype())
         first = _routing(m, count, top_k, device)
         size = first[0].unique().numel() * an_expert
         every = [first, *(_routing(m, count, top_k, device) for _ in range(copies_for(size) - 1))]
         want = nvfp4_experts_ref(x.float(), *first, *w13, *w2, providers.ACTIVATION)
-        calls = ((name, [make(*routing) for routing in every]) for name, make in routed.items())
+        calls = (
+            (name, [providers.attempted(make, *routing) for routing in every])
+            for name, make in routed.items()
+        )
         yield from _rows({"op": "experts", **shape, "m": m}, calls, x, want, size)
 
 
@@ -119,10 +130,21 @@ def _rows(
     want: torch.Tensor,
     size: int,
 ) -> Rows:
-    """One row a provider, then the ratios. size: bytes of weights that a call must read."""
+    """One row a provider, then the ratios. size: bytes of weights that a call must read.
+
+    A provider that raises has a row without an error and times; ours must not raise.
+    """
     times = {}
     for name, calls in providers_calls:
-        error = ((calls[0](x).float() - want).square().mean() / want.square().mean()).sqrt().item()
+        try:
+            got = calls[0](x).float()
+        except Exception as problem:
+            if name == "fused":
+                raise
+            failed = f"{type(problem).__name__}: {problem}"
+            yield {**row_of, "provider": name, "correct": False, "failed": failed}
+            continue
+        error = ((got - want).square().mean() / want.square().mean()).sqrt().item()
         row = {**row_of, "provider": name, "dtype": str(x.dtype), "error_rms": error}
         row["correct"] = bool(error <= LIMIT[row_of["op"]])
         if row["correct"]:
@@ -141,6 +163,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = arguments(__doc__.splitlines()[0], table="kernels/nvfp4_configs/NAME.json")
     parser.add_argument("--shape", action="append", choices=[*shapes.NAMED, "experts"])
     parser.add_argument("--tokens", type=int, nargs="+", default=nvfp4_table.TOKENS)
+    parser.add_argument(
+        "--humming", action="store_true", help="Humming too, which first compiles for each shape"
+    )
     parser.add_argument("--tp", type=int, choices=(1, 2, 4, 8), default=1)
     args = parsed(parser, argv)
     rows = written(_all(args), args.out)
@@ -165,9 +190,11 @@ def _all(args: Any) -> Rows:
         named, moe, tokens = TOY, TOY_EXPERTS, TOY_TOKENS
     elif args.shape:
         named = {name: shape for name, shape in named.items() if name in args.shape}
-    found = [linears(named, tokens, device)]
+    left_out = set() if args.humming else {"humming"}
+    left_out |= set() if device == "cuda" else set(providers.GPU_ONLY)
+    found = [linears(named, tokens, device, left_out)]
     if moe[0] is not None and (not args.shape or "experts" in args.shape):
-        found.append(experts(*moe, tokens, device))
+        found.append(experts(*moe, tokens, device, left_out))
     for rows in found:
         for row in rows:
             if "gb_s" in row:

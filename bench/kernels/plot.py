@@ -11,6 +11,7 @@ WIDTH, HEIGHT, MARGIN, COLUMNS = 260, 180, 36, 4
 COLORS = {
     "fused": "#0a7",
     "marlin": "#c50",
+    "humming": "#a3a",
     "dequantize_then_matmul": "#888",
     "cublas_bf16": "#05a",
 }

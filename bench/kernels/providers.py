@@ -14,8 +14,12 @@ import torch
 import triton
 from torch.nn.functional import gelu, linear, silu
 
+from bench.kernels import providers_humming
 from sglang_gemma4_ext.kernels.nvfp4_dequant import dequant
 from sglang_gemma4_ext.kernels.nvfp4_linear import nvfp4_linear
+
+# The others' kernels are CUDA's.
+GPU_ONLY = ("marlin", "humming")
 
 Weight = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 Call = Callable[[torch.Tensor], torch.Tensor]
@@ -78,6 +82,19 @@ def marlin(weight: Weight) -> Call:
     )
 
 
+def attempted(make: Callable, *weights: Weight) -> Callable:
+    """make(*weights), or a call that raises what this raised: another provider may go on."""
+    try:
+        return make(*weights)
+    except Exception as problem:
+        failure = problem
+
+    def fail(*_: torch.Tensor) -> torch.Tensor:
+        raise failure
+
+    return fail
+
+
 def with_activation(make: Callable[[Weight], Call]) -> Callable[[Weight], Call]:
     """Gate and up of a provider, then the launch that SGLang has for gelu(gate) * up."""
 
@@ -101,6 +118,7 @@ def gelu_and_mul(x: torch.Tensor) -> torch.Tensor:
 LINEAR = {
     "fused": fused,
     "marlin": marlin,
+    "humming": providers_humming.linear,
     "dequantize_then_matmul": dequantize_then_matmul,
     "cublas_bf16": cublas_bf16,
 }
@@ -196,6 +214,7 @@ def _one_by_one(weights_of: Callable[[int], tuple[torch.Tensor, ...]]) -> Routed
 EXPERTS = {
     "fused": fused_experts,
     "marlin": marlin_experts,
+    "humming": lambda w13, w2: providers_humming.experts(w13, w2, ACTIVATION),
     "dequantize_then_matmul": dequantize_then_matmul_experts,
     "cublas_bf16": cublas_bf16_experts,
 }

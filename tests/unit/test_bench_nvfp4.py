@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import nvidia
 import pytest
+import torch
 
-from bench.kernels import nvfp4_table, shapes
+from bench.kernels import nvfp4, nvfp4_table, providers, shapes
 from bench.kernels.plot import plot
 from sglang_gemma4_ext.kernels.nvfp4_dispatch import FOLDER, read
+from sglang_gemma4_ext.kernels.nvfp4_format import dequantize
 from tests.serving.harness import environment
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,6 +59,43 @@ def test_without_a_gpu_it_says_what_it_needs() -> None:
     )
     assert done.returncode == 2
     assert "needs an NVIDIA GPU" in done.stderr
+
+
+def test_a_provider_that_fails_is_a_row_and_ends_nothing() -> None:
+    def make(weight):
+        raise NotImplementedError("no kernel for it")
+
+    weights = [providers.draw(32, 64, device="cpu")]
+    packed, block, row = weights[0]
+    x = torch.ones(2, 64)
+    want = x @ dequantize(packed, block, row[:, None], torch.float32).T
+    exact = {"torch": lambda weight: lambda x: want}
+    calls = nvfp4._of({"humming": make, "broken": make, **exact}, weights, ())
+    rows = list(nvfp4._rows({"op": "linear"}, calls, x, want, 1))
+    assert [row["correct"] for row in rows] == [False, False, True]
+    assert rows[0]["failed"] == "NotImplementedError: no kernel for it"
+    with pytest.raises(NotImplementedError):
+        list(nvfp4._rows({"op": "linear"}, nvfp4._of({"fused": make}, weights, ()), x, want, 1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sm", [80, 86, 90])
+@pytest.mark.parametrize("tokens", [1, 4096])
+def test_humming_compiles_for_a_linear_of_the_26b(sm, tokens, tmp_path) -> None:
+    """Its record of the weight, its tuning and its kernel; it packs weights on a GPU alone."""
+    libraries = Path(nvidia.__path__[0]) / "cu13" / "lib"
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.unit.compile_humming", *map(str, (sm, 4224, 2816, tokens))],
+        env=environment(LD_LIBRARY_PATH=str(libraries), HUMMING_CACHE_DIR=str(tmp_path)),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert (found["n"], found["k"]) == (4352, 2816)
+    assert len(found["kernels"]) == 1
 
 
 SHAPE = {"n": 8192, "k": 3840}
