@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sglang_gemma4_ext.plan.geometry import BUILT_IN, Geometry
+
 BLOCK = 16
 
 
@@ -21,6 +23,13 @@ class Model:
     kv_heads: int
     full_kv_heads: int
     expert: int = 0
+
+    @classmethod
+    def of(cls, geometry: Geometry) -> Model:
+        return cls(
+            geometry.hidden, geometry.intermediate, geometry.heads, geometry.kv_heads,
+            geometry.global_kv_heads, geometry.expert_intermediate,
+        )  # fmt: skip
 
     def linears(self, tp: int = 1) -> dict[str, tuple[int, int]]:
         """(N, K) of one rank of `tp`; a KV head that more ranks than one need is on all of them."""
@@ -46,13 +55,9 @@ class Model:
         return tuple(tp for tp in (1, 2, 4, 8) if all(w % (tp * BLOCK) == 0 for w in widths))
 
 
-MODELS = {
-    "12B": Model(3840, 15360, 16, 8, 1),
-    "26B-A4B": Model(2816, 2112, 16, 8, 2, expert=704),
-    "31B": Model(5376, 21504, 32, 16, 4),
-}
-# Of the 26B-A4B.
-EXPERT_COUNT, TOP_K = 128, 8
+# The models that NVFP4 checkpoints exist of.
+MODELS = {name: Model.of(BUILT_IN[name]) for name in ("12B", "26B-A4B", "31B")}
+EXPERT_COUNT, TOP_K = BUILT_IN["26B-A4B"].experts, BUILT_IN["26B-A4B"].top_k
 
 
 def named(tp: int = 1) -> dict[str, tuple[int, int]]:
