@@ -135,7 +135,9 @@ def _prepare(ours: argparse.Namespace, theirs: list[str]) -> CommandLine:
         if ours.gemma4_low_memory:
             raise SettingsError("--gemma4-low-memory plans a GPU's memory, and none was found")
     elif ours.gemma4_low_memory:
-        chosen = low_memory.apply(line, gpu_memory_bytes(), settings.swa_policy)
+        chosen = low_memory.apply(
+            line, gpu_memory_bytes(), settings.swa_policy, detect_gpu().capability
+        )
         print(f"sglang-gemma4-ext: {chosen}", file=sys.stderr, flush=True)
     settings.export(speculative=line.value(*DRAFT_MODEL) is not None, ranks=line.ranks)
     return line

@@ -31,6 +31,7 @@ from sglang_gemma4_ext.checkpoint.model_family import DRAFT_ARCHITECTURES, TARGE
 from sglang_gemma4_ext.context import Context
 from sglang_gemma4_ext.patches.memory import _whole_step
 from sglang_gemma4_ext.patches.nvfp4 import _layers as nvfp4
+from sglang_gemma4_ext.plan.sizes import GIB
 from sglang_gemma4_ext.registry import Hook, Patch, Source
 
 logger = logging.getLogger(__name__)
@@ -39,7 +40,6 @@ RUNNER = "sglang.srt.model_executor.model_runner.ModelRunner"
 POOLS = "sglang.srt.mem_cache.kv_cache_configurator.KVCacheConfigurator"
 STEPS = "sglang.srt.model_executor.runner.base_runner.BaseRunner"
 EXPERTS = "sglang.srt.layers.moe.fused_moe_triton.layer.FusedMoE"
-GIB = 1 << 30
 # Tokens of a chunk where --chunked-prefill-size is off.
 UNCHUNKED = 8192
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -71,7 +70,7 @@ def _is_beyond_the_plan(server_args: Any, cfg: Any) -> bool:
 
 
 def _fraction(cfg: Any, memory: int) -> float:
-    """mem_fraction_static under our reserve, rounded down to SGLang's three digits; 0 without."""
+    """mem_fraction_static under our reserve, or 0 where the model is unknown to the planner."""
     from sglang_gemma4_ext.checkpoint.model_family import read_model_info
 
     model = read_model_info(cfg.model_path, cfg.revision)
@@ -82,8 +81,7 @@ def _fraction(cfg: Any, memory: int) -> float:
     except PlanError as error:
         logger.warning("SGLang's memory reserve stays: %s", error)
         return 0.0
-    kept = reserve.reserve(memory, geometry, _load(cfg, geometry.max_context))
-    return math.floor((memory - kept) / memory * 1000) / 1000
+    return reserve.best_fraction(memory, geometry, _load(cfg, geometry.max_context))
 
 
 def _load(cfg: Any, most: int) -> reserve.Load:

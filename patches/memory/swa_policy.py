@@ -2,8 +2,8 @@
 """KV memory is split between full and sliding layers by need, not by one ratio.
 
 SGLang gives the sliding pool 0.8 tokens for each full one. A sliding token of the 31B costs ten
-times a full one, so the full pool, which bounds context, gets a ninth of the memory. plan/pools.py
-explains the policies. `--gemma4-swa-policy auto` does:
+times a full one, so the full pool, which bounds context, gets a ninth of the memory. plan/policy.py
+decides, for the planner too. `--gemma4-swa-policy auto` does:
 
 1. nothing where the user gave --swa-full-tokens-ratio or --enable-unified-memory;
 2. SGLang's own `--enable-unified-memory` where SGLang allows it for this server and the features
@@ -26,7 +26,8 @@ from typing import Any
 
 from sglang_gemma4_ext.checkpoint.model_family import TARGET_ARCHITECTURES, read_model_info
 from sglang_gemma4_ext.machine import detect_gpu
-from sglang_gemma4_ext.plan import pools
+from sglang_gemma4_ext.plan import policy, pools
+from sglang_gemma4_ext.plan.sizes import GIB
 from sglang_gemma4_ext.registry import Hook, Patch, Source
 from sglang_gemma4_ext.settings import Settings
 
@@ -35,15 +36,6 @@ logger = logging.getLogger(__name__)
 HOOKS = "sglang.srt.arg_groups.kv_cache_hook"
 CONFIGURATOR = "sglang.srt.mem_cache.kv_cache_configurator.KVCacheConfigurator"
 POOLS = "sglang.srt.model_executor.pool_configurator"
-
-# Flags of SGLang beside which the shared pool is refused, or has not been tested by us.
-UNTESTED_BESIDE = (
-    "speculative_algorithm", "enable_hierarchical_cache", "enable_lmcache",
-    "enable_unified_cache_external_linker", "enable_two_batch_overlap", "enable_hisparse",
-    "enable_kv_cache_sharding", "enable_memory_saver", "disable_hybrid_swa_memory",
-)  # fmt: skip
-KV_DTYPES = ("auto", "bfloat16", "bf16", "fp8_e4m3", "fp8_e5m2")
-GIB = 1 << 30
 
 
 def _choose(server_args: Any) -> None:
@@ -56,33 +48,30 @@ def _choose(server_args: Any) -> None:
     model = read_model_info(cfg.model_path, cfg.revision)
     if model is None or model.architecture not in TARGET_ARCHITECTURES:
         return
-    if settings.swa_policy == "seed" and model.is_moe:
-        ratio = pools.SEED_MOE_RATIO
+    server = _server(server_args, cfg, settings)
+    split = policy.decide(settings.swa_policy, is_moe=model.is_moe, server=server)
+    if split.kind == "shared":
+        declare_resolution(server_args, "gemma4_swa_policy", enable_unified_memory=True)
+    elif split.kind == "solved":
+        logger.info("KV split (auto): not one shared pool, %s", split.reason)
+    elif split.ratio != pools.UPSTREAM_RATIO:
+        ratio = split.ratio
         declare_resolution(server_args, "gemma4_swa_policy", swa_full_tokens_ratio=ratio)
         logger.info("KV split (seed): swa_full_tokens_ratio=%g for a mixture of experts", ratio)
-    elif settings.swa_policy == "auto":
-        if reason := _not_shared(server_args, cfg, settings):
-            logger.info("KV split (auto): not one shared pool, %s", reason)
-        else:
-            declare_resolution(server_args, "gemma4_swa_policy", enable_unified_memory=True)
 
 
-def _not_shared(server_args: Any, cfg: Any, settings: Settings) -> str:
-    """Why the pools cannot share their bytes, or an empty string."""
+def _server(server_args: Any, cfg: Any, settings: Settings) -> policy.Server:
+    """The server as far as the split is concerned."""
     from sglang.srt.arg_groups.kv_cache_hook import attention_backends_of
     from sglang.srt.arg_groups.overrides import resolved_view
 
-    if not settings.cpu and not detect_gpu().is_target:
-        return "for it is not tested on this GPU"
-    if flag := next((name for name in UNTESTED_BESIDE if getattr(cfg, name)), None):
-        return f"for --{flag.replace('_', '-')} is set"
-    if cfg.disaggregation_mode != "null" or cfg.pp_size > 1 or cfg.dcp_size > 1:
-        return "for the server is spread over pipeline, context or disaggregated ranks"
-    if cfg.kv_cache_dtype not in KV_DTYPES:
-        return f"for --kv-cache-dtype is {cfg.kv_cache_dtype}"
-    if others := set(attention_backends_of(resolved_view(server_args))) - {"triton"}:
-        return f"for attention runs on {', '.join(map(str, others))}"
-    return ""
+    return policy.Server(
+        is_target=settings.cpu or detect_gpu().is_target,
+        beside=[name for name in policy.UNTESTED_BESIDE if getattr(cfg, name)],
+        spread=cfg.disaggregation_mode != "null" or cfg.pp_size > 1 or cfg.dcp_size > 1,
+        kv_dtype=cfg.kv_cache_dtype,
+        attention=attention_backends_of(resolved_view(server_args)),
+    )
 
 
 def _solve(

@@ -8,34 +8,37 @@ around it.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from sglang_gemma4_ext.launcher.command_line import DRAFT_MODEL, MODEL, TENSOR_PARALLEL, CommandLine
-from sglang_gemma4_ext.plan import __main__ as cli
-from sglang_gemma4_ext.plan import advice, planner
+from sglang_gemma4_ext.plan import planner, served
 from sglang_gemma4_ext.plan.geometry import PlanError
+from sglang_gemma4_ext.plan.question import Question
+from sglang_gemma4_ext.settings import SwaPolicy
 
 CHUNK, REQUESTS = "--chunked-prefill-size", "--max-running-requests"
 FRACTION, CONTEXT = "--mem-fraction-static", "--context-length"
-RATIO = "--swa-full-tokens-ratio"
+RATIO, PAGE = "--swa-full-tokens-ratio", "--page-size"
 
 
-def apply(line: CommandLine, memory: int, policy: str) -> str:
+def apply(
+    line: CommandLine,
+    memory: int,
+    policy: SwaPolicy,
+    capability: tuple[int, int] | None = None,
+) -> str:
     """Add the plan's flags to the command line; what was chosen, in one line.
 
     memory: bytes of the GPU. Raises PlanError where even this does not fit, with what would.
     """
     if line.value(FRACTION) is not None:
         raise PlanError(f"--gemma4-low-memory chooses {FRACTION}: give one of the two")
-    plan = planner.make(_wish(line, memory, policy))
+    plan = planner.make(_question(line, memory, policy, capability))
     if not plan.fits:
         raise PlanError(f"{plan.reason}; the nearest that fits: {plan.nearest}")
-    fraction = advice.fraction(plan)
-    context = str(min(plan.longest_request, plan.load.context))
     chosen = {
-        FRACTION: f"{fraction:g}",
-        CONTEXT: context,
+        FRACTION: f"{plan.fraction:g}",
+        CONTEXT: str(min(plan.longest_request, plan.load.context)),
         CHUNK: str(plan.load.chunk),
         REQUESTS: str(plan.load.requests),
     }
@@ -45,25 +48,50 @@ def apply(line: CommandLine, memory: int, policy: str) -> str:
     return f"low memory: {plan.reason}; {' '.join(added)}"
 
 
-def _wish(line: CommandLine, memory: int, policy: str) -> planner.Wish:
+def _question(
+    line: CommandLine, memory: int, policy: SwaPolicy, capability: tuple[int, int] | None
+) -> Question:
     """The command line as a question to the planner. Raises PlanError."""
     path = line.value(*MODEL)
-    argv = ["--model-path", str(path), "--memory", f"{memory // (1 << 20)}MiB"]
-    for flag, spellings in (
-        (CONTEXT, (CONTEXT,)),
-        (CHUNK, (CHUNK,)),
-        (REQUESTS, (REQUESTS,)),
-        (RATIO, (RATIO,)),
-        ("--tp", TENSOR_PARALLEL),
-        ("--kv-cache-dtype", ("--kv-cache-dtype",)),
-        ("--speculative-draft-model-path", DRAFT_MODEL),
-        ("--speculative-num-draft-tokens", ("--speculative-num-draft-tokens",)),
-    ):
-        if (value := line.value(*spellings)) is not None:
-            argv += [flag, value]
-    if "--enable-multimodal" in line.argv:
-        argv.append("--enable-multimodal")
     if path is None or not Path(path).is_dir():
         raise PlanError("--gemma4-low-memory sums the weights of a local --model-path")
-    args = cli.build_parser().parse_args([*argv, "--gemma4-swa-policy", policy])
-    return replace(cli.wish_of(args), low_memory=True)
+    tp = _integer(line, *TENSOR_PARALLEL) or 1
+    subject = served.read(
+        path,
+        tp=tp,
+        multimodal="--enable-multimodal" in line.argv,
+        draft=line.value(*DRAFT_MODEL),
+        draft_tokens=_integer(line, "--speculative-num-draft-tokens"),
+    )
+    return Question(
+        geometry=subject.geometry,
+        weights=subject.weights,
+        draft=subject.draft,
+        memory=memory,
+        capability=capability,
+        tp=tp,
+        context=_integer(line, CONTEXT),
+        requests=_integer(line, REQUESTS),
+        chunk=_integer(line, CHUNK),
+        swa_ratio=_decimal(line, RATIO),
+        kv_dtype=line.value("--kv-cache-dtype") or "auto",
+        page=_integer(line, PAGE) or 1,
+        policy=policy,
+        low_memory=True,
+    )
+
+
+def _integer(line: CommandLine, *spellings: str) -> int | None:
+    value = line.value(*spellings)
+    try:
+        return None if value is None else int(value)
+    except ValueError:
+        raise PlanError(f"{spellings[0]} must be a whole number, not {value!r}") from None
+
+
+def _decimal(line: CommandLine, flag: str) -> float | None:
+    value = line.value(flag)
+    try:
+        return None if value is None else float(value)
+    except ValueError:
+        raise PlanError(f"{flag} must be a number, not {value!r}") from None

@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from sglang_gemma4_ext.checkpoint.files import CheckpointError
-from sglang_gemma4_ext.machine import gpu_memory_bytes
-from sglang_gemma4_ext.plan import __main__ as cli
-from sglang_gemma4_ext.plan import planner
+from sglang_gemma4_ext.machine import detect_gpu, gpu_memory_bytes
+from sglang_gemma4_ext.plan import planner, served
+from sglang_gemma4_ext.plan.answer import Plan
 from sglang_gemma4_ext.plan.geometry import PlanError
-from sglang_gemma4_ext.plan.sizes import GIB, MIB
+from sglang_gemma4_ext.plan.question import KV_DTYPE_BYTES, Question
+from sglang_gemma4_ext.plan.served import Served
+from sglang_gemma4_ext.plan.sizes import GIB
+from sglang_gemma4_ext.settings import Settings
 
 
 def describe_memory(cfg: Any, cpu: bool) -> str:
@@ -21,31 +24,49 @@ def describe_memory(cfg: Any, cpu: bool) -> str:
     """
     if not Path(cfg.model_path).is_dir():
         return "not planned: the weights of a local --model-path can be summed"
-    memory = 0 if cpu else gpu_memory_bytes()
-    argv = ["--model-path", cfg.model_path, "--memory", f"{max(memory // MIB, 1)}MiB",
-            "--tp", str(cfg.tp_size)]  # fmt: skip
-    if draft := cfg.speculative_draft_model_path:
-        argv += ["--speculative-draft-model-path", draft]
-    if cfg.enable_multimodal:
-        argv.append("--enable-multimodal")
-    if not cpu and cfg.mem_fraction_static is not None:
-        argv += ["--mem-fraction-static", str(cfg.mem_fraction_static)]
     try:
-        wish = cli.wish_of(cli.build_parser().parse_args(argv))
-        left = "" if cpu else _left(planner.make(wish))
+        subject = served.read(
+            cfg.model_path,
+            tp=cfg.tp_size,
+            multimodal=bool(cfg.enable_multimodal),
+            draft=cfg.speculative_draft_model_path,
+        )
+        left = "" if cpu else _left(plan_of(subject, cfg))
     except (PlanError, CheckpointError) as error:
         return f"not planned: {error}"
-    counted = [f"weights {_size(wish.weights.total)}"]
-    if wish.draft_bytes:
-        counted.append(f"draft {_size(wish.draft_bytes)}")
+    counted = [f"weights {size(subject.weights.total)}"]
+    if subject.draft:
+        counted.append(f"draft {size(subject.draft.size)}")
     return ", ".join(counted) + left
 
 
-def _left(plan: planner.Plan) -> str:
-    reserve = sum(size for part, size in plan.parts.items() if part.startswith("reserve"))
-    memory = plan.wish.memory / GIB
-    return f", reserve {_size(reserve)}, KV {_size(plan.parts['kv'])} of {memory:.1f} GiB"
+def plan_of(subject: Served, cfg: Any) -> Plan:
+    """The plan of a server with settled arguments on this machine's GPU. Raises PlanError."""
+    dtype = cfg.kv_cache_dtype
+    return planner.make(
+        Question(
+            geometry=subject.geometry,
+            weights=subject.weights,
+            draft=subject.draft,
+            memory=gpu_memory_bytes(),
+            capability=detect_gpu().capability,
+            tp=cfg.tp_size,
+            context=cfg.context_length,
+            requests=cfg.max_running_requests,
+            chunk=cfg.chunked_prefill_size if (cfg.chunked_prefill_size or 0) > 0 else None,
+            mem_fraction=cfg.mem_fraction_static,
+            swa_ratio=cfg.swa_full_tokens_ratio,
+            kv_dtype=dtype if dtype in KV_DTYPE_BYTES else "auto",
+            page=cfg.page_size or 1,
+            policy=Settings.from_env().swa_policy,
+        )
+    )
 
 
-def _size(count: int) -> str:
+def _left(plan: Plan) -> str:
+    memory = plan.question.memory / GIB
+    return f", reserve {size(plan.reserve)}, KV {size(plan.parts['kv'])} of {memory:.1f} GiB"
+
+
+def size(count: int) -> str:
     return f"{count / GIB:.2f} GiB" if count >= GIB // 10 else f"{count:,} bytes"

@@ -30,6 +30,7 @@ class Geometry:
     kv_shared: layers at the end that attend to the KV of an earlier layer.
     ple: width of the per-layer embeddings, 0 without.
     window: keys that a sliding layer sees, the token's own among them.
+    tied: the embeddings are the head too.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Geometry:
     experts: int = 0
     top_k: int = 0
     expert_intermediate: int = 0
+    tied: bool = True
 
     @property
     def layers(self) -> int:
@@ -158,6 +160,7 @@ def from_config(model: ModelInfo) -> Geometry:
             experts=text.get("num_experts") or 0,
             top_k=text.get("top_k_experts") or 0,
             expert_intermediate=text.get("moe_intermediate_size") or 0,
+            tied=model.config.get("tie_word_embeddings", True),
         )
     except KeyError as missing:
         raise PlanError(f"the config.json of {model.path} lacks {missing}") from None

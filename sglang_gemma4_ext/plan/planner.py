@@ -1,190 +1,204 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Put together where each byte of a GPU goes, and answer whether a wish fits."""
+"""Put together where each byte of a GPU goes, and answer whether it fits."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
-from sglang_gemma4_ext.plan import advice, pools, reserve
+from sglang_gemma4_ext.plan import advice, policy, pools, reserve
 from sglang_gemma4_ext.plan.activations import Step, activation_bytes
+from sglang_gemma4_ext.plan.answer import NEW_TOKENS, RESERVE, Plan
 from sglang_gemma4_ext.plan.pools import KvBytes, Pools, Serving
-from sglang_gemma4_ext.plan.question import Wish, check
+from sglang_gemma4_ext.plan.question import Question, check
 from sglang_gemma4_ext.plan.sizes import GIB
 
-NEW_TOKENS = 1024  # of each request, where a plan needs a number
+BEYOND = (
+    "This GPU is a Blackwell: the extension leaves the reserve to SGLang and solves the split of "
+    "KV memory; its other patches are for compute capability 8.0 to 9.x"
+)
+STOCK_EXPERTS = (
+    "stock SGLang 0.5.23 does not answer with NVFP4 experts before Blackwell: its Marlin kernels "
+    "refuse their gelu"
+)
 # A smaller chunk computes with less and leaves less sliding KV in flight, and prefills slower.
 LOW_MEMORY_CHUNKS = (2048, 1024, 512, 256)
 LOW_MEMORY_REQUESTS = 16
 
 
-@dataclass(frozen=True)
-class Plan:
-    """The answer: bytes by purpose, pools, what they hold, and what to pass.
-
-    parts sum to the GPU's memory; `kv` is negative where weights and reserve alone exceed it.
-    longest: the longest prompt of a lone request; concurrent: by (prompt, new) tokens.
-    """
-
-    wish: Wish
-    parts: dict[str, int]
-    kv: KvBytes
-    pools: Pools
-    ratio: float | None
-    load: reserve.Load
-    longest: int
-    concurrent: dict[tuple[int, int], int]
-    fits: bool
-    reason: str
-    flags: list[str] = field(default_factory=list)
-    nearest: str = ""
-
-    @property
-    def kv_tokens(self) -> int:
-        """Tokens of full attention that the pools hold if nothing else is in them."""
-        return self.pools.full
-
-    @property
-    def longest_request(self) -> int:
-        """Prompt and new tokens of the longest lone request, 0 if none fits."""
-        return self.longest + NEW_TOKENS if self.longest else 0
+def make(question: Question) -> Plan:
+    """Answer a question. Raises PlanError on contradictions; what does not fit is an answer."""
+    check(question)
+    plan = _best(question)
+    return plan if plan.fits else replace(plan, nearest=advice.nearest(question, _best))
 
 
-def make(wish: Wish) -> Plan:
-    """Plan a wish. Raises PlanError on contradictions; what merely does not fit is an answer."""
-    check(wish)
-    plan = _best(wish)
-    return plan if plan.fits else replace(plan, nearest=advice.nearest(wish, _best))
-
-
-def _best(wish: Wish) -> Plan:
+def _best(question: Question) -> Plan:
     """In low-memory mode the largest of LOW_MEMORY_CHUNKS that fits, unless the user chose."""
-    if not wish.low_memory or wish.chunk is not None:
-        return _plan(wish)
-    plans = (_plan(replace(wish, chunk=chunk)) for chunk in LOW_MEMORY_CHUNKS)
+    if not question.low_memory or question.chunk is not None:
+        return _plan(question)
+    plans = (_plan(replace(question, chunk=chunk)) for chunk in LOW_MEMORY_CHUNKS)
     for plan in plans:
         if plan.fits:
             break
-    return replace(plan, wish=wish)
+    return replace(plan, question=question)
 
 
-def _plan(wish: Wish) -> Plan:
-    load = _load(wish)
-    parts = _parts(wish, load)
+def _plan(question: Question) -> Plan:
+    load = _load(question)
+    fraction = _fraction(question, load)
+    parts = _parts(question, load, reserve.kept_by(question.memory, fraction))
     kv = pools.kv_bytes(
-        wish.geometry,
-        wish.kv_dtype_bytes,
-        wish.tp,
-        shared_layers_too=not wish.ours,
-        draft_layers=0 if wish.ours else wish.draft_layers,
+        question.geometry,
+        question.kv_dtype_bytes,
+        question.tp,
+        shared_layers_too=not question.ours,
+        draft_layers=0 if question.ours else question.draft.layers,
     )
-    serving = Serving(wish.page, load.chunk, wish.draft_tokens)
-    split, ratio = _split(wish, max(parts["kv"], 0), kv, serving)
-    longest = pools.longest(
-        split, kv, wish.geometry.window, wish.geometry.max_context, NEW_TOKENS, serving
-    )
+    serving = Serving(question.page, load.chunk, question.draft.tokens)
+    split, ratio = _split(question, max(parts["kv"], 0), kv, serving)
+    longest = pools.longest(split, kv, question.geometry.window, load.context, NEW_TOKENS, serving)
     counts = {
-        (prompt, new): pools.concurrent(split, kv, wish.geometry.window, prompt, new, serving)
-        for prompt, new in _lengths(wish)
+        (prompt, new): _at_once(question, split, kv, load, serving, prompt, new)
+        for prompt, new in _lengths(question)
     }
-    fits, reason = _verdict(wish, parts, split, kv, serving, longest)
-    plan = Plan(wish, parts, kv, split, ratio, load, longest, counts, fits, reason)
+    fits, reason = _verdict(question, parts, split, kv, serving, longest)
+    plan = Plan(question, parts, fraction, kv, split, ratio, load, longest, counts, fits, reason,
+                notes=_notes(question))  # fmt: skip
     return replace(plan, flags=advice.flags(plan)) if fits else plan
 
 
-def _load(wish: Wish) -> reserve.Load:
-    requests = wish.requests
-    load = reserve.default_load(wish.memory, wish.geometry, wish.tp, requests)
-    if wish.low_memory:
+def _load(question: Question) -> reserve.Load:
+    requests = question.requests
+    load = reserve.default_load(question.memory, question.geometry, question.tp, requests)
+    if question.low_memory:
         # The table and the graphs of requests that cannot run anyway are not free.
         requests = requests or LOW_MEMORY_REQUESTS
     return replace(
         load,
-        chunk=wish.chunk or load.chunk,
+        chunk=question.chunk or load.chunk,
         requests=requests,
         graph_batch=min(load.graph_batch, requests or load.graph_batch),
-        context=wish.context or wish.geometry.max_context,
-        draft_tokens=wish.draft_tokens,
+        context=_context(question),
+        draft_tokens=question.draft.tokens,
     )
 
 
-def _parts(wish: Wish, load: reserve.Load) -> dict[str, int]:
+def _fraction(question: Question, load: reserve.Load) -> float:
+    """mem_fraction_static: the user's, else as the patch or SGLang settles it."""
+    if question.mem_fraction is not None:
+        return question.mem_fraction
+    if not question.ours or not question.is_target:
+        return reserve.sglang_fraction(question.memory, load)
+    return reserve.best_fraction(
+        question.memory, question.geometry, load, low_memory=question.low_memory
+    )
+
+
+def _parts(question: Question, load: reserve.Load, kept: int) -> dict[str, int]:
     """Bytes by purpose; `kv` is what is left."""
-    usable = wish.memory - reserve.CUDA_CONTEXT
-    if wish.mem_fraction is not None:
-        kept = int(usable * (1 - wish.mem_fraction))
-    elif wish.ours:
-        kept = reserve.reserve(wish.memory, wish.geometry, load, low_memory=wish.low_memory)
-    else:
-        kept = reserve.flat(wish.memory, load)
     step = Step(load.chunk, load.graph_batch, load.draft_tokens, load.tp)
-    computing = min(kept, activation_bytes(wish.geometry, step))
+    computing = min(kept, activation_bytes(question.geometry, step))
     graphs = min(kept - computing, reserve.graph_bytes(load))
-    tables = min(kept - computing - graphs, reserve.late_allocations(wish.geometry, load))
+    tables = min(kept - computing - graphs, reserve.late_allocations(question.geometry, load))
     parts = {"CUDA context": reserve.CUDA_CONTEXT}
-    parts |= {f"weights: {part}": size for part, size in _held(wish).items()}
+    parts |= {f"weights: {part}": size for part, size in _held(question).items()}
     parts |= {
-        "reserve: activations": computing,
-        "reserve: CUDA graphs": graphs,
-        "reserve: request table, attention buffers": tables,
-        "reserve: unmodelled": kept - computing - graphs - tables,
+        RESERVE + "activations": computing,
+        RESERVE + "CUDA graphs": graphs,
+        RESERVE + "request table, attention buffers": tables,
+        RESERVE + "unmodelled": kept - computing - graphs - tables,
     }
-    return {**parts, "kv": wish.memory - sum(parts.values())}
+    return {**parts, "kv": question.memory - sum(parts.values())}
 
 
-def _held(wish: Wish) -> dict[str, int]:
+def _held(question: Question) -> dict[str, int]:
     """Bytes of all weights on the GPU by part."""
     others = {
-        "draft": wish.draft_bytes,
-        "swizzled scales": 0 if wish.ours else wish.weights.swizzled,
+        "draft": question.draft.size,
+        "swizzled scales": question.weights.swizzled if _is_swizzled(question) else 0,
     }
-    return {**wish.weights.parts, **{part: size for part, size in others.items() if size}}
+    return {**question.weights.parts, **{part: size for part, size in others.items() if size}}
 
 
-def _split(wish: Wish, budget: int, kv: KvBytes, serving: Serving) -> tuple[Pools, float | None]:
-    """The pools of the wish's policy, and their ratio, None where the bytes are shared."""
-    if wish.swa_ratio is not None:
-        ratio = wish.swa_ratio
-    elif wish.policy == "upstream" or not wish.ours:
-        ratio = pools.UPSTREAM_RATIO
-    elif wish.policy == "seed":
-        ratio = pools.seed_ratio(wish.geometry)
-    elif wish.draft_bytes:
-        context = wish.context or wish.geometry.max_context
-        ratio = pools.solve_ratio(
-            budget, kv, wish.geometry.window, context, serving, max_requests=wish.requests
+def _is_swizzled(question: Question) -> bool:
+    """Whether ModelOpt's block scales are kept twice: by stock SGLang and on a Blackwell."""
+    return not question.ours or not question.is_target
+
+
+def _split(
+    question: Question, budget: int, kv: KvBytes, serving: Serving
+) -> tuple[Pools, float | None]:
+    """The pools of the question's policy, and their ratio, None where the bytes are shared."""
+    ratio = question.swa_ratio
+    if ratio is None:
+        chosen = policy.decide(
+            question.policy if question.ours else "upstream",
+            is_moe=question.geometry.is_moe,
+            server=question.server,
         )
-    else:
-        return pools.share(budget, kv, wish.page), None
-    return pools.split(budget, kv, ratio, wish.page), ratio
+        if chosen.kind == "shared":
+            return pools.share(budget, kv, question.page), None
+        ratio = chosen.ratio
+    if ratio is None:
+        ratio = pools.solve_ratio(
+            budget, kv, question.geometry.window, _context(question), serving,
+            max_requests=question.requests,
+        )  # fmt: skip
+    return pools.split(budget, kv, ratio, question.page), ratio
 
 
-def _lengths(wish: Wish) -> list[tuple[int, int]]:
-    most = wish.context or wish.geometry.max_context
+def _context(question: Question) -> int:
+    return question.context or question.geometry.max_context
+
+
+def _at_once(
+    question: Question, split: Pools, kv: KvBytes, load: reserve.Load, serving: Serving,
+    prompt: int, new: int,
+) -> int:  # fmt: skip
+    """How many such requests run at once: what the pools hold, at most the cap on requests."""
+    held = pools.concurrent(split, kv, question.geometry.window, prompt, new, serving)
+    return held if load.requests is None else min(held, load.requests)
+
+
+def _lengths(question: Question) -> list[tuple[int, int]]:
+    most = _context(question)
     lengths = [load for load in pools.WORKLOADS if sum(load) <= most]
     whole = (most - NEW_TOKENS, NEW_TOKENS)
     return [*lengths, whole] if whole not in lengths and whole[0] > 0 else lengths
 
 
+def _notes(question: Question) -> tuple[str, ...]:
+    if question.ours and not question.is_target:
+        return (BEYOND,)
+    return ()
+
+
 def _verdict(
-    wish: Wish, parts: dict[str, int], split: Pools, kv: KvBytes, serving: Serving, longest: int
+    question: Question,
+    parts: dict[str, int],
+    split: Pools,
+    kv: KvBytes,
+    serving: Serving,
+    longest: int,
 ) -> tuple[bool, str]:
-    held = sum(_held(wish).values())
+    if not question.ours and question.is_target and question.weights.nvfp4_experts:
+        return False, STOCK_EXPERTS
+    held = sum(_held(question).values())
     if parts["kv"] <= 0:
         over = -parts["kv"] / GIB
-        if held + reserve.CUDA_CONTEXT >= wish.memory:
-            return False, (
-                f"the weights alone ({held / GIB:.1f} GiB) do not fit {wish.memory / GIB:.1f} GiB"
-            )
+        if held + reserve.CUDA_CONTEXT >= question.memory:
+            memory = f"{question.memory / GIB:.1f} GiB"
+            return False, f"the weights alone ({held / GIB:.1f} GiB) do not fit {memory}"
         return False, f"weights and reserve together are {over:.1f} GiB too large"
-    wanted = (wish.context or 0) - NEW_TOKENS
+    wanted = (question.context or 0) - NEW_TOKENS
     if longest == 0 or longest < wanted:
         most = f"{longest + NEW_TOKENS} tokens" if longest else "no request"
-        return False, f"the KV pools hold {most}, too few for a context of {wish.context or 1}"
-    if wish.context and wish.requests:
+        return False, f"the KV pools hold {most}, too few for a context of {question.context or 1}"
+    if question.context and question.requests:
         count = pools.concurrent(
-            split, kv, wish.geometry.window, max(1, wanted), NEW_TOKENS, serving
+            split, kv, question.geometry.window, max(1, wanted), NEW_TOKENS, serving
         )
-        if count < wish.requests:
-            many = f"{count} of {wish.requests} requests"
-            return False, f"{many} of {wish.context} tokens fit at once"
+        if count < question.requests:
+            many = f"{count} of {question.requests} requests"
+            return False, f"{many} of {question.context} tokens fit at once"
     return True, f"{parts['kv'] / GIB:.1f} GiB are left for KV"

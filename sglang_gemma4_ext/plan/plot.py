@@ -8,38 +8,49 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from sglang_gemma4_ext.plan.answer import RESERVE, Plan
 from sglang_gemma4_ext.plan.geometry import PlanError
-from sglang_gemma4_ext.plan.planner import Plan
 from sglang_gemma4_ext.plan.sizes import GIB
 
-WIDTH, MARGIN, BAR, GAP, KEY = 1100, 40, 54, 66, 26
+WIDTH, MARGIN, BAR, GAP, KEY = 1100, 40, 54, 82, 26
 SCALE = WIDTH - 2 * MARGIN
 INK, PAPER, LIMIT = "#1f2430", "#ffffff", "#c0392b"
-# One colour for each purpose, in the order of a plan's parts; chosen to differ in lightness too.
-COLOURS = (
-    "#5b6472", "#1d4e89", "#2f75b5", "#5fa3d6", "#9cc9ea", "#c9e2f5", "#7a5195",
-    "#b35900", "#e08214", "#fdb863", "#fee0b6", "#d1477a", "#f2a3c3", "#8c6d46",
-)  # fmt: skip
-KV = "#2a9d60"
+# One colour for each purpose, the same in every picture; chosen to differ in lightness too.
+COLOURS = {
+    "CUDA context": "#5b6472",
+    "weights: attention": "#1d4e89",
+    "weights: mlp": "#2f75b5",
+    "weights: experts": "#5fa3d6",
+    "weights: embeddings": "#9cc9ea",
+    "weights: ple": "#c9e2f5",
+    "weights: other": "#7a5195",
+    "weights: towers": "#8c6d46",
+    "weights: draft": "#d1477a",
+    "weights: swizzled scales": "#f2a3c3",
+    RESERVE + "activations": "#b35900",
+    RESERVE + "CUDA graphs": "#e08214",
+    RESERVE + "request table, attention buffers": "#fdb863",
+    RESERVE + "unmodelled": "#fee0b6",
+    "kv": "#2a9d60",
+}
 
 
 def draw(plans: Sequence[tuple[str, Plan]], file: Path) -> None:
     """Write titled plans as one bar each, to a common scale. Raises PlanError if it cannot."""
     names = list(dict.fromkeys(name for _, plan in plans for name in plan.parts))
-    colours = dict(zip((n for n in names if n != "kv"), COLOURS, strict=False)) | {"kv": KV}
     font, small = ImageFont.load_default(20), ImageFont.load_default(16)
     height = 2 * MARGIN + len(plans) * (BAR + GAP) + KEY * ((len(names) + 1) // 2)
     image = Image.new("RGB", (WIDTH, height), PAPER)
     pen = ImageDraw.Draw(image)
-    widest = max(max(plan.wish.memory, _needed(plan)) for _, plan in plans)
+    widest = max(max(plan.question.memory, _needed(plan)) for _, plan in plans)
     y = MARGIN
     for title, plan in plans:
         pen.text((MARGIN, y), title, INK, font)
-        _bar(pen, y + 32, plan, SCALE / widest, colours, small)
+        _bar(pen, y + 32, plan, SCALE / widest, small)
         y += BAR + GAP
     for i, name in enumerate(names):
         x, row = MARGIN + (i % 2) * SCALE // 2, y + (i // 2) * KEY
-        pen.rectangle((x, row, x + 16, row + 16), colours[name])
+        pen.rectangle((x, row, x + 16, row + 16), COLOURS[name])
         pen.text((x + 26, row - 2), name, INK, small)
     try:
         image.save(file)
@@ -56,7 +67,6 @@ def _bar(
     y: int,
     plan: Plan,
     pixels: float,
-    colours: dict[str, str],
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
 ) -> None:
     """Segments with their GiB where there is room, and a line where the GPU ends."""
@@ -65,11 +75,14 @@ def _bar(
         if size <= 0:
             continue
         end = x + size * pixels
-        pen.rectangle((x, y, end, y + BAR), colours[name])
+        pen.rectangle((x, y, end, y + BAR), COLOURS[name])
         label = f"{size / GIB:.1f}"
         if pen.textlength(label, font) + 8 < end - x:
-            dark = sum(int(colours[name][i : i + 2], 16) for i in (1, 3, 5)) < 380
+            dark = sum(int(COLOURS[name][i : i + 2], 16) for i in (1, 3, 5)) < 380
             pen.text((x + 4, y + BAR // 2 - 9), label, PAPER if dark else INK, font)
         x = end
-    limit = MARGIN + plan.wish.memory * pixels
+    limit = MARGIN + plan.question.memory * pixels
     pen.line((limit, y - 4, limit, y + BAR + 4), LIMIT, 3)
+    label = f"{plan.question.memory / GIB:.1f} GiB: end of the GPU's memory"
+    left = min(limit, WIDTH - MARGIN) - pen.textlength(label, font)
+    pen.text((max(MARGIN, left), y + BAR + 4), label, LIMIT, font)

@@ -6,19 +6,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sglang_gemma4_ext.plan.geometry import Geometry, PlanError
+from sglang_gemma4_ext.plan.policy import Server
+from sglang_gemma4_ext.plan.served import NO_DRAFT, Draft
 from sglang_gemma4_ext.plan.weights import Weights
+from sglang_gemma4_ext.settings import SwaPolicy
+
+KV_DTYPE_BYTES = {"auto": 2, "bfloat16": 2, "float16": 2, "fp8_e4m3": 1, "fp8_e5m2": 1}
+# SGLang's Triton attention compiles for an E4M3 cache from this compute capability on.
+E4M3_SINCE = (8, 9)
 
 
 @dataclass(frozen=True)
-class Wish:
+class Question:
     """What is to be served on what. None leaves the choice to the plan.
 
     memory: bytes of one GPU as nvidia-smi reports them.
-    draft_bytes: weights of a speculative draft, whose KV is the target's own.
-    draft_layers: its layers, for each of which stock SGLang reserves KV all the same.
-    policy: auto, seed or upstream; see pools.py.
+    capability: its compute capability; None where only its memory is known.
+    card: its name, for people.
+    policy: how KV memory is split; see policy.py.
     ours: with the extension's patches; False plans stock SGLang 0.5.23.
-    note: what to know of the plan besides.
     """
 
     geometry: Geometry
@@ -30,38 +36,67 @@ class Wish:
     chunk: int | None = None
     mem_fraction: float | None = None
     swa_ratio: float | None = None
-    kv_dtype_bytes: int = 2
-    draft_bytes: int = 0
-    draft_layers: int = 0
-    draft_tokens: int = 1
+    kv_dtype: str = "auto"
+    draft: Draft = NO_DRAFT
     page: int = 1
-    policy: str = "auto"
+    policy: SwaPolicy = "auto"
     low_memory: bool = False
     ours: bool = True
-    note: str = ""
+    capability: tuple[int, int] | None = None
+    card: str = ""
+
+    @property
+    def is_target(self) -> bool:
+        """Whether the extension's memory patches are for this GPU; a nameless one counts so."""
+        return self.capability is None or (8, 0) <= self.capability < (10, 0)
+
+    @property
+    def runs_e4m3(self) -> bool:
+        """Whether an E4M3 KV cache is known to run on this GPU."""
+        return self.capability is not None and self.capability >= E4M3_SINCE
+
+    @property
+    def kv_dtype_bytes(self) -> int:
+        return KV_DTYPE_BYTES[self.kv_dtype]
+
+    @property
+    def server(self) -> Server:
+        """The server as far as the split of KV memory is concerned."""
+        beside = ("speculative_algorithm",) if self.draft else ()
+        return Server(self.is_target, beside, kv_dtype=self.kv_dtype)
 
 
-def check(wish: Wish) -> None:
-    """Raises PlanError on a wish that contradicts itself or its model."""
-    most = wish.geometry.max_context
-    if wish.context is not None and wish.context > most:
+def check(question: Question) -> None:
+    """Raises PlanError on a question that contradicts itself, its model or its GPU."""
+    most = question.geometry.max_context
+    if question.context is not None and question.context > most:
         raise PlanError(
-            f"--context-length {wish.context} is above the {most} tokens that "
-            f"{wish.geometry.name} was made for"
+            f"--context-length {question.context} is above the {most} tokens that "
+            f"{question.geometry.name} was made for"
         )
     for flag, value in (
-        ("--context-length", wish.context),
-        ("--max-running-requests", wish.requests),
-        ("--chunked-prefill-size", wish.chunk),
-        ("--tp", wish.tp),
+        ("--context-length", question.context),
+        ("--max-running-requests", question.requests),
+        ("--chunked-prefill-size", question.chunk),
+        ("--tp", question.tp),
     ):
         if value is not None and value < 1:
             raise PlanError(f"{flag} must be at least 1, not {value}")
-    if wish.geometry.heads % wish.tp:
-        raise PlanError(f"--tp {wish.tp} does not divide {wish.geometry.heads} query heads")
-    if wish.mem_fraction is not None and not 0 < wish.mem_fraction < 1:
-        raise PlanError(f"--mem-fraction-static must be between 0 and 1, not {wish.mem_fraction}")
-    if wish.swa_ratio is not None and not 0 < wish.swa_ratio <= 1:
+    if question.geometry.heads % question.tp:
+        raise PlanError(f"--tp {question.tp} does not divide {question.geometry.heads} query heads")
+    fraction, ratio = question.mem_fraction, question.swa_ratio
+    if fraction is not None and not 0 < fraction < 1:
+        raise PlanError(f"--mem-fraction-static must be between 0 and 1, not {fraction}")
+    if ratio is not None and not 0 < ratio <= 1:
+        raise PlanError(f"--swa-full-tokens-ratio must be above 0 and at most 1, not {ratio}")
+    if question.kv_dtype not in KV_DTYPE_BYTES:
         raise PlanError(
-            f"--swa-full-tokens-ratio must be above 0 and at most 1, not {wish.swa_ratio}"
+            f"--kv-cache-dtype must be one of {', '.join(KV_DTYPE_BYTES)}, "
+            f"not {question.kv_dtype!r}"
+        )
+    if question.kv_dtype == "fp8_e4m3" and question.capability and not question.runs_e4m3:
+        major, minor = question.capability
+        raise PlanError(
+            f"--kv-cache-dtype fp8_e4m3 does not run on compute capability {major}.{minor}: "
+            "SGLang's Triton attention needs 8.9 for it; leave the flag out"
         )

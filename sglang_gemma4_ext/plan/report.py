@@ -5,20 +5,25 @@ from __future__ import annotations
 
 from typing import Any
 
-from sglang_gemma4_ext.plan.planner import Plan
+from sglang_gemma4_ext.plan.answer import RESERVE, Plan
+from sglang_gemma4_ext.plan.question import Question
 from sglang_gemma4_ext.plan.sizes import GIB
 
 _BAR = 40
+LEGEND = {
+    RESERVE + "unmodelled": "allocator slack, kernel workspaces, NCCL, and SGLang's allowance",
+    "weights: swizzled scales": "NVFP4 experts' scales again, in Blackwell's layout",
+}
 
 
 def to_text(plan: Plan) -> str:
     """The verdict first, then where the memory goes, then what fits into the KV pools."""
-    wish = plan.wish
+    question = plan.question
     verdict = f"{'Yes' if plan.fits else 'No'}: {plan.reason}."
-    lines = [title(plan), "", verdict, *([wish.note] if wish.note else [])]
+    lines = [title(plan), "", verdict, *(f"{note}." for note in plan.notes)]
     if plan.nearest:
         lines.append(f"The nearest that fits: {plan.nearest}.")
-    lines += ["", *_table(plan.parts, wish.memory), ""]
+    lines += ["", *_table(plan.parts, question.memory), *_legend(plan.parts), ""]
     if plan.fits:
         lines += [*_capacity(plan), "", "Flags:", *(f"  {flag}" for flag in plan.flags)]
     return "\n".join(lines).rstrip()
@@ -27,14 +32,15 @@ def to_text(plan: Plan) -> str:
 def to_json(plan: Plan) -> dict[str, Any]:
     """The same as plain values: bytes, tokens, counts."""
     return {
-        "model": plan.wish.geometry.name,
+        "model": plan.question.geometry.name,
         "fits": plan.fits,
         "reason": plan.reason,
         "nearest": plan.nearest or None,
-        "note": plan.wish.note or None,
-        "memory_bytes": plan.wish.memory,
+        "notes": list(plan.notes),
+        "gpu": plan.question.card or None,
+        "memory_bytes": plan.question.memory,
         "parts_bytes": plan.parts,
-        "weights_source": plan.wish.weights.source,
+        "weights_source": plan.question.weights.source,
         "kv_bytes_per_token": {"full": plan.kv.full, "swa": plan.kv.swa},
         "pools": {
             "shared_bytes": plan.pools.shared_bytes,
@@ -52,12 +58,21 @@ def to_json(plan: Plan) -> dict[str, Any]:
 
 
 def title(plan: Plan) -> str:
-    wish = plan.wish
-    who = "sglang-gemma4-ext" if wish.ours else "stock SGLang 0.5.23"
-    return (
-        f"Gemma 4 {wish.geometry.name} ({wish.weights.source}) on "
-        f"{wish.memory / GIB:.1f} GiB{f' x {wish.tp}' if wish.tp > 1 else ''}, {who}"
-    )
+    question = plan.question
+    who = "sglang-gemma4-ext" if question.ours else "stock SGLang 0.5.23"
+    return f"Gemma 4 {question.geometry.name} ({question.weights.source}) on {gpu(question)}, {who}"
+
+
+def gpu(question: Question) -> str:
+    """The GPUs of a question in words, such as `RTX 3090 (24.0 GiB) x 2`."""
+    size = f"{question.memory / GIB:.1f} GiB"
+    name = f"{question.card} ({size})" if question.card else size
+    return f"{name} x {question.tp}" if question.tp > 1 else name
+
+
+def _legend(parts: dict[str, int]) -> list[str]:
+    """What the parts with unusual names are."""
+    return ["", *(f"  {part}: {LEGEND[part]}" for part in parts if part in LEGEND)]
 
 
 def _table(parts: dict[str, int], memory: int) -> list[str]:

@@ -17,6 +17,7 @@ Ours replaces that one number; nothing is added to it, so nothing is counted twi
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from sglang_gemma4_ext.plan.activations import Step, activation_bytes
@@ -127,6 +128,32 @@ def reserve(memory: int, geometry: Geometry, load: Load, *, low_memory: bool = F
     if not low_memory:
         needed = max(needed, swa_scoped(memory, geometry, load))
     return min(flat(memory, load), needed)
+
+
+def fraction(memory: int, kept: int) -> float:
+    """mem_fraction_static that keeps a reserve free, rounded down to SGLang's three digits.
+
+    SGLang multiplies it by what is free before it loads weights: all but the CUDA context.
+    """
+    return math.floor((1 - kept / (memory - CUDA_CONTEXT)) * 1000) / 1000
+
+
+def sglang_fraction(memory: int, load: Load) -> float:
+    """mem_fraction_static as SGLang 0.5.23 chooses it, of all memory."""
+    return round(1 - flat(memory, load) / memory, 3)
+
+
+def best_fraction(
+    memory: int, geometry: Geometry, load: Load, *, low_memory: bool = False
+) -> float:
+    """mem_fraction_static under our reserve, never below SGLang's own."""
+    ours = fraction(memory, reserve(memory, geometry, load, low_memory=low_memory))
+    return max(ours, sglang_fraction(memory, load))
+
+
+def kept_by(memory: int, mem_fraction: float) -> int:
+    """Bytes that a server keeps free of weights and KV under a mem_fraction_static."""
+    return int((memory - CUDA_CONTEXT) * (1 - mem_fraction))
 
 
 def _prefill_buckets(chunk: int) -> list[int]:

@@ -2,8 +2,8 @@
 """Bytes of weights on one GPU: from a geometry and a format, or from a checkpoint's headers.
 
 Both count what SGLang 0.5.23 holds, not what lies on disk: no towers when text-only, K twice
-where it serves as V, embeddings once (they are the lm_head), KV projections of KV-shared layers
-too (SGLang builds them and never uses them).
+where it serves as V, no head beside tied embeddings, nothing that a trainer left behind. KV-shared
+layers have k_proj and v_proj whether the checkpoint has them or not: SGLang builds both.
 """
 
 from __future__ import annotations
@@ -35,6 +35,12 @@ _ELEMENT_BYTES = {
     "F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2,
     "I16": 2, "U16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I8": 1, "U8": 1, "BOOL": 1,
 }  # fmt: skip
+# Names that the language model loads, below whatever prefixes.
+_LOADED = re.compile(
+    r"(model\.|language_model\.)*(layers\.\d+\.|embed_tokens|per_layer_|norm\.|lm_head\.)"
+)
+_TRAINERS = re.compile(r"(^|\.)(optimizer|exp_avg(_sq)?|momentum_buffer|master_weight)(\.|$)")
+_QUERY = re.compile(r"\.layers\.(\d+)\.self_attn\.q_proj\.")
 _KEY = re.compile(r"\.layers\.(\d+)\.self_attn\.k_proj\.")
 
 
@@ -102,7 +108,7 @@ def _counts(geometry: Geometry) -> dict[str, int]:
         ),
         "experts": 3 * geometry.layers * geometry.experts
         * geometry.expert_intermediate * geometry.hidden,
-        "embeddings": geometry.vocab * geometry.hidden,
+        "embeddings": geometry.vocab * geometry.hidden * (1 if geometry.tied else 2),
         "other": geometry.layers * geometry.experts * geometry.hidden,  # routers
     }  # fmt: skip
     if geometry.ple:
@@ -124,9 +130,9 @@ def from_headers(
     parts: dict[str, int] = {}
     for name, tensor in tensors.items():
         part = _part(name)
-        if part == "towers" and not multimodal:
-            continue
-        parts[part] = parts.get(part, 0) + _loaded_bytes(name, tensor, geometry)
+        if _is_held(name, part, geometry, multimodal):
+            parts[part] = parts.get(part, 0) + _loaded_bytes(name, tensor, geometry)
+    parts["attention"] = parts.get("attention", 0) + _unstored_kv(tensors, geometry)
     leaves = {name.rpartition(".")[2] for name in tensors if _part(name) == "experts"}
     by_modelopt = "weight_scale_2" in leaves
     # Towers are not sharded: each GPU has the whole of them.
@@ -136,6 +142,27 @@ def from_headers(
         swizzled_scales(geometry, tp) if by_modelopt else 0,
         by_modelopt or "weight_global_scale" in leaves,
     )
+
+
+def _is_held(name: str, part: str, geometry: Geometry, multimodal: bool) -> bool:
+    """Whether SGLang keeps a tensor of the checkpoint."""
+    if part == "towers":
+        return multimodal
+    if _TRAINERS.search(name) or not _LOADED.match(name):
+        return False
+    return not (geometry.tied and "lm_head." in name)
+
+
+def _unstored_kv(tensors: Mapping[str, Tensor], geometry: Geometry) -> int:
+    """Bytes of k_proj and v_proj of KV-shared layers that the checkpoint leaves out."""
+    stored = {int(found[1]) for name in tensors if (found := _KEY.search(name))}
+    size = 0
+    for name, tensor in tensors.items():
+        found = _QUERY.search(name)
+        if found and geometry.shares_kv(layer := int(found[1])) and layer not in stored:
+            heads, kv_heads, _ = geometry.heads_of(layer)
+            size += prod(tensor.shape) * element_bytes(name, tensor) * 2 * kv_heads // heads
+    return size
 
 
 def _loaded_bytes(name: str, tensor: Tensor, geometry: Geometry) -> int:
@@ -158,6 +185,7 @@ def _part(name: str) -> str:
     for part, pattern in (
         ("ple", "per_layer"),
         ("embeddings", "embed_tokens."),
+        ("embeddings", "lm_head."),
         ("attention", ".self_attn."),
         ("experts", ".experts."),
         ("mlp", ".mlp."),

@@ -41,7 +41,9 @@ def test_the_users_flags_stand(line):
 
 
 def test_what_does_not_fit_says_what_would(line):
-    with pytest.raises(PlanError, match=r"do not fit 16.0 GiB; the nearest that fits: --tp 2"):
+    with pytest.raises(
+        PlanError, match=r"do not fit 16.0 GiB; the nearest that fits: the model's NVFP4"
+    ):
         low_memory.apply(line(), 16 * GIB, "auto")
 
 

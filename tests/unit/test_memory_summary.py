@@ -11,13 +11,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sglang_gemma4_ext.launcher import memory_summary
+from sglang_gemma4_ext.machine import Gpu
 from sglang_gemma4_ext.plan.sizes import GIB
 from tests.checkpoints.assistant import build_assistant
 
 
 def settled(path, **others):
     plain = {"tp_size": 1, "speculative_draft_model_path": None, "enable_multimodal": None,
-             "mem_fraction_static": 0.8}  # fmt: skip
+             "mem_fraction_static": 0.8, "context_length": None, "max_running_requests": None,
+             "chunked_prefill_size": 2048, "swa_full_tokens_ratio": None, "page_size": 1,
+             "kv_cache_dtype": "auto"}  # fmt: skip
     return SimpleNamespace(model_path=str(path), **{**plain, **others})
 
 
@@ -33,6 +36,7 @@ def test_weights_and_draft_are_those_of_the_files(checkpoint, tmp_path):
 
 def test_on_a_gpu_the_parts_are_its_memory(monkeypatch, checkpoint):
     monkeypatch.setattr(memory_summary, "gpu_memory_bytes", lambda: 24 * GIB)
+    monkeypatch.setattr(memory_summary, "detect_gpu", lambda: Gpu("nvidia", "A10G", (8, 6)))
     said = memory_summary.describe_memory(settled(checkpoint("dense")), cpu=False)
     reserve, kv = map(
         float, re.search(r"reserve ([\d.]+) GiB, KV ([\d.]+) GiB of 24.0", said).groups()

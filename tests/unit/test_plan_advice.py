@@ -9,22 +9,25 @@ from typing import Any
 import pytest
 
 from sglang_gemma4_ext.plan import advice, planner, pools, report, weights
-from sglang_gemma4_ext.plan.geometry import BUILT_IN
-from sglang_gemma4_ext.plan.planner import Wish
+from sglang_gemma4_ext.plan.answer import NEW_TOKENS
+from sglang_gemma4_ext.plan.cards import CARDS
+from sglang_gemma4_ext.plan.geometry import BUILT_IN, PlanError
+from sglang_gemma4_ext.plan.question import Question
+from sglang_gemma4_ext.plan.served import Draft
 from sglang_gemma4_ext.plan.sizes import GIB
 from sglang_gemma4_ext.plan.weights import Weights
 
 
-def wish(model: str, gib: float, fmt: str = "nvfp4", **more: Any) -> Wish:
+def question(model: str, gib: float, fmt: str = "nvfp4", **more: Any) -> Question:
     geometry = BUILT_IN[model]
     held = weights.estimate(geometry, fmt, more.get("tp", 1))
-    return Wish(geometry, held, int(gib * GIB), **more)
+    return Question(geometry, held, int(gib * GIB), **more)
 
 
 @pytest.mark.parametrize(
     ("asked", "passed"),
     [
-        ({"kv_dtype_bytes": 1}, "--kv-cache-dtype fp8_e4m3"),
+        ({"kv_dtype": "fp8_e5m2"}, "--kv-cache-dtype fp8_e5m2"),
         ({"tp": 2}, "--tp 2"),
         ({"swa_ratio": 0.25}, "--swa-full-tokens-ratio 0.25"),
         ({"policy": "seed"}, "--gemma4-swa-policy seed"),
@@ -38,9 +41,9 @@ def wish(model: str, gib: float, fmt: str = "nvfp4", **more: Any) -> Wish:
     ],
 )
 def test_what_was_asked_for_is_passed_on(asked, passed):
-    answer = planner.make(wish("12B", 48, **asked))
+    answer = planner.make(question("12B", 48, **asked))
     assert answer.fits and passed in answer.flags
-    plain = planner.make(wish("12B", 48))
+    plain = planner.make(question("12B", 48))
     flag = passed.partition(" ")[0]
     defaults = ("--context-length", "--mem-fraction-static", "--chunked-prefill-size")
     assert passed not in plain.flags
@@ -50,9 +53,9 @@ def test_what_was_asked_for_is_passed_on(asked, passed):
 def test_the_fraction_that_is_passed_keeps_the_reserve():
     """SGLang reads three digits; rounded up, the pools would take of the reserve."""
     for gib in range(16, 97, 5):
-        answer = planner.make(wish("12B", gib))
+        answer = planner.make(question("12B", gib))
         (fraction,) = (f.split()[1] for f in answer.flags if f.startswith("--mem-fraction"))
-        usable = answer.wish.memory - answer.parts["CUDA context"]
+        usable = answer.question.memory - answer.parts["CUDA context"]
         kept = sum(size for part, size in answer.parts.items() if part.startswith("reserve"))
         assert len(fraction) <= len("0.123")
         assert usable * (1 - float(fraction)) >= kept
@@ -61,16 +64,26 @@ def test_the_fraction_that_is_passed_keeps_the_reserve():
 @pytest.mark.parametrize(
     ("asked", "nearest"),
     [
-        (wish("12B", 16, context=262_144), "--gemma4-low-memory (up to 262144 tokens"),
-        (wish("12B", 13, context=262_144), "--gemma4-low-memory --kv-cache-dtype fp8_e4m3 ("),
+        (question("12B", 16, context=262_144), "--gemma4-low-memory (up to 262144 tokens"),
         (
-            wish("26B-A4B", 24, context=262_144, requests=4),
+            question("12B", 13, context=262_144, capability=(8, 9)),
+            "--gemma4-low-memory --kv-cache-dtype fp8_e4m3 (",
+        ),
+        (
+            question("12B", 13, context=262_144, capability=(8, 6)),
+            "--gemma4-low-memory and a shorter --context-length (",
+        ),
+        (
+            question("26B-A4B", 24, context=262_144, requests=4),
             "--gemma4-low-memory --max-running-requests 1 (",
         ),
-        (wish("26B-A4B", 18, context=262_144), "--gemma4-low-memory and a shorter --context"),
-        (wish("31B", 24, "bf16"), "--tp 4 ("),
-        (wish("31B", 4, "bf16"), "a GPU with more memory"),
-        (wish("26B-A4B", 18, context=262_144, ours=False), "--tp 8 ("),
+        (question("26B-A4B", 18, context=262_144), "--gemma4-low-memory and a shorter --context"),
+        (question("31B", 24, "bf16"), "the model's NVFP4 checkpoint and --gemma4-low-memory ("),
+        (question("31B", 20, "bf16"), "--tp 4 ("),
+        (question("31B", 4, "bf16"), "a GPU with more memory"),
+        (question("12B", 24, context=65_536, ours=False), "this extension, without --stock ("),
+        (question("26B-A4B", 48, ours=False), "this extension, without --stock ("),
+        (question("31B", 31, context=8192, ours=False), "--tp 2 ("),
     ],
 )
 def test_the_nearest_is_the_smallest_step_that_fits(asked, nearest):
@@ -81,28 +94,28 @@ def test_the_nearest_is_the_smallest_step_that_fits(asked, nearest):
 
 def test_towers_are_on_every_gpu():
     held = Weights({"mlp": 40 * GIB, "towers": 3 * GIB}, "by hand")
-    split = advice._parallel(Wish(BUILT_IN["31B"], held, 24 * GIB), 4)
+    split = advice._parallel(Question(BUILT_IN["31B"], held, 24 * GIB), 4)
     assert split.tp == 4
     assert split.weights.parts == {"mlp": 10 * GIB, "towers": 3 * GIB}
 
 
 def test_too_few_requests_and_too_short_a_context_are_said():
-    several = planner.make(wish("26B-A4B", 24, context=262_144, requests=4, low_memory=True))
+    several = planner.make(question("26B-A4B", 24, context=262_144, requests=4, low_memory=True))
     assert several.reason == "1 of 4 requests of 262144 tokens fit at once"
-    long = planner.make(wish("26B-A4B", 18, context=262_144, low_memory=True))
-    assert f"the KV pools hold {long.longest + planner.NEW_TOKENS} tokens, too few" in long.reason
+    long = planner.make(question("26B-A4B", 18, context=262_144, low_memory=True))
+    assert f"the KV pools hold {long.longest + NEW_TOKENS} tokens, too few" in long.reason
 
 
 @pytest.mark.parametrize("ours", [True, False])
 def test_stock_pools_hold_rows_for_layers_that_share_kv(ours):
-    answer = planner.make(wish("E4B", 24, ours=ours))
+    answer = planner.make(question("E4B", 24, ours=ours))
     assert answer.kv == pools.kv_bytes(BUILT_IN["E4B"], shared_layers_too=not ours)
 
 
 @pytest.mark.parametrize("drafting", [False, True])
 def test_the_text_has_the_plans_numbers(drafting):
-    asked = wish("12B", 24)
-    answer = planner.make(replace(asked, draft_bytes=GIB, draft_tokens=4) if drafting else asked)
+    asked = question("12B", 24)
+    answer = planner.make(replace(asked, draft=Draft("/a draft", GIB, 4, 4)) if drafting else asked)
     lines = report.to_text(answer).splitlines()
     assert lines[0] == "Gemma 4 12B (estimated, nvfp4) on 24.0 GiB, sglang-gemma4-ext"
     assert lines[2] == f"Yes: {answer.reason}."
@@ -120,3 +133,52 @@ def test_the_text_has_the_plans_numbers(drafting):
     for part, size in answer.parts.items():
         assert any(f"  {part} " in line and f"{size / GIB:.2f} GiB" in line for line in lines)
     assert lines[-len(answer.flags) :] == [f"  {flag}" for flag in answer.flags]
+
+
+def test_a_draft_and_a_page_size_are_passed_on():
+    answer = planner.make(question("12B", 48, page=64, draft=Draft("/a draft", GIB, 4, 3)))
+    assert "--page-size 64" in answer.flags
+    assert "--speculative-draft-model-path '/a draft'" in answer.flags
+    assert "--speculative-num-draft-tokens 3" in answer.flags
+
+
+@pytest.mark.parametrize(("asked", "cap"), [({"requests": 8}, 8), ({"low_memory": True}, 16)])
+def test_no_more_requests_are_counted_than_the_cap(asked, cap):
+    answer = planner.make(question("12B", 24, **asked))
+    assert max(answer.concurrent.values()) == answer.load.requests == cap
+
+
+def test_the_longest_request_is_within_the_context():
+    asked = planner.make(question("12B", 24, context=32_768))
+    assert asked.longest_request == 32_768
+    assert "Longest request: 32,768 tokens" in report.to_text(asked)
+
+
+@pytest.mark.parametrize(
+    ("capability", "runs"), [((8, 0), False), ((8, 6), False), ((8, 9), True), ((9, 0), True)]
+)
+def test_an_e4m3_cache_is_planned_only_where_it_runs(capability, runs):
+    asked = question("12B", 24, kv_dtype="fp8_e4m3", capability=capability)
+    if runs:
+        assert planner.make(asked).kv.full == 8192
+    else:
+        with pytest.raises(PlanError, match="fp8_e4m3 does not run on compute capability 8"):
+            planner.make(asked)
+
+
+@pytest.mark.parametrize("card", sorted(CARDS))
+@pytest.mark.parametrize("model", sorted(BUILT_IN))
+def test_no_advice_names_a_cache_that_does_not_run(model, card):
+    card = CARDS[card]
+    gib = card.memory / GIB
+    for fmt in weights.FORMATS:
+        asked = question(model, gib, fmt, context=131_072, requests=8, capability=card.capability)
+        answer = planner.make(asked)
+        said = f"{answer.nearest} {' '.join(answer.flags)}"
+        assert "e4m3" not in said or card.capability >= (8, 9)
+
+
+def test_parts_with_unusual_names_are_explained():
+    text = report.to_text(planner.make(question("26B-A4B", 48, ours=False)))
+    for part in ("reserve: unmodelled", "weights: swizzled scales"):
+        assert f"  {part}: {report.LEGEND[part]}" in text.splitlines()

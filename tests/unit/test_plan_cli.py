@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from math import prod
 
 import pytest
@@ -13,12 +15,17 @@ import safetensors.torch
 import torch
 from PIL import Image
 
+from sglang_gemma4_ext.checkpoint.files import Tensor, read_headers
 from sglang_gemma4_ext.checkpoint.model_family import read_model_info
 from sglang_gemma4_ext.plan import __main__ as cli
-from sglang_gemma4_ext.plan import plot
-from sglang_gemma4_ext.plan.geometry import BUILT_IN, from_config
-from sglang_gemma4_ext.plan.sizes import GIB, GPUS_MIB, MIB, gpu_memory, parse_size
-from sglang_gemma4_ext.plan.weights import swizzled_scales
+from sglang_gemma4_ext.plan import planner, plot
+from sglang_gemma4_ext.plan.cards import CARDS, find_card
+from sglang_gemma4_ext.plan.geometry import BUILT_IN, PlanError, from_config
+from sglang_gemma4_ext.plan.question import Question
+from sglang_gemma4_ext.plan.served import Draft
+from sglang_gemma4_ext.plan.sizes import GIB, MIB, parse_size
+from sglang_gemma4_ext.plan.weights import estimate, from_headers, swizzled_scales
+from tests.checkpoints.assistant import build_assistant
 from tests.checkpoints.nvfp4 import quantize_checkpoint
 from tests.checkpoints.shapes import write_config
 
@@ -48,16 +55,17 @@ def test_no_with_the_nearest_that_fits(capsys):
     status, out, _ = run(capsys, "--model-path", "31B", "--gpu", "a10g")
     assert status == 1
     assert "No: the weights alone (57.4 GiB) do not fit 22.5 GiB." in out
-    assert "The nearest that fits: --tp 4" in out
+    assert "The nearest that fits: the model's NVFP4 checkpoint and --gemma4-low-memory" in out
 
 
 @pytest.mark.parametrize(("gpu", "noted"), [("b200", True), ("RTX 5090", True), ("h200", False)])
 def test_what_is_planned_for_a_blackwell_says_whose_it_is(capsys, gpu, noted):
     """The patches that the plan counts on stand down there."""
     argv = ("--model-path", "12B", "--weights", "nvfp4", "--gpu", gpu)
-    assert (cli.BEYOND in run(capsys, *argv)[1].splitlines()) == noted
-    assert json.loads(run(capsys, *argv, "--json")[1])["note"] == (cli.BEYOND if noted else None)
-    assert cli.BEYOND not in run(capsys, *argv, "--stock")[1]
+    assert (f"{planner.BEYOND}." in run(capsys, *argv)[1].splitlines()) == noted
+    notes = json.loads(run(capsys, *argv, "--json")[1])["notes"]
+    assert (planner.BEYOND in notes) == noted
+    assert planner.BEYOND not in run(capsys, *argv, "--stock")[1]
 
 
 @pytest.mark.parametrize(
@@ -72,7 +80,9 @@ def test_what_is_planned_for_a_blackwell_says_whose_it_is(capsys, gpu, noted):
 def test_a_plan_of_stock_says_that_it_does_not_answer(capsys, model, fmt, gpu, noted):
     """What its Marlin says to gelu: test_nvfp4_dispatch.py."""
     argv = ("--model-path", model, "--weights", fmt, "--gpu", gpu, "--stock")
-    assert (cli.STOCK_EXPERTS in run(capsys, *argv)[1].splitlines()) == noted
+    status, out, _ = run(capsys, *argv)
+    assert (f"No: {planner.STOCK_EXPERTS}." in out.splitlines()) == noted
+    assert status == int(noted)
 
 
 def test_json_holds_the_same(capsys):
@@ -103,14 +113,41 @@ def test_a_plot_shows_both_servers(capsys, tmp_path):
     with Image.open(file) as image:
         assert image.format == "PNG"
         colours = {colour for _, colour in image.convert("RGB").getcolors(1 << 20)}
-        # Context, six parts of the weights, four of the reserve, KV, and the card's end.
-        used = [*plot.COLOURS[:11], plot.KV, plot.LIMIT]
-        assert {tuple(bytes.fromhex(colour[1:])) for colour in used} <= colours
+        absent = {"weights: ple", "weights: towers", "weights: draft"}
+        used = [colour for part, colour in plot.COLOURS.items() if part not in absent]
+        assert {tuple(bytes.fromhex(c[1:])) for c in [*used, plot.LIMIT]} <= colours
+
+
+def test_every_part_of_every_plan_has_a_colour_of_its_own():
+    assert len(set(plot.COLOURS.values())) == len(plot.COLOURS)
+    for model in BUILT_IN.values():
+        for ours in (True, False):
+            held = estimate(model, "nvfp4")
+            held = replace(held, parts={**held.parts, "towers": 1})
+            draft = Draft("draft", GIB, 4, 4)
+            plan = planner.make(Question(model, held, 24 * GIB, ours=ours, draft=draft))
+            assert plan.parts.keys() <= plot.COLOURS.keys()
+
+
+def test_a_plot_names_the_card_and_its_end(monkeypatch, capsys, tmp_path):
+    written = []
+    text = plot.ImageDraw.ImageDraw.text
+    monkeypatch.setattr(
+        plot.ImageDraw.ImageDraw, "text",
+        lambda self, at, words, *args: written.append(words) or text(self, at, words, *args),
+    )  # fmt: skip
+    argv = ("--model-path", "12B", "--gpu", "3090", "--plot", str(tmp_path / "plan.png"))
+    run(capsys, *argv)
+    assert any("on RTX 3090 (24.0 GiB)" in words for words in written)
+    assert "24.0 GiB: end of the GPU's memory" in written
 
 
 @pytest.mark.parametrize("kind", ["dense", "moe", "e2b", "causal", "dense_with_towers"])
 def test_a_checkpoint_is_summed_from_its_headers(capsys, checkpoint, kind):
-    """Against the tensors themselves: towers left out, K of full layers twice where it is V too."""
+    """Against the tensors themselves: towers left out, K of full layers twice where it is V too.
+
+    E2B: k_proj and v_proj of KV-shared layers, which SGLang builds, are not in the checkpoint.
+    """
     folder = checkpoint(kind)
     tensors = {}
     for file in folder.glob("*.safetensors"):
@@ -121,11 +158,73 @@ def test_a_checkpoint_is_summed_from_its_headers(capsys, checkpoint, kind):
             continue
         twice = kind != "e2b" and any(f".layers.{i}.self_attn.k_proj." in name for i in (2, 5))
         expected += tensor.numel() * tensor.element_size() * (2 if twice else 1)
+    if kind == "e2b":
+        geometry = from_config(read_model_info(str(folder)))
+        for layer in range(geometry.layers - geometry.kv_shared, geometry.layers):
+            _, kv_heads, dim = geometry.heads_of(layer)
+            expected += 2 * kv_heads * dim * geometry.hidden * 2  # BF16
     _, out, _ = run(capsys, "--model-path", str(folder), "--memory", "8GiB", "--json")
     answer = json.loads(out)
     parts = answer["parts_bytes"]
     assert sum(size for part, size in parts.items() if part.startswith("weights")) == expected
     assert answer["weights_source"] == "summed from the checkpoint's headers"
+
+
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [
+        ("dense", {"lm_head.weight": (512, 64)}),
+        ("dense", {"optimizer.state.0.exp_avg": (512, 64), "model.norm.weight.exp_avg": (64,)}),
+        ("dense", {"language_model.model.layers.0.mlp.up_proj.weight.exp_avg_sq": (64, 64)}),
+    ],
+)
+def test_what_sglang_does_not_hold_is_not_counted(capsys, checkpoint, tmp_path, kind, more):
+    whole = shutil.copytree(checkpoint(kind), tmp_path / "more")
+    safetensors.torch.save_file(
+        {name: torch.zeros(shape) for name, shape in more.items()}, whole / "more.safetensors"
+    )
+    for index in whole.glob("*.index.json"):
+        index.unlink()
+    parts = []
+    for folder in (checkpoint(kind), whole):
+        argv = ("--model-path", str(folder), "--memory", "8GiB", "--json")
+        parts.append(json.loads(run(capsys, *argv)[1])["parts_bytes"])
+    assert parts[0] == parts[1]
+
+
+def test_keys_of_kv_shared_layers_count_once_whether_stored_or_not(checkpoint):
+    folder = checkpoint("e2b")
+    geometry, stored = from_config(read_model_info(str(folder))), read_headers(folder)
+    (query,) = (n for n in stored if f".layers.{geometry.layers - 1}.self_attn.q_proj.weight" in n)
+    redundant = dict(stored)
+    for layer in range(geometry.layers - geometry.kv_shared, geometry.layers):
+        _, kv_heads, dim = geometry.heads_of(layer)
+        for proj in ("k_proj", "v_proj"):
+            name = query.replace(f".{geometry.layers - 1}.", f".{layer}.").replace("q_proj", proj)
+            redundant[name] = Tensor(stored[query].dtype, (kv_heads * dim, geometry.hidden))
+    assert len(redundant) > len(stored)
+    assert from_headers(redundant, geometry).parts == from_headers(stored, geometry).parts
+
+
+def test_an_untied_head_counts(checkpoint):
+    folder = checkpoint("dense")
+    geometry, stored = from_config(read_model_info(str(folder))), read_headers(folder)
+    head = {"lm_head.weight": Tensor("BF16", (geometry.vocab, geometry.hidden))}
+    untied = replace(geometry, tied=False)
+    more = from_headers(stored | head, untied).total - from_headers(stored, geometry).total
+    assert more == 2 * geometry.vocab * geometry.hidden
+
+
+def test_another_models_assistant_is_refused(capsys, checkpoint, tmp_path):
+    draft = build_assistant(checkpoint("dense"), tmp_path / "assistant")
+    config = json.loads((draft / "config.json").read_text())
+    config["backbone_hidden_size"] += 64
+    (draft / "config.json").write_text(json.dumps(config))
+    argv = ("--model-path", str(checkpoint("dense")), "--memory", "8",
+            "--speculative-draft-model-path", str(draft))  # fmt: skip
+    status, _, err = run(capsys, *argv)
+    assert status == 2
+    assert "backbone_hidden_size" in err
 
 
 @pytest.mark.parametrize(("fmt", "kept"), [("modelopt", True), ("ct_w4a16", False)])
@@ -135,7 +234,7 @@ def test_stock_holds_the_swizzled_scales_of_modelopts_experts(
     folder = quantize_checkpoint(checkpoint("moe"), tmp_path / fmt, fmt=fmt)
     argv = ("--model-path", str(folder), "--memory", "24GiB", "--json")
     plans = [json.loads(run(capsys, *argv, *more)[1]) for more in ((), ("--stock",))]
-    assert [plan["note"] for plan in plans] == [None, cli.STOCK_EXPERTS]
+    assert [plan["reason"] == planner.STOCK_EXPERTS for plan in plans] == [False, True]
     parts = [plan["parts_bytes"] for plan in plans]
     geometry = from_config(read_model_info(str(folder)))
     swizzled = {"weights: swizzled scales": swizzled_scales(geometry)} if kept else {}
@@ -211,9 +310,13 @@ M = ("--model-path", "31B")
     ("argv", "sentence"),
     [
         ((*M, "--gpu", "h10"), "no GPU 'h10' is known"),
-        (M, "give either --gpu or --memory"),
-        ((*M, "--gpu", "l4", "--memory", "24GiB"), "give either --gpu or --memory"),
-        ((*M, "--memory", "24"), "--memory must be an amount such as 24GiB"),
+        (M, "say which GPU: --gpu NAME, or --memory"),
+        ((*M, "--gpu", "l4", "--memory", "24GiB"), "--gpu and --memory both name a GPU"),
+        ((*M, "--memory", "24 cows"), "--memory must be an amount such as 24GiB"),
+        (
+            (*M, "--gpu", "a100", "--kv-cache-dtype", "fp8_e4m3"),
+            "--kv-cache-dtype fp8_e4m3 does not run on compute capability 8.0",
+        ),
         ((*M, "--memory", "0GiB"), "--memory must be an amount"),
         (("--model-path", "13B", "--gpu", "l4"), "'13B' is neither a folder with a config.json"),
         ((*M, "--gpu", "l4", "--stock", "--gemma4-low-memory"), "--stock plans without"),
@@ -257,8 +360,37 @@ def test_a_config_that_is_none(capsys, tmp_path, config, sentence):
     assert sentence in err
 
 
-def test_names_and_sizes():
-    assert gpu_memory("NVIDIA A100-40GB") == gpu_memory("a100 40gb") == 40_960 * MIB
-    assert gpu_memory("GeForce RTX 3090") == GPUS_MIB["rtx3090"] * MIB
-    assert parse_size("24 GiB") == 24 * GIB
-    assert parse_size("1.5gb") == 1_500_000_000
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("3090", "rtx3090"),
+        ("NVIDIA GeForce RTX 3090", "rtx3090"),
+        ("GeForce RTX 3090", "rtx3090"),
+        ("NVIDIA A100-40GB", "a100-40gb"),
+        ("NVIDIA A100-SXM4-40GB", "a100-40gb"),
+        ("NVIDIA A100-SXM4-80GB", "a100"),
+        ("NVIDIA A100 80GB PCIe", "a100"),
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("NVIDIA H200", "h200"),
+        ("NVIDIA RTX A6000", "a6000"),
+        ("NVIDIA A10G", "a10g"),
+        ("4060 ti", "rtx4060ti"),
+        ("NVIDIA RTX PRO 6000 Blackwell Workstation Edition", "rtxpro6000"),
+    ],
+)
+def test_a_card_by_any_of_its_names(name, key):
+    assert find_card(name) is CARDS[key]
+
+
+@pytest.mark.parametrize("name", ["13090", "rtx", "", "V100", "NVIDIA RTX 6000 Ada Generation"])
+def test_a_card_that_is_not_known(name):
+    with pytest.raises(PlanError, match="give its memory with --memory"):
+        find_card(name)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("24 GiB", 24 * GIB), ("24", 24 * GIB), ("1.5gb", 1_500_000_000), ("512 MiB", 512 * MIB)],
+)
+def test_sizes(text, size):
+    assert parse_size(text) == size

@@ -10,14 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sglang_gemma4_ext.patches.memory import context_ceiling, memory_reserve
-from sglang_gemma4_ext.plan import reserve
+from sglang_gemma4_ext.plan import planner, reserve
 from sglang_gemma4_ext.plan.activations import Step, activation_bytes
+from sglang_gemma4_ext.plan.cards import CARDS
 from sglang_gemma4_ext.plan.geometry import BUILT_IN, FULL, Geometry
-from sglang_gemma4_ext.plan.sizes import GIB, GPUS_MIB, MIB
+from sglang_gemma4_ext.plan.question import Question
+from sglang_gemma4_ext.plan.sizes import GIB, MIB
+from sglang_gemma4_ext.plan.weights import estimate
 from tests.checkpoints.shapes import write_config
 from tests.patches.hooks import hook_of
 
-CARDS = sorted(set(GPUS_MIB.values()))
+SIZES = sorted({card.mib for card in CARDS.values()})
 
 
 @pytest.fixture
@@ -45,7 +48,7 @@ def resolved(monkeypatch, tmp_path):
     return run
 
 
-@pytest.mark.parametrize("mib", CARDS)
+@pytest.mark.parametrize("mib", SIZES)
 def test_the_flat_reserve_is_sglangs(resolved, mib):
     cfg = resolved(mib)
     load = reserve.default_load(mib * MIB, BUILT_IN["12B"])
@@ -57,14 +60,14 @@ def test_the_flat_reserve_is_sglangs(resolved, mib):
 
 def test_large_cards_keep_ten_gib_whatever_the_chunk(resolved):
     """60 GiB and more; a chunk of 2048 alone would leave 4 GiB."""
-    mib = GPUS_MIB["a100"]
+    mib = CARDS["a100"].mib
     cfg = resolved(mib, "--chunked-prefill-size", "2048")
     load = replace(reserve.default_load(mib * MIB, BUILT_IN["12B"]), chunk=2048)
     assert reserve.flat(mib * MIB, load) == 10 * GIB
     assert cfg.mem_fraction_static == round(1 - 10 * 1024 / mib, 3)
 
 
-@pytest.mark.parametrize("mib", CARDS)
+@pytest.mark.parametrize("mib", SIZES)
 def test_the_patch_never_reserves_more(resolved, mib):
     stock, ours = resolved(mib), resolved(mib, ours=True)
     assert ours.mem_fraction_static >= stock.mem_fraction_static
@@ -74,8 +77,21 @@ def test_the_patch_never_reserves_more(resolved, mib):
     assert 1 - ours.mem_fraction_static >= kept / (mib * MIB) - 0.0005
 
 
+@pytest.mark.parametrize("flags", [(), ("--max-running-requests", "8")])
+@pytest.mark.parametrize("ours", [True, False])
+@pytest.mark.parametrize("mib", SIZES)
+def test_plan_and_server_settle_the_same_fraction(resolved, mib, ours, flags):
+    geometry = BUILT_IN["12B"]
+    asked = Question(
+        geometry, estimate(geometry, "bf16"), mib * MIB, ours=ours, requests=8 if flags else None
+    )
+    plan = planner.make(asked)
+    assert plan.fraction == resolved(mib, *flags, ours=ours).mem_fraction_static
+    assert plan.reserve == reserve.kept_by(mib * MIB, plan.fraction)
+
+
 def test_24_gb_cards_gain_gigabytes(resolved):
-    mib = GPUS_MIB["rtx4090"]
+    mib = CARDS["rtx4090"].mib
     gained = resolved(mib, ours=True).mem_fraction_static - resolved(mib).mem_fraction_static
     assert gained * mib > 2048
 
@@ -89,13 +105,13 @@ def test_24_gb_cards_gain_gigabytes(resolved):
     ],
 )
 def test_what_the_user_or_another_mode_settles_stays(resolved, flags):
-    mib = GPUS_MIB["a10g"]
+    mib = CARDS["a10g"].mib
     ours, stock = resolved(mib, *flags, ours=True), resolved(mib, *flags)
     assert ours.mem_fraction_static == stock.mem_fraction_static
 
 
 def test_vision_is_untouched(resolved):
-    mib = GPUS_MIB["a10g"]
+    mib = CARDS["a10g"].mib
     ours, stock = resolved(mib, ours=True, multimodal=True), resolved(mib, multimodal=True)
     assert ours.mem_fraction_static == stock.mem_fraction_static
 

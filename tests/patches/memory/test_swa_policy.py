@@ -16,9 +16,13 @@ import pytest
 from sglang_gemma4_ext.checkpoint.model_family import ModelInfo, read_model_info
 from sglang_gemma4_ext.machine import Gpu
 from sglang_gemma4_ext.patches.memory import swa_policy
-from sglang_gemma4_ext.plan import pools
+from sglang_gemma4_ext.plan import planner, policy, pools
+from sglang_gemma4_ext.plan.cards import CARDS
 from sglang_gemma4_ext.plan.geometry import BUILT_IN, from_config
+from sglang_gemma4_ext.plan.question import Question
+from sglang_gemma4_ext.plan.served import NO_DRAFT, Draft
 from sglang_gemma4_ext.plan.sizes import GIB
+from sglang_gemma4_ext.plan.weights import estimate
 from sglang_gemma4_ext.settings import Settings
 from tests.checkpoints.assistant import build_assistant
 from tests.checkpoints.shapes import write_config
@@ -29,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[3]
 A10G = Gpu("nvidia", "NVIDIA A10G", (8, 6))
 B200 = Gpu("nvidia", "NVIDIA B200", (10, 0))
 DEFAULTS: dict[str, Any] = {
-    **dict.fromkeys(swa_policy.UNTESTED_BESIDE),
+    **dict.fromkeys(policy.UNTESTED_BESIDE),
     "swa_full_tokens_ratio": None,
     "enable_unified_memory": False,
     "revision": None,
@@ -122,6 +126,28 @@ def test_where_bytes_are_not_shared_the_log_says_why(declared, caplog, flags, re
     caplog.set_level("INFO")
     assert declared("31B", **flags) == {}
     assert reason in caplog.text
+
+
+@pytest.mark.parametrize("name", ["a10g", "h100", "b200"])
+@pytest.mark.parametrize("policy_name", ["auto", "seed", "upstream"])
+@pytest.mark.parametrize("draft", [NO_DRAFT, Draft("draft", GIB, 4, 4)])
+@pytest.mark.parametrize("model", sorted(BUILT_IN))
+def test_plan_and_server_split_alike(declared, model, draft, policy_name, name):
+    card, geometry = CARDS[name], BUILT_IN[model]
+    gpu = Gpu("nvidia", card.title, card.capability)
+    flags = {"speculative_algorithm": "NEXTN"} if draft else {}
+    served = declared(model, policy_name, gpu, **flags)
+    held = estimate(geometry, "nvfp4")
+    asked = Question(geometry, held, card.memory, draft=draft, policy=policy_name)
+    answer = planner.make(replace(asked, capability=card.capability))
+    assert served.get("enable_unified_memory", False) == (answer.pools.shared_bytes is not None)
+    if policy_name != "auto":
+        assert answer.ratio == served.get("swa_full_tokens_ratio", pools.UPSTREAM_RATIO)
+    elif answer.pools.shared_bytes is None:
+        serving = pools.Serving(chunk=answer.load.chunk, draft_tokens=draft.tokens)
+        assert answer.ratio == pools.solve_ratio(
+            max(0, answer.parts["kv"]), answer.kv, geometry.window, geometry.max_context, serving
+        )
 
 
 def solved(monkeypatch, folder, budget: int = 40 * GIB, *, unified: bool = False, **schedule: Any):

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is served: a model and its draft, from folders, config files or names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+from sglang_gemma4_ext.checkpoint.assistant_fit import check_fit
+from sglang_gemma4_ext.checkpoint.files import read_headers
+from sglang_gemma4_ext.checkpoint.model_family import ModelInfo, read_model_info
+from sglang_gemma4_ext.plan import weights
+from sglang_gemma4_ext.plan.geometry import Geometry, PlanError, built_in, from_config
+from sglang_gemma4_ext.plan.weights import Weights
+
+DRAFT_FLAG = "--speculative-draft-model-path"
+DEFAULT_DRAFT_TOKENS = 4
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A speculative draft, whose KV is the target's own. False where there is none.
+
+    size: bytes of its weights. layers: for each of them stock SGLang reserves KV all the same.
+    tokens: that a decode step verifies per request.
+    """
+
+    path: str = ""
+    size: int = 0
+    layers: int = 0
+    tokens: int = 1
+
+    def __bool__(self) -> bool:
+        return self.size > 0
+
+
+NO_DRAFT = Draft()
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model and its draft, as bytes and shapes."""
+
+    geometry: Geometry
+    weights: Weights
+    draft: Draft = NO_DRAFT
+
+
+def read(
+    path: str,
+    *,
+    fmt: str | None = None,
+    tp: int = 1,
+    multimodal: bool = False,
+    draft: str | None = None,
+    draft_tokens: int | None = None,
+) -> Served:
+    """Read what a --model-path and a draft's name hold. Raises PlanError or CheckpointError.
+
+    path: a folder, a config.json or a built-in name. fmt: one of weights.FORMATS, instead of what
+    the folder's files say.
+    """
+    model = _model(path)
+    geometry = from_config(model) if model else built_in(path.rpartition("/")[2])
+    held = _weights(path, geometry, fmt, tp, multimodal)
+    drafting = _draft(draft, draft_tokens, model) if draft else NO_DRAFT
+    return Served(geometry, held, drafting)
+
+
+def _model(path: str) -> ModelInfo | None:
+    """What config.json says, or None where the path is no folder and no file."""
+    folder = Path(path).parent if path.endswith(".json") else Path(path)
+    if not folder.is_dir() or not Path(path).exists():
+        return None
+    model = read_model_info(str(folder.resolve()))
+    if model is None:
+        raise PlanError(f"{folder} has no config.json that can be read")
+    return model
+
+
+def _weights(path: str, geometry: Geometry, fmt: str | None, tp: int, multimodal: bool) -> Weights:
+    folder = Path(path)
+    if folder.is_dir() and fmt is None and any(folder.glob("*.safetensors")):
+        return weights.from_headers(read_headers(folder), geometry, tp, multimodal=multimodal)
+    if multimodal:
+        raise PlanError("--enable-multimodal needs a checkpoint whose towers can be summed")
+    return weights.estimate(geometry, fmt or "bf16", tp)
+
+
+def _draft(path: str, tokens: int | None, target: ModelInfo | None) -> Draft:
+    folder = Path(path)
+    if not folder.is_dir():
+        raise PlanError(f"{DRAFT_FLAG} {path} is no folder")
+    size = sum(
+        prod(tensor.shape) * weights.element_bytes(name, tensor)
+        for name, tensor in read_headers(folder).items()
+    )
+    model = read_model_info(str(folder.resolve()))
+    if model is not None and target is not None:
+        check_fit(target, model)
+    layers = model.text.get("num_hidden_layers", 0) if model else 0
+    return Draft(path, size, layers, tokens or DEFAULT_DRAFT_TOKENS)
