@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Arithmetic instructions as Python expressions over arrays of one element a thread."""
+"""Translate arithmetic instructions to Python expressions over arrays."""
 
 from __future__ import annotations
 
@@ -29,13 +29,14 @@ SPECIAL_FUNCTIONS = {
 
 
 class Arithmetic(Operands):
-    """The methods of `BlockCode` for arithmetic, one for an instruction that has its own rules.
+    """The methods of `BlockCode` for arithmetic.
 
-    A method `_<name>` returns lines of Python. Everything else is an expression of one type.
+    A method `_<name>` returns the lines of an instruction with rules of its own. The others are
+    expressions of one type.
     """
 
     def arithmetic(self, op: Instruction) -> list[str]:
-        """Lines for an instruction without a method. Raises PtxError on an unknown one."""
+        """Translate an instruction without a method. Raises PtxError on an unknown one."""
         kind = op.parts[-1]
         self._require_modes(op, MODES)
         if "ftz" in op.parts and kind != "f32":
@@ -100,7 +101,7 @@ class Arithmetic(Operands):
         return self._bits(op, kind)
 
     def _bits(self, op: Instruction, kind: str) -> str:
-        """Bit fields, shifts of two words and three-input logic."""
+        """Translate bit fields, shifts of two words and three-input logic."""
         base, size = op.parts[0], SIZES[kind]
         if size != 4:
             raise PtxError(f"unknown instruction {op.where()}")
@@ -119,7 +120,7 @@ class Arithmetic(Operands):
         raise PtxError(f"unknown instruction {op.where()}")
 
     def _packed(self, op: Instruction, kind: str) -> str:
-        """Arithmetic on two FP16 or BF16 in 32 bits, one half after the other."""
+        """Translate arithmetic on two FP16 or BF16 in 32 bits, one half after the other."""
         base, one = op.parts[0], kind.removesuffix("x2")
         self._require_modes(op, {"rn"})
         if base not in ("add", "sub", "mul", "fma"):
@@ -146,7 +147,7 @@ class Arithmetic(Operands):
         return self.target(op.operands[0], text, kind, op)
 
     def _shl(self, op: Instruction) -> list[str]:
-        """A shift by a constant within the type needs no care for larger ones."""
+        """Translate a shift; one by a constant below the width is a Python shift."""
         kind, amount = op.parts[-1], op.operands[2]
         self._require_modes(op, set())
         a, left = self.value(op.operands[1], kind), op.parts[0] == "shl"
@@ -174,7 +175,7 @@ class Arithmetic(Operands):
         return self.target(op.operands[0], text, kind, op)
 
     def _product(self, op: Instruction) -> tuple[str, str]:
-        """An integer product and its type: that of the factors, or the wider one of mul.wide."""
+        """Translate an integer product; return it and its type, wider for mul.wide."""
         kind, modes = op.parts[-1], op.parts[1:-1]
         size = SIZES[kind]
         if len(modes) != 1 or modes[0] not in ("lo", "hi", "wide"):
@@ -261,7 +262,7 @@ class Arithmetic(Operands):
 
 
 def _comparison(compare: str, a: str, b: str, kind: str) -> str:
-    """A setp comparison; of floats, ordered ones are false with NaN and unordered ones true."""
+    """Translate a comparison; with NaN an ordered one is false and an unordered one true."""
     unordered = f"np.isnan({a}) | np.isnan({b})"
     is_float = "f" in kind
     if compare in ("num", "nan"):

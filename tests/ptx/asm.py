@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PTX written by hand, run over numpy arrays."""
+"""Run PTX written by hand over numpy arrays."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def launch(
     written: tuple[int, ...] = (),
     **options,
 ) -> Result:
-    """Array i is at %a<i> (b64) when the body starts; `written`: arrays not initialised before."""
+    """Run a body of PTX; array i is at %a<i> (b64). written: arrays that are not initialised."""
     names = [f"k_param_{i}" for i in range(len(arrays))]
     text = ".version 8.8\n.target sm_90\n.extern .shared .align 16 .b8 global_smem[];\n"
     text += ".visible .entry k(" + ", ".join(f".param .u64 .ptr .global {n}" for n in names) + ")\n"
@@ -49,9 +49,9 @@ def launch(
 
 
 def each(instruction: str, *inputs: np.ndarray, out: type = np.uint32) -> np.ndarray:
-    """The instruction for each element: $0 is the result's register, $1, $2, ... the inputs'.
+    """Run an instruction for each element: $0 is the result's register, $1, $2, ... the inputs'.
 
-    $0 and inputs are b16, b32 or b64 by their dtypes.
+    All are b16, b32 or b64, by their dtypes.
     """
     count = len(inputs[0])
     size = -(-count // 32) * 32

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One basic block as a Python function over arrays of one element a thread.
+"""Translate a basic block to a Python function over arrays of one element a thread.
 
 The function takes the registers that it reads from a dict, computes in local variables, and puts
 back those that other blocks read.
@@ -25,9 +25,9 @@ JUMPS = ("bra", "ret", "exit")
 class BlockCode(Arithmetic, MemoryAccess, WarpOperations):
     """The instructions of one block.
 
-    reads, writes: registers that it needs and changes. surely_written: those that it changes in
-    every thread. first_reads: the instruction that reads a register first, if the block has not
-    surely written it before.
+    reads, writes: registers that it needs and changes
+    surely_written: registers that it changes in every thread
+    first_reads: for a register read before the block surely writes it, the first reader
     """
 
     def __init__(self, kernel: Kernel, first: int, stop: int | None):
@@ -56,10 +56,10 @@ class BlockCode(Arithmetic, MemoryAccess, WarpOperations):
                 self.surely_written.add(register)
 
     def compile(self, wanted: set[str], constants: list[Any]) -> Callable[..., Any]:
-        """code(m, R, K) -> which threads take the branch, None for all.
+        """Compile to code(m, R, K), which returns the threads that take the branch, None for all.
 
-        m: the `Lanes` that run it. R: registers. K: `constants`, to which new ones are added.
-        wanted: registers that some block reads.
+        m: the `Lanes` that run it. R: registers. K: `constants`, to which new ones are appended
+        wanted: registers that some block reads
         """
         self.constants = constants
         lines = [f"{name_of(r)} = m.register(R, {r!r})" for r in sorted(self.reads)]

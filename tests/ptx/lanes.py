@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The threads that run a basic block together; what the generated code calls `m`."""
+"""The threads that run a basic block together: the `m` of the generated code."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Lanes(SharedAccess, WarpInstructions):
     # Global memory
 
     def _global(self, index: int, address: Array, width: int, mask: Array | None):
-        """(offsets, threads whose access is good, None for all)."""
+        """Offsets, and the threads whose access is good, None for all."""
         picked = None if mask is None else np.flatnonzero(mask)
         if picked is not None:
             address = address[picked]
@@ -108,7 +108,7 @@ class Lanes(SharedAccess, WarpInstructions):
         return self._spread(data, size, count, picked)
 
     def _spread(self, data: Array, size: int, count: int, picked: Array | None) -> list[Array]:
-        """[n, width] bytes to one array a register; other threads' are poison."""
+        """Split [n, width] bytes into an array for each register; other threads get poison."""
         parts = np.ascontiguousarray(data).view(VIEWS[size]).reshape(-1, count)
         if picked is not None:
             everyone = np.full((self.n, count), np.iinfo(VIEWS[size]).max, VIEWS[size])
@@ -128,7 +128,7 @@ class Lanes(SharedAccess, WarpInstructions):
         memory.bytes.mark(at, width, WRITTEN)
 
     def _gather(self, what: list[Array], size: int, picked: Array | None) -> Array:
-        """[n, width] bytes of the threads that store."""
+        """Join registers to [n, width] bytes of the threads that store."""
         columns = [np.broadcast_to(part, self.n) for part in what]
         data = np.stack(columns, axis=1).astype(VIEWS[size], copy=False)
         if picked is not None:
@@ -144,7 +144,7 @@ class Lanes(SharedAccess, WarpInstructions):
         order: str,
         mask: Array | None,
     ) -> Array:
-        """One thread after another, in the order of threads."""
+        """Apply an atomic for one thread after another, in their order."""
         size = what[0].dtype.itemsize
         at, picked = self._global(index, address, size, mask)
         threads = np.arange(self.n) if picked is None else picked

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shared memory as threads access it, by themselves and by cp.async."""
+"""Accesses to shared memory by threads and by cp.async."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WARP = 32
 
 @dataclass
 class Copy:
-    """cp.async on its way. at: offsets in shared memory; group: of each thread's own count."""
+    """A cp.async that has not arrived. at: offsets in shared memory. group: of its thread."""
 
     at: Array
     width: int
@@ -27,7 +27,7 @@ class Copy:
 
 
 class SharedAccess:
-    """The part of `Lanes` that reads and writes shared memory."""
+    """The methods of `Lanes` for shared memory."""
 
     def _shared(self, index: int, address: Array, width: int, picked: Array | None):
         address = address if picked is None else address[picked]
@@ -86,7 +86,7 @@ class SharedAccess:
         given: Array | None,
         mask: Array | None,
     ) -> None:
-        """What arrives is read now; until the thread waits for it, shared memory holds poison."""
+        """Read the source now; shared memory holds poison until the thread waits."""
         picked = np.arange(self.n) if mask is None else np.flatnonzero(mask)
         at, thread = self._shared(index, to, width, picked)
         data = np.zeros((len(picked), width), u1)
@@ -130,7 +130,7 @@ class SharedAccess:
         self.batch.committed[self.index] += 1
 
     def wait(self, left: int) -> None:
-        """Copies of all but the last `left` groups of each thread arrive."""
+        """Let the copies of all but the last `left` groups of each thread arrive."""
         batch, memory = self.batch, self.batch.shared.bytes
         here = np.zeros(batch.count, bool)
         here[self.index] = True
@@ -143,7 +143,7 @@ class SharedAccess:
                 memory.mark(at, copy.width, WRITTEN)
                 thread = copy.thread[arrived]
                 sub = batch.sub[thread // WARP]
-                # Until now it counted in every interval; this is the last one.
+                # While pending it counted in every interval; this interval is its last.
                 batch.shared.note(at, copy.width, thread, sub, data, copy.access.text)
                 if self.launch.program.has_wgmma:
                     spans = (at[:, None] + np.arange(copy.width)).reshape(-1)

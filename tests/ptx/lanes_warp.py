@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Instructions that a whole warp, or a warp group, executes together."""
+"""Instructions of whole warps and warp groups."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ WARP = 32
 
 
 class WarpInstructions:
-    """The part of `Lanes` for warps: barriers, shuffles, matrices in shared memory, wgmma."""
+    """The methods of `Lanes` for warps: barriers, shuffles, matrices, wgmma."""
 
     def whole_warps(self, index: int) -> None:
         if self.n == self.batch.count:
@@ -60,7 +60,7 @@ class WarpInstructions:
         return np.repeat(ufunc.reduce(rows, axis=1, dtype=a.dtype), WARP)
 
     def load_matrix(self, index: int, address: Array, count: int, trans: bool) -> list[Array]:
-        """ldmatrix: thread 8 i + r gives the address of row r of matrix i."""
+        """Execute ldmatrix; thread 8 i + r gives the address of row r of matrix i."""
         self.whole_warps(index)
         picked = np.flatnonzero(self.thread % u4(WARP) < 8 * count)
         at, thread = self._shared(index, address, 16, picked)
@@ -98,7 +98,7 @@ class WarpInstructions:
         n: int,
         bf16: bool,
     ) -> list[Array]:
-        """m64nNk16, a in registers, b [N, 16] in shared memory with K contiguous (K-major)."""
+        """Execute m64nNk16: a in registers, b [N, 16] in shared memory with K contiguous."""
         self.whole_warps(index)
         if self.n % 128:
             raise RuntimeError(f"part of a warp group: {self.where(index)}")
@@ -121,7 +121,7 @@ class WarpInstructions:
         )
         self._check_shared(index, flat, 16)
         group = self.index[::128]
-        thread = np.repeat(-1 - group, n * 2)  # nobody: conflicts with every thread's writes
+        thread = np.repeat(-1 - group, n * 2)  # conflicts with every thread's writes
         access = Access(flat, 16, thread, np.zeros(len(flat), i8), None, self.where(index))
         batch.shared.accesses.append(access)
         batch.wgmmas.append(

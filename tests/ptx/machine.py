@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs a translated kernel over a grid: blocks of threads in batches, in any order.
+"""Run a translated kernel over a grid: thread blocks in batches, in any order.
 
-All threads that are at one basic block run it together; where they part, the earliest block in the
-text goes first, so that they meet again. Blocks of a batch are independent at barriers. A random
-schedule picks which thread blocks move, and so interleaves them at barriers, atomics and branches.
+Threads at the same basic block run it together. Where they diverge, the earliest basic block in
+the text runs first, so that they reconverge. Each thread block has its own barriers. A random
+schedule picks the thread blocks that advance: they interleave at barriers, atomics and branches.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ from .values import Array, i8
 
 @dataclass
 class Result:
-    """findings: what was seen, by kind, and how often. issued: by class, for all threads.
+    """What a launch did.
 
-    undefined: the program's registers that some path reads before it writes them.
+    findings: descriptions by kind, with their counts. issued: instructions by class, over threads.
+    undefined: registers that some path reads before it writes them.
     """
 
     findings: dict[str, Counter] = field(default_factory=dict)
@@ -41,7 +42,7 @@ class Result:
 
 @dataclass
 class Launch:
-    """grid: three sizes. threads: of a block. shared: bytes of a block. parameters: by name."""
+    """What to run. grid: three sizes. threads, shared: threads and shared bytes of a block."""
 
     program: Program
     grid: tuple[int, int, int]
@@ -60,8 +61,11 @@ def run(
     schedule: str = "lockstep",
     seed: int = 0,
 ) -> Result:
-    """order: forward, reverse or random, of thread blocks. batch: how many at once; None for about
-    2048 threads. schedule: lockstep or random, within a batch.
+    """Run every thread block of the grid.
+
+    order: forward, reverse or random, of thread blocks
+    batch: how many thread blocks run at once; None for about 2048 threads
+    schedule: lockstep or random, within a batch
     """
     x, y, z = launch.grid
     ids = list(range(x * y * z))
@@ -80,7 +84,7 @@ def run(
 
 
 class Batch:
-    """Some thread blocks on their way through the kernel."""
+    """Thread blocks that run at the same time."""
 
     def __init__(self, launch: Launch, ids: list[int], chance: random.Random, schedule: str):
         self.launch, self.chance, self.random = launch, chance, schedule == "random"
@@ -129,7 +133,7 @@ class Batch:
             self.report("cp.async not waited for", self.launch.program.kernel.name)
 
     def _run_part(self, block: Block, lanes: Lanes) -> Array | None:
-        """The block over some threads: their registers are taken out, and put back."""
+        """Run a basic block for some of the threads, on a copy of their registers."""
         part = {r: self.registers[r][lanes.index] for r in block.reads if r in self.registers}
         taken = block.code(lanes, part, self.launch.program.constants)
         for register in block.writes:
@@ -154,7 +158,7 @@ class Batch:
         return Lanes(self, np.flatnonzero(mask)), here
 
     def _advance(self, block: Block, here: int, lanes: Lanes, taken: Array | None) -> bool:
-        """Move threads on; returns whether all of the batch are still at one place."""
+        """Move threads to their next basic block; return whether all are still together."""
         end = block.end.parts[0] if block.end else None
         whole = lanes is self.whole
         index = slice(None) if whole else lanes.index
@@ -185,7 +189,7 @@ class Batch:
         return whole and not self.random
 
     def _release(self) -> None:
-        """Blocks all of whose living threads wait go on."""
+        """Release each thread block whose running threads all wait at a barrier."""
         arrived = (self.waiting | self.done).reshape(self.blocks, -1).all(axis=1)
         released = arrived & self.waiting.reshape(self.blocks, -1).any(axis=1)
         ended = self.done.reshape(self.blocks, -1).all(axis=1)

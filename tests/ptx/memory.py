@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Global and shared memory with a shadow byte beside each byte: is it there, was it written."""
+"""Memory with a state beside each byte, and global memory made of separate extents."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ GLOBAL_BASE = 0x7F00_0000_0000
 # Bytes from one extent's address to the next one's.
 SPACING_BITS = 36
 SPACING = 1 << SPACING_BITS
-SHARED_BASE = 1024  # sm_90 keeps the first KB for itself; the rest is aligned for any swizzle
+SHARED_BASE = 1024  # sm_90 reserves the first KB; this is aligned for any swizzle
 GUARD = 512
 ABSENT, ALLOCATED, PENDING, WRITTEN = 0, 1, 2, 3
 POISON = 0xFF  # NaN in every float format
@@ -24,7 +24,7 @@ Report = Callable[[str, str], None]
 
 
 class Bytes:
-    """Bytes and their shadow, read and written by arrays of aligned offsets."""
+    """Bytes and the state of each, accessed at arrays of aligned offsets."""
 
     def __init__(self, size: int):
         size = -(-size // 16) * 16
@@ -48,7 +48,7 @@ class Bytes:
         self._state[width][at // width] = _repeat(state, width)
 
     def all_are(self, at: Array, width: int, state: int) -> Array:
-        """bool [n]: every byte of the access is in the state, or has its bits (ALLOCATED)."""
+        """bool [n]: the state of every byte of the access has the bits of `state`."""
         found = self._state[width][at // width]
         wanted = _repeat(state, width)
         same = (found & wanted) == wanted
@@ -62,7 +62,7 @@ def _repeat(state: int, width: int) -> np.generic:
 
 @dataclass(frozen=True)
 class Extent:
-    """A memory that a launch may use. valid, initialised: bool per byte."""
+    """One allocation. valid: bool per byte, may be accessed. initialised: bool per byte."""
 
     name: str
     data: Array
@@ -71,7 +71,7 @@ class Extent:
 
 
 class GlobalMemory:
-    """Extents at addresses that are far apart, so that a stray access meets no other extent."""
+    """Extents at addresses so far apart that an access beyond one never lands in another."""
 
     def __init__(self, extents: list[Extent], report: Report):
         self.report = report
@@ -92,14 +92,14 @@ class GlobalMemory:
         return GLOBAL_BASE + extent * SPACING + offset
 
     def copy_back(self) -> None:
-        """Into the arrays that the extents were made of."""
+        """Copy data and initialised bytes back to the arrays of the extents."""
         for start, extent in zip(self.starts, self.extents, strict=False):
             part = slice(start, start + len(extent.data))
             extent.data[:] = self.bytes.data[part]
             extent.initialised[:] = self.bytes.state[part] == WRITTEN
 
     def offsets(self, address: Array, width: int, what: str) -> tuple[Array, Array | None]:
-        """Offsets in `bytes` that are safe to use, and which of them are, None for all."""
+        """Check addresses; return offsets in `bytes` and which of them are good, None for all."""
         at = (address - u8(GLOBAL_BASE)).view(i8)
         number, within = at >> SPACING_BITS, at & (SPACING - 1)
         good = (number >= 0) & (number < len(self.extents))
@@ -129,6 +129,6 @@ class GlobalMemory:
         return f"{self.extents[number].name}{within:+d} of {self.sizes[number]}"
 
     def name(self, at: int) -> str:
-        """The extent of an offset in `bytes`, and the place in it."""
+        """Describe an offset in `bytes` by its extent."""
         number = int(np.searchsorted(self.starts, at, side="right")) - 1
         return f"{self.extents[number].name}+{at - self.starts[number]} of {self.sizes[number]}"

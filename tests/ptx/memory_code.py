@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loads, stores, copies and atomics as calls of `Lanes`."""
+"""Translate loads, stores, copies and atomics to calls of `Lanes`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from .operands import UNSIGNED, Operands, as_type
 from .parse import SIZES, Instruction, PtxError
 
 SPACES = {"param", "global", "shared", "shared::cta"}
-# What a load or store may say about caches; nothing here changes what is read.
+# Cache operators and vectors; no cache operator changes what is read.
 CACHES = {"ca", "cg", "cs", "lu", "cv", "nc", "wb", "wt", "v2", "v4"}
 ACTIONS = {"add", "min", "max", "and", "or", "xor", "exch", "cas"}
 ORDERS = {"relaxed", "acquire", "release", "acq_rel"}
@@ -31,7 +31,7 @@ class MemoryAccess(Operands):
         return lines
 
     def _space(self, op: Instruction) -> str:
-        """param, global or shared. Raises PtxError on any other, and on unknown modes."""
+        """Return param, global or shared. Raises PtxError on any other, and on unknown modes."""
         modes = set(op.parts[1:-1])
         spaces = modes & SPACES
         if len(spaces) != 1 or {m for m in modes - SPACES if m[:2] not in ("L1", "L2")} - CACHES:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Operands of an instruction as Python expressions, and which registers it reads and writes."""
+"""Translate operands to Python expressions, and list the registers of an instruction."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WRITES_NOTHING += ("cp", "stmatrix", "nanosleep")
 
 
 class Operands:
-    """What `BlockCode` shares with its instructions.
+    """The methods of `BlockCode` for operands.
 
     kernel: whose registers have types. constants: values that do not change, `K` in the code.
     temporary: a name of Python's that the instruction being translated may use.
@@ -40,7 +40,7 @@ class Operands:
         return f"K[{len(self.constants) - 1}]"
 
     def value(self, operand: Operand, kind: str) -> str:
-        """An operand as an array of a PTX type; BF16 as float32."""
+        """Translate an operand to an array of a PTX type; BF16 as float32."""
         size = SIZES[kind]
         if isinstance(operand, tuple):
             parts = [self.value(part, f"b{8 * size // len(operand)}") for part in operand]
@@ -96,7 +96,7 @@ def name_of(register: str) -> str:
 
 
 def as_type(text: str, kind: str) -> str:
-    """Unsigned bits seen as another type of their width."""
+    """View unsigned bits as another type of their width."""
     if kind == "bf16":
         return f"f4_of_bf2({text})"
     letter = {"s": "i", "f": "f"}.get(kind[0])
@@ -106,7 +106,7 @@ def as_type(text: str, kind: str) -> str:
 
 
 def immediate(text: str, kind: str) -> np.generic:
-    """A literal as a numpy scalar of a PTX type; integers may be of any sign and stand for bits."""
+    """Parse a literal to a numpy scalar of a PTX type; integers of any sign stand for bits."""
     size = SIZES[kind]
     if kind == "pred":
         if text in ("true", "false"):
@@ -122,7 +122,7 @@ def immediate(text: str, kind: str) -> np.generic:
 
 
 def uses(op: Instruction) -> tuple[list[str], list[str]]:
-    """Registers that an instruction reads and writes (its guard apart)."""
+    """List the registers that an instruction reads and writes, without its guard."""
     base = op.parts[0]
     starts_nothing = base == "wgmma" and "mma_async" not in op.parts
     if base in WRITES_NOTHING or starts_nothing or not op.operands:

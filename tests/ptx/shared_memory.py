@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shared memory of some thread blocks, and the races between two of their barriers."""
+"""Shared memory of thread blocks, and the races between two barriers."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from .values import Array, i8, u8
 
 @dataclass
 class Access:
-    """Threads that touched shared memory in one instruction.
+    """The accesses of one instruction to shared memory.
 
-    at: byte offsets over the blocks of a batch; thread: over the batch; sub: how many warp barriers
-    the warp had passed; data: what was written, [n, width], or None for a read.
+    at: byte offset of each, over the thread blocks of a batch. thread: of the batch
+    sub: how many barriers of its warp a thread had passed
+    data: the bytes written, [n, width], or None for a read
     """
 
     at: Array
@@ -28,7 +29,7 @@ class Access:
 
 
 class SharedMemory:
-    """One block's shared memory after another's, and the accesses since the last barrier."""
+    """The shared memory of each thread block, and the accesses since its last barrier."""
 
     def __init__(self, blocks: int, size: int, threads: int, report: Report):
         self.report = report
@@ -49,7 +50,7 @@ class SharedMemory:
                 "shared out of bounds or misaligned",
                 f"{what}: {at[bad][0]} of {self.size}, {width} bytes, {bad.sum()} threads",
             )
-            # To places behind the end, so that nothing else is found about them.
+            # Redirect them behind the end, so that they cause no further finding.
             spare = -(-self.size // 16) * 16 + np.arange(len(at)) % (GUARD // 16 - 1) * 16
             at = np.where(bad, spare, at)
         return at + block * self.stride
@@ -60,9 +61,10 @@ class SharedMemory:
         self.accesses.append(Access(at, width, thread, sub, data, text))
 
     def barrier(self, released: Array | None, pending: list[Access]) -> None:
-        """Look for races since the last one. released: bool by block, None for every block.
+        """Find the races since the last barrier.
 
-        pending: asynchronous accesses that are still going on; they count in every interval.
+        released: bool by thread block, None for all
+        pending: asynchronous accesses that have not ended; they count in every interval
         """
         if released is None:
             ended, self.accesses = self.accesses, []
@@ -108,7 +110,7 @@ class SharedMemory:
         grain: int,
         found: Array,
     ) -> None:
-        """Which suspects are races: two warps, or two threads between barriers of their warp."""
+        """Report races of two warps, and of two threads between barriers of their warp."""
         suspect = np.zeros(len(self._stamp) // grain, bool)
         suspect[found] = True
         rows = []
@@ -150,7 +152,7 @@ class SharedMemory:
 
 
 def _racing(key: Array, who: Array, value: Array, wrote: Array):
-    """(groups, same value, first, last) of the worst group of equal keys with a race, or None."""
+    """Find the worst group of equal keys with a race: (groups, same value, first, last)."""
     starts = np.flatnonzero(np.r_[True, key[1:] != key[:-1]])
     ends = np.r_[starts[1:], len(key)]
     several = who[starts] != who[ends - 1]  # `who` is sorted within a group

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a tensor core computes: mma.sync and wgmma, in float64 and rounded to FP32."""
+"""Results of mma.sync and wgmma: sums in float64, rounded to FP32."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ import numpy as np
 
 from .values import Array, f2, f4, f4_of_bf2, f8, u2, u4
 
-# How a tensor core adds, None: 16 exact products and the accumulator, rounded once to nearest.
-# A number: 8 products at a time, each summand cut to so many bits below the largest one's highest,
-# the sum cut to 24 bits. That is what was measured of NVIDIA's (24 on sm_70, 25 and more since);
-# no manual says it.
+# How a tensor core adds. None: 16 exact products and the accumulator, rounded once to nearest.
+# A number: 8 products at a time, each summand truncated to so many bits below the largest one's
+# highest, and the sum to 24 bits. No manual specifies it.
 SUMMAND_BITS: int | None = None
 
 
@@ -32,7 +31,7 @@ def _add_products(left: Array, right: Array, start: Array) -> Array:
 
 
 def mma_16x8x16(a: list[Array], b: list[Array], c: list[Array], bf16: bool) -> list[Array]:
-    """mma.sync m16n8k16, FP16 or BF16 with FP32 sums: the registers of some whole warps."""
+    """Result registers of mma.sync m16n8k16 with FP32 sums, for whole warps."""
     warps = len(a[0]) // 32
     # Register i of a: row half i % 2, column half i // 2; lane 4 g + t: row g, columns 2 t, 2 t + 1
     left = _halves(a, bf16).reshape(2, 2, warps, 8, 4, 2).transpose(2, 1, 3, 0, 4, 5)
@@ -56,7 +55,7 @@ def _halves(registers: list[Array], bf16: bool) -> Array:
 def wgmma_accumulate(
     a: list[Array], b: Array, c: list[Array], bf16: bool, keep: bool
 ) -> list[Array]:
-    """wgmma m64nNk16 with a in registers: b float64 [groups, N, 16], c N / 2 registers."""
+    """Result registers of wgmma m64nNk16: a in registers, b float64 [groups, N, 16]."""
     groups, n, _ = b.shape
     left = _halves(a, bf16).reshape(2, 2, 4 * groups, 8, 4, 2).transpose(2, 1, 3, 0, 4, 5)
     left = left.reshape(groups, 64, 16)

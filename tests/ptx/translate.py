@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A kernel as basic blocks, and what its text alone says is wrong with its registers."""
+"""Translate a kernel to basic blocks, and find misuse of registers in its text."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ ENDS = (*JUMPS, "bar", "barrier", "atom", "red")
 
 @dataclass
 class Block:
-    """code: see `BlockCode.compile`. reads, writes: registers to have and to put back.
+    """A basic block.
 
-    end: its last instruction if that decides what comes next. target: the block of a branch.
-    mix: how many instructions of each class a thread issues.
+    code: see `BlockCode.compile`. reads, writes: registers that it takes and gives back
+    end: its last instruction, if that decides what comes next. target: the block of a branch
+    mix: how many instructions of each class a thread issues
     """
 
     code: Callable[..., Any]
@@ -34,9 +35,10 @@ class Block:
 
 @dataclass
 class Program:
-    """undefined: registers that some path reads before it writes them, and where.
+    """A translated kernel.
 
-    misused: registers that are touched while a wgmma has them, or that it takes without a fence.
+    undefined: registers that some path reads before it writes them, and where
+    misused: registers accessed during a wgmma that uses them, or passed to it without a fence
     """
 
     kernel: Kernel
@@ -51,7 +53,7 @@ class Program:
 
 
 def translate(kernel: Kernel) -> Program:
-    """Raises PtxError on an instruction, a mode or a type that is not known."""
+    """Translate a kernel. Raises PtxError on an unknown instruction, mode or type."""
     starts = {0, *kernel.labels.values()}
     starts |= {index + 1 for index, op in enumerate(kernel.instructions) if _ends_block(op)}
     order = sorted(s for s in starts if s < len(kernel.instructions))
@@ -83,7 +85,7 @@ def _ends_block(op: Instruction) -> bool:
 
 
 def class_of(op: Instruction) -> str:
-    """What an instruction is counted as."""
+    """Class under which an instruction is counted."""
     base, opcode = op.parts[0], op.opcode
     if base == "cp":
         return "cp.async group" if "group" in opcode else "cp.async"
@@ -107,7 +109,7 @@ def class_of(op: Instruction) -> str:
 
 
 def _find_misused(program: Program, piece: BlockCode) -> None:
-    """Within a block: between a wgmma and the wait for it, its registers are the tensor core's."""
+    """Find accesses to a wgmma's registers between it and the wait for it, within a block."""
     taken: set[str] = set()
     fenced = False
     changed: set[str] = set()
@@ -133,7 +135,7 @@ def _find_misused(program: Program, piece: BlockCode) -> None:
 
 
 def _find_undefined(program: Program, pieces: list[BlockCode]) -> None:
-    """Follow every path from the start: which registers may be read before they are written?"""
+    """Follow every path from the start to find registers read before they are written."""
     before: list[set[str] | None] = [set(), *[None] * (len(pieces) - 1)]
     work = [0]
     while work:

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What single instructions compute, on numpy arrays with one element a thread.
+"""Results of single instructions, on numpy arrays with one element a thread.
 
 Registers are unsigned integers of their width; floating point is a view of them. Rounding is to
-nearest even and subnormals are kept, unless a name says otherwise. The approximate functions of a
-GPU (ex2, rcp, rsqrt, ...) are the float32 functions of numpy: within a unit or two of the GPU's.
+nearest even and subnormals are kept, unless a name says otherwise.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ _NAN = {u2: u2(0x7FFF), u4: u4(0x7FFFFFFF)}
 
 
 def canonical(x: Array) -> Array:
-    """Bits of a float result, every NaN being PTX's canonical one."""
+    """Bits of a float result, with PTX's canonical NaN for every NaN."""
     bits = x.view({2: u2, 4: u4}[x.dtype.itemsize])
     nan = np.isnan(x)
     return np.where(nan, _NAN[bits.dtype.type], bits) if nan.any() else bits
@@ -57,9 +56,9 @@ def join(low: Array, high: Array) -> Array:
 
 
 def fma(a: Array, b: Array, c: Array) -> Array:
-    """a b + c as float64 rounded to odd, so that one more rounding (to 32 bits or fewer) is exact.
+    """a b + c as float64, rounded to odd: a second rounding, to 32 bits or fewer, is then correct.
 
-    a, b, c: float16 or float32.
+    a, b, c: float16 or float32
     """
     product = a.astype(f8) * b.astype(f8)  # exact: 48 bits at most
     c = c.astype(f8)
@@ -112,7 +111,7 @@ def bfe(a: Array, position: Array, length: Array, signed: bool) -> Array:
     length = np.asarray(length, i8) & 0xFF
     wide = (a.view(i4) if signed else a).astype(i8)
     length = np.minimum(length, 63)
-    # Beyond bit 31 the sign goes on, or zeros do: the 64-bit value has both.
+    # Bits above 31 are the sign's, or zeros, as in the 64-bit value.
     field = (wide >> np.minimum(position, 63)) & ((i8(1) << length) - 1)
     if signed:
         top = np.minimum(position + length - 1, 31)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Instructions of whole warps and thread blocks as calls of `Lanes`."""
+"""Translate instructions of whole warps and thread blocks to calls of `Lanes`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class WarpOperations(Operands):
     """The methods of `BlockCode` for warps, tensor cores and barriers."""
 
     def _results(self, op: Instruction, registers: tuple[str, ...], call: str) -> list[str]:
-        """A call whose results go, one by one, into 32-bit registers."""
+        """Translate to a call whose results are the 32-bit registers, in order."""
         lines = [f"{self.temporary} = {call}"]
         for i, register in enumerate(registers):
             lines += self.target(register, f"{self.temporary}[{i}]", "b32", op)
