@@ -41,6 +41,7 @@ from sglang_gemma4_ext.patches.memory import (
 )
 from sglang_gemma4_ext.patches.model import (
     exact_sliding_window,
+    experts_tanh_gelu,
     extend_attention_tiles,
     fused_router,
     jit_bit_cast,
@@ -70,6 +71,7 @@ PATCHES: tuple[Patch, ...] = (
     exact_sliding_window.PATCH,
     exact_tree_window.PATCH,
     router_scale.PATCH,
+    experts_tanh_gelu.PATCH,
     context_ceiling.PATCH,
     memory_reserve.PATCH,
     shared_layers_without_kv.PATCH,

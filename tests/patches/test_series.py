@@ -99,7 +99,11 @@ ALWAYS = {
     ("architecture", "text", "own"),
     [
         ("Gemma4ForConditionalGeneration", {}, {"text_only"}),
-        ("Gemma4ForConditionalGeneration", {"num_experts": 8}, {"text_only", "router_scale"}),
+        (
+            "Gemma4ForConditionalGeneration",
+            {"num_experts": 8},
+            {"text_only", "router_scale", "experts_tanh_gelu"},
+        ),
         (
             "Gemma4ForConditionalGeneration",
             {"num_kv_shared_layers": 18},

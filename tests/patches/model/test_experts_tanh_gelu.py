@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SGLang's Triton kernels for BF16 experts equal transformers' experts, with our activation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType, SimpleNamespace
+from unittest import mock
+
+import pytest
+import torch
+import transformers
+
+from sglang_gemma4_ext.patches.model.experts_tanh_gelu import PATCH
+from tests.kernels.oracle import error
+from tests.unit.hooks import hook_of
+
+EXPERTS, TOP_K, HIDDEN, INTERMEDIATE = 4, 2, 64, 48
+BLOCK_M = 16
+CONFIG = {"BLOCK_SIZE_M": BLOCK_M, "BLOCK_SIZE_N": 32, "BLOCK_SIZE_K": 32, "GROUP_SIZE_M": 1}
+# The sums alone differ; the erf form differs by 2e-4 and more.
+TOLERANCE = 2e-6
+
+
+@pytest.fixture(scope="module")
+def experts() -> torch.nn.Module:
+    from transformers.models.gemma4.modeling_gemma4 import Gemma4TextExperts
+
+    config = transformers.Gemma4TextConfig(
+        hidden_size=HIDDEN, moe_intermediate_size=INTERMEDIATE, num_experts=EXPERTS,
+        top_k_experts=TOP_K, enable_moe_block=True,
+    )  # fmt: skip
+    module = Gemma4TextExperts(config)
+    draw = torch.Generator().manual_seed(0)
+    for weight in module.parameters():
+        weight.data = torch.randn(weight.shape, generator=draw) * weight.shape[-1] ** -0.5
+    return module
+
+
+def run(sequence: Callable[..., torch.Tensor], experts, x, weights, ids) -> torch.Tensor:
+    """Call `sequence`, SGLang's matmul, activation, matmul and sum, as its Triton runner does."""
+    from sglang.srt.layers.moe.moe_runner.triton_utils import fused_moe
+    from sglang.srt.runtime_context import get_parallel
+
+    flags = SimpleNamespace(moe=SimpleNamespace(enable_fused_moe_sum_all_reduce=False))
+    slots, blocks, padded = aligned(ids)
+    absent = dict.fromkeys(("b1", "b2", "w1_scale", "w2_scale", "w1_zp", "w2_zp", "a1_scale",
+                            "a2_scale", "block_shape", "routed_scaling_factor", "gemm1_alpha",
+                            "gemm1_limit"))  # fmt: skip
+    off = dict.fromkeys(("use_fp8_w8a8", "use_int8_w8a8", "use_int8_w8a16", "use_int4_w4a16",
+                         "per_channel_quant", "no_combine", "inplace",
+                         "apply_router_weight_on_input", "filter_expert"), False)  # fmt: skip
+    with (
+        get_parallel().override(tp_group=None),
+        mock.patch.object(fused_moe, "get_exec", return_value=flags),
+        mock.patch.object(fused_moe, "invoke_fused_moe_kernel", in_fp32(fused_moe)),
+    ):
+        return sequence(
+        *(x, experts.gate_up_proj.data, experts.down_proj.data, weights, ids),
+        *(slots, blocks, padded, CONFIG, CONFIG, False, False),
+        **absent, **off, activation="gelu", is_gated=True,
+    )  # fmt: skip
+
+
+def in_fp32(fused_moe: ModuleType) -> Callable[..., None]:
+    """The runner's matmul with its sums stored in fp32; it would round them to FP16."""
+    import triton.language as tl
+
+    invoke = fused_moe.invoke_fused_moe_kernel
+    return lambda *args, **kwargs: invoke(*args, **{**kwargs, "compute_type": tl.float32})
+
+
+def aligned(ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Slots sorted by expert and padded to whole blocks, each block's expert, the padded count."""
+    flat = ids.flatten()
+    slots, blocks = [], []
+    for expert in range(EXPERTS):
+        mine = (flat == expert).nonzero().flatten().tolist()
+        count = -(-len(mine) // BLOCK_M)
+        slots += mine + [flat.numel()] * (count * BLOCK_M - len(mine))
+        blocks += [expert] * count
+    return tuple(
+        torch.tensor(values, dtype=torch.int32) for values in (slots, blocks, [len(slots)])
+    )
+
+
+def tanh(*args, **kwargs):
+    """SGLang's sequence as the patch calls it."""
+    from sglang.srt.layers.moe.moe_runner.triton_utils.fused_moe import _fused_moe_kernel_sequence
+
+    around = hook_of(PATCH, "around", "_fused_moe_kernel_sequence")
+    return around(_fused_moe_kernel_sequence, *args, **kwargs)
+
+
+@pytest.mark.interpreter
+@pytest.mark.parametrize("tokens", [1, 7, 40])
+def test_they_equal_transformers(experts, tokens):
+    from sglang.srt.layers.moe.moe_runner.triton_utils.fused_moe import _fused_moe_kernel_sequence
+
+    draw = torch.Generator().manual_seed(tokens)
+    x = torch.randn(tokens, HIDDEN, generator=draw)
+    ids = torch.rand(tokens, EXPERTS, generator=draw).topk(TOP_K).indices.int()
+    weights = torch.rand(tokens, TOP_K, generator=draw) + 0.1
+    want = experts.double()(x.double(), ids.long(), weights.double()).detach()
+    experts.float()
+
+    assert error(run(tanh, experts, x, weights, ids), want).rms <= TOLERANCE
+    stock = error(run(_fused_moe_kernel_sequence, experts, x, weights, ids), want).rms
+    assert stock > 20 * TOLERANCE
+
+
+def test_other_activations_are_kept():
+    around = hook_of(PATCH, "around", "_fused_moe_kernel_sequence")
+    for given, want in {"gelu": "gelu_tanh", "gelu_tanh": "gelu_tanh", "silu": "silu"}.items():
+        assert around(lambda *args, activation: activation, 1, activation=given) == want
+
+
+def test_compiled_single_tokens_stay_on_the_runner():
+    """SGLang's replacement for them, fused_moe_forward_native, has the erf form alone."""
+    assert hook_of(PATCH, "replace", "_torch_compile_forward")(None, num_tokens=1) is None
