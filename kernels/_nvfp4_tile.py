@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A tile of NVFP4 weights times a tile of activations: what the kernels of this folder share.
+"""Multiply a tile of NVFP4 weights by a tile of activations; the NVFP4 kernels share this.
 
-The operands are swapped, out^T = w x^T: rows of N fill the tensor core's tall side and the few
-tokens of a decode step its narrow one. Bytes are never interleaved into K order; the even and the
-odd k of a byte are two dots, against activations split the same way.
+The operands are swapped, out^T = w x^T. Rows of N fill the tall side of the tensor core's tile,
+and the few tokens of a decode step fill its narrow side. The even and the odd k of a byte are two
+dots, with activations split the same way, so codes are never interleaved into the order of K.
 
-No table, no division, no subnormal result: three magnitude bits at bits 9 to 11 of an FP16 are an
-E2M1 times 2^-14, an E4M3 at bits 7 to 13 is itself times 2^-8. With 2^14 multiplied into the block
-scale, code times scale is exact in FP16 (at most 6 significant bits, a multiple of 2^-18, below
-11) and, from there, in BF16 and FP32; WEIGHT_SCALE goes into the fp32 row scale.
+Decoding needs bit operations alone. Three magnitude bits of an E2M1 at bits 9 to 11 of an FP16 give
+its value times 2^-14. The bits of an E4M3 at bits 7 to 13 give its value times 2^-8. The block
+scale is multiplied by 2^14, so code times scale is exact in FP16: at most 6 significant bits, a
+multiple of 2^-18, below 11. It stays exact in BF16 and FP32. The fp32 row scale holds the rest,
+WEIGHT_SCALE.
 """
 
 from __future__ import annotations
@@ -20,15 +21,15 @@ import triton.language as tl
 
 from sglang_gemma4_ext.kernels.nvfp4_dispatch import Config
 
-# What `multiply` returns must be multiplied by this: 2^14 (code) * 2^8 (scale) / 2^14 (in it).
+# Factor for the results of `multiply`: 2^14 of the codes * 2^8 of the scales / 2^14 multiplied in.
 WEIGHT_SCALE = tl.constexpr(256.0)
 
 
 def launch_arguments(config: Config, k: int) -> dict[str, Any]:
-    """The arguments that every kernel around `multiply` has, for in-features k.
+    """Build the arguments that every kernel with `multiply` takes, for in-features k.
 
-    Row strides go in divided by the power of two that divides them (16 at most), which is constant:
-    Triton proves 16-byte loads from the product, and nothing from a stride that 16 does not divide.
+    A row stride is passed in units of the largest power of two, up to 16, that divides it. The
+    unit is a constexpr: Triton then knows the alignment of each row and emits 16-byte loads.
     """
     alignment = {name: min(16, size & -size) for name, size in (("b", k // 2), ("s", k // 16))}
     return {
@@ -47,8 +48,8 @@ def launch_arguments(config: Config, k: int) -> dict[str, Any]:
     }
 
 
-# Four bytes to 2 x 4 FP16, in order, two bytes at a time: prmt puts them into the high halves of
-# 16-bit lanes, where the odd k's sign is in place. ptxas merges each and-and-or into one LOP3.
+# Decode four bytes to 2 x 4 FP16, in order, two bytes at a time. prmt puts a byte into the high
+# half of a 16-bit lane, where the odd k's sign is in place. ptxas merges each and, and, or.
 _DECODE_TWO = """
 prmt.b32 t, $4, 0, {selector};
 and.b32 u, t, 0x80008000;
@@ -71,9 +72,9 @@ DECODE_PTX = tl.constexpr(
 
 @triton.jit
 def decode(packed, PLAIN: tl.constexpr):
-    """uint8 [..] -> fp16 [..] of the even k and of the odd k, each times 2^-14.
+    """Decode uint8 [..] to fp16 [..] of the even k and of the odd k, each times 2^-14.
 
-    PLAIN: an expression of the same, for Triton's interpreter, which has no inline assembly.
+    PLAIN: use plain expressions; Triton's interpreter has no inline assembly.
     """
     if PLAIN:
         byte = packed.to(tl.uint16)
@@ -92,7 +93,7 @@ def decode(packed, PLAIN: tl.constexpr):
 
 @triton.jit
 def e4m3_as_fp16(e4m3):
-    """uint8 [..], the bytes of E4M3 numbers other than NaN -> fp16 [..], times 2^-8."""
+    """Decode uint8 [..], bytes of E4M3 without NaN, to fp16 [..], times 2^-8."""
     byte = e4m3.to(tl.uint16)
     bits = ((byte & 0x80) << 8) | ((byte & 0x7F) << 7)
     return bits.to(tl.float16, bitcast=True)
@@ -100,7 +101,7 @@ def e4m3_as_fp16(e4m3):
 
 @triton.jit
 def gated(gate, up, ACTIVATION: tl.constexpr):
-    """act(gate) * up in fp32. gelu in its tanh form: g (1 + tanh u) / 2 = g sigmoid(2u)."""
+    """Compute act(gate) * up in fp32. The tanh gelu is g (1 + tanh u) / 2 = g sigmoid(2u)."""
     if ACTIVATION == "gelu_tanh":
         inner = 1.5957691216057308 * (gate + 0.044715 * gate * gate * gate)
     else:
@@ -111,10 +112,11 @@ def gated(gate, up, ACTIVATION: tl.constexpr):
 
 @triton.jit
 def weight_rows(first, count, BLOCK_N: tl.constexpr, GATED: tl.constexpr):
-    """int32 [BLOCK_N]: the rows of a tile that starts at output column `first`, kept in range.
+    """int32 [BLOCK_N]: weight rows of the tile that starts at output column `first`, clamped.
 
-    count: output columns. GATED: gate rows 0 to count - 1 and their up rows `count` further on,
-    alternating, so that one tile holds both for BLOCK_N / 2 columns.
+    count: output columns
+    GATED: gate rows and their up rows, `count` further on, alternate: one tile holds both for
+        BLOCK_N / 2 columns
     """
     offset = tl.arange(0, BLOCK_N)
     if GATED:
@@ -124,11 +126,11 @@ def weight_rows(first, count, BLOCK_N: tl.constexpr, GATED: tl.constexpr):
 
 @triton.jit
 def quarter_by_quarter(tile, ROWS: tl.constexpr, BYTES: tl.constexpr, EACH: tl.constexpr):
-    """[ROWS, BYTES * EACH], each row's bytes 2 from each of its quarters in turn.
+    """Reorder [ROWS, BYTES * EACH]: 2 bytes of each quarter of a row in turn.
 
-    Of every 8 columns of its left operand, wgmma wants columns 2i and 2i + 1 in thread i of four:
-    in the order of memory, two bytes here and two there, which Triton copies by 8. A sum over K has
-    no order; in this one the thread's bytes are a quarter of the row, and are copied by 16.
+    Of every 8 columns of its left operand, wgmma reads columns 2i and 2i + 1 in thread i of four.
+    In memory order a thread's bytes are scattered in pairs, and Triton copies 8 at a time. The
+    order of a sum over K is free: in this order they are a quarter of the row, copied by 16.
     """
     split = tile.reshape(ROWS, 4, BYTES // 8, 2 * EACH)
     return split.permute(0, 2, 1, 3).reshape(ROWS, BYTES * EACH)
@@ -149,13 +151,13 @@ def multiply(
     WGMMA: tl.constexpr,
     PLAIN: tl.constexpr,
 ):
-    """fp32 [BLOCK_N, BLOCK_M]: w x^T / WEIGHT_SCALE, without row scales, over a range of K.
+    """fp32 [BLOCK_N, BLOCK_M]: w x^T / WEIGHT_SCALE over a range of K, without row scales.
 
-    x_rows: pointers [BLOCK_M] to fp16, bf16 or fp32 rows; x_mask: [BLOCK_M], which to read
-    packed_rows, scale_rows: pointers [BLOCK_N] to uint8 rows; every one of them is read
+    x_rows: pointers [BLOCK_M] to fp16, bf16 or fp32 rows; x_mask: [BLOCK_M], rows to read
+    packed_rows, scale_rows: pointers [BLOCK_N] to uint8 rows, all of which are read
     start, stop: range in packed bytes, start a multiple of BLOCK_K / 2
-    EVEN_K: the range is whole tiles of BLOCK_K
-    WGMMA: in-features are multiplied in the order of `quarter_by_quarter`
+    EVEN_K: the range consists of whole tiles of BLOCK_K
+    WGMMA: multiply in-features in the order of `quarter_by_quarter`
     """
     byte = tl.arange(0, BLOCK_K // 2)
     block = tl.arange(0, BLOCK_K // 16)
@@ -190,5 +192,5 @@ def multiply(
 
 @triton.jit
 def gate_and_up(acc, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
-    """[BLOCK_N, BLOCK_M] of alternating rows -> gate and up, each [BLOCK_N / 2, BLOCK_M]."""
+    """Split alternating rows [BLOCK_N, BLOCK_M] into gate and up, [BLOCK_N / 2, BLOCK_M] each."""
     return tl.split(acc.reshape(BLOCK_N // 2, 2, BLOCK_M).permute(0, 2, 1))

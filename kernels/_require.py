@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a kernel's host function asks of its arguments; it asks on every call, so a refusal's
-sentence is put together only when there is one.
-"""
+"""Check arguments of a kernel's host function; a message is formatted only when a check fails."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The choice of experts within a program: top-k, softmax over the chosen, per-expert scale.
+"""Choose experts within a program: top-k, softmax over the chosen, per-expert scale.
 
-An expert's logit and id are one int64: the logit's bits, made to order as integers, above the id
-counted from the end, so that the largest of them is the best expert and, among equals, the one of
-the lowest id. No two are alike, so taking the largest away takes exactly one.
+An expert is one int64: its logit's bits, mapped to integers of the same order, above its id counted
+from the end. The largest int64 is the best expert, and among equal logits the one of lowest id. All
+are distinct, so removing the largest removes one expert.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _TAKEN = tl.constexpr(-(1 << 63))
 
 @triton.jit
 def _ordered(logits):
-    """fp32 -> int32 in the same order: -0 is 0, and a NaN of either sign is above +inf."""
+    """Map fp32 to int32 of the same order: -0 equals 0, and every NaN is above +inf."""
     bits = logits.to(tl.int32, bitcast=True)
     bits = tl.where(logits == 0.0, 0, bits)
     bits = tl.where(logits != logits, _NAN_BITS, bits)
@@ -36,10 +36,10 @@ def choose_experts(
     BLOCK_E: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """logits fp32 [BLOCK_T, BLOCK_E] -> weights fp32 and ids int32, [BLOCK_T, BLOCK_K] each.
+    """Choose from logits fp32 [BLOCK_T, BLOCK_E]: weights fp32, ids int32, [BLOCK_T, BLOCK_K].
 
-    What is read beyond expert E does not count; slots from K on hold nothing of use. A row whose
-    best logit is NaN, +inf or -inf has NaN weights, as a softmax over it has; its ids are ids.
+    Logits beyond expert E are ignored; slots from K on are undefined. A row whose best logit is
+    NaN, +inf or -inf gets NaN weights, as its softmax is NaN, and distinct ids in range.
     """
     expert = tl.arange(0, BLOCK_E)[None, :]
     slot = tl.arange(0, BLOCK_K)[None, :]

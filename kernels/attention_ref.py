@@ -16,14 +16,14 @@ def attend_ref(
     window: int | None = None,
     tree: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Softmax(scale * q k^T) v, where the queries are the last T of the L positions.
+    """Attend: softmax(scale * q k^T) v, where the queries are the last T of the L positions.
 
     q: [T, Hq, D]
     k: [L, Hkv, D], L >= T, Hq a multiple of Hkv
     v: [L, Hkv, Dv]
-    window: how many keys a query sees at most, its own included; None sees all before it.
-    tree: bool [T, T], for T tokens that are a draft tree and not a sequence: which of them each
-        sees, itself and its ancestors. A token's position is then its depth after the L - T others.
+    window: the most keys that a query sees, its own included; None for all before it
+    tree: bool [T, T], for T tokens that form a draft tree: True where the row's token sees the
+        column's, that is itself and its ancestors. A token's position is L - T plus its depth.
     Returns [T, Hq, Dv] in q's dtype; keys and values are converted to it.
     Raises ValueError if L < T or the heads do not divide.
     """
@@ -46,7 +46,7 @@ def attend_ref(
 def _mask(
     queries: int, keys: int, window: int | None, tree: torch.Tensor | None, device: torch.device
 ) -> torch.Tensor | None:
-    """bool [T, L], True where the query may look; None where it may look everywhere."""
+    """bool [T, L], True where the query sees the key; None if it sees every key."""
     if queries == 1 and (window is None or keys <= window):
         return None
     key = torch.arange(keys, device=device)

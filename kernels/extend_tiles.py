@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tiles of SGLang's extend-attention kernels for Gemma 4's head dimensions: data, per capability.
+"""Choose tiles of SGLang's extend-attention kernels for Gemma 4's head dimensions.
 
-A long prefill of few requests and the short verification of many want different tiles. The table,
-`extend_tiles.json`, lists them in order of preference; `measured` is null or the path of the raw
-results behind it, and while it is null a server keeps SGLang's tiles. The rows of head dimension
-256 are those that an H100 preferred for the 26B-A4B in a public report; the others were chosen by
-reading compiled code. Both wait for `bench/kernels/extend_tiles.py`.
+A long prefill of few requests and a short verification of many need different tiles. The table,
+`extend_tiles.json`, lists them by compute capability, in order of preference. `measured` is null or
+the path of the raw results; while it is null a server keeps SGLang's tiles. The tiles of head
+dimension 256 were the fastest on an H100 for the 26B-A4B in a public report. The others were chosen
+by reading compiled code. `bench/kernels/extend_tiles.py` measures both.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ TABLE = Path(__file__).with_suffix(".json")
 
 @dataclass(frozen=True)
 class Tile:
-    """A launch: queries and keys of a tile, and Triton's own two.
+    """A launch configuration: queries and keys of a tile, warps and stages.
 
-    head_dim: of queries, keys and values alike.
-    min_requests: in a batch of at least so many.
-    shared_bytes: what the kernel takes at 2-byte keys, as compiled; a test holds it to that.
+    head_dim: of queries, keys and values
+    min_requests: the tile is for batches of at least so many requests
+    shared_bytes: shared memory of the compiled kernel at 2-byte keys; a test compares it
     """
 
     head_dim: int
@@ -41,7 +41,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Row:
-    """One capability's tiles, and where they were measured (None: nowhere)."""
+    """The tiles of one capability. measured: path of the raw results, or None."""
 
     measured: str | None
     tiles: tuple[Tile, ...]
@@ -49,7 +49,7 @@ class Row:
     def choose(
         self, head_dim: int, requests: int, element_bytes: int, max_shared_bytes: int
     ) -> Tile | None:
-        """The first tile for this batch that fits the GPU; None leaves it to SGLang.
+        """Choose the first tile for this batch that fits the GPU; None keeps SGLang's.
 
         element_bytes: of the widest of queries, keys and values. max_shared_bytes: a block's limit.
         A tile that does not fit is passed over, with a line in the log the first time.
@@ -74,7 +74,7 @@ def _say_once(tile: Tile, needed: int, limit: int) -> None:
 
 
 def read(path: Path = TABLE) -> dict[str, Row]:
-    """Rows by capability, "sm_86"."""
+    """Read the rows by capability, "sm_86"."""
     return {
         name: Row(row["measured"], tuple(Tile(**tile) for tile in row["tiles"]))
         for name, row in json.loads(path.read_text()).items()
@@ -83,5 +83,5 @@ def read(path: Path = TABLE) -> dict[str, Row]:
 
 @functools.cache
 def row_of(capability: tuple[int, int]) -> Row | None:
-    """The row of a compute capability, None where there is none."""
+    """Look up the row of a compute capability; None if there is none."""
     return read().get("sm_{}{}".format(*capability))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the NVFP4 kernels require of their tensors, each refusal in one sentence."""
+"""Check the tensors that the NVFP4 kernels take."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from sglang_gemma4_ext.kernels.nvfp4_format import BLOCK
 def check_weight(
     packed: torch.Tensor, block_scale: torch.Tensor, row_scale: torch.Tensor, dim: int
 ) -> tuple[int, int]:
-    """Rows N and in-features K of a packed weight of `dim` dimensions. Raises ValueError."""
+    """Check a packed weight of `dim` dimensions; return its rows N and in-features K.
+
+    Raises ValueError.
+    """
     require(
         packed.dtype == torch.uint8 and packed.dim() == dim,
         "packed must be uint8 with %d dimensions, got %s %s",
@@ -46,7 +49,7 @@ def check_weight(
 
 
 def check_activations(x: torch.Tensor, k: int) -> torch.Tensor:
-    """x [..., K] as a [T, K] view with one stride for all rows. Raises ValueError."""
+    """Return x [..., K] as a [T, K] view with one stride for all rows. Raises ValueError."""
     require(x.dim() > 0 and x.shape[-1] == k, "x has shape %s, K is %d", x.shape, k)
     allowed: tuple[torch.dtype, ...] = (torch.bfloat16, torch.float16)
     if triton.knobs.runtime.interpret:
@@ -72,7 +75,9 @@ def check_experts(
     w2: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
     activation: str,
 ) -> tuple[torch.Tensor, int]:
-    """x as [T, H], and the in-features I of w2, of what fits together. Raises ValueError.
+    """Check activations, routing and experts; return x as [T, H] and the in-features I of w2.
+
+    Raises ValueError.
 
     w13, w2: packed, block and row scales, as `nvfp4_experts` has them
     """

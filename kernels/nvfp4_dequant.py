@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""NVFP4 weights to BF16, FP16 or FP32, equal to `nvfp4_format.dequantize` bit for bit.
+"""Dequantize NVFP4 weights to BF16, FP16 or FP32, bit for bit as `nvfp4_format.dequantize`.
 
-For what must have plain weights (a baseline, a conversion). The matmuls decode in registers, and
-`nvfp4_linear_ref`, which --gemma4-nvfp4 dequant serves by, unpacks some rows of N at a time.
+For baselines and conversions. The matmuls decode in registers. The reference that
+--gemma4-nvfp4 dequant serves by unpacks some rows of N at a time in PyTorch.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def _dequant_kernel(
         scale = tl.where(is_nan, float("nan"), e4m3_as_fp16(scale).to(tl.float32) * 256.0)
     tensor_scale = tl.load(tensor_scale_ptr + (row if PER_ROW else 0))
     even, odd = decode(packed, PLAIN)
-    # In this order, so that the two roundings are the reference's.
+    # The order of the products gives the reference's two roundings.
     even = even.to(tl.float32) * 16384.0 * scale[:, None] * tensor_scale
     odd = odd.to(tl.float32) * 16384.0 * scale[:, None] * tensor_scale
     out = tl.join(even, odd).reshape(BLOCKS, 16).to(out_ptr.dtype.element_ty)
@@ -56,7 +56,7 @@ def dequant(
     tensor_scale: torch.Tensor,
     dtype: torch.dtype,
 ) -> torch.Tensor:
-    """The weights that the three tensors stand for, as `nvfp4_format.dequantize`.
+    """Dequantize on a GPU, with the result of `nvfp4_format.dequantize`.
 
     packed: uint8 [N, K/2] or [E, N, K/2], two codes per byte, low nibble first; contiguous
     block_scale: float8_e4m3fn or float32 [.., N, K/16], contiguous; NaN scales give NaN weights
@@ -71,7 +71,7 @@ def dequant(
     rows = packed.numel() // max(packed.shape[-1], 1)
     e4m3 = block_scale.dtype == torch.float8_e4m3fn
     interpreted = triton.knobs.runtime.interpret
-    # One row a program; the interpreter pays by the program, so few of them there.
+    # One row a program. The interpreter's cost is that of programs: there a program takes a row.
     blocks = triton.next_power_of_2(k // BLOCK) if interpreted else 64
     if rows and k:
         _dequant_kernel[(rows, triton.cdiv(k // BLOCK, blocks))](

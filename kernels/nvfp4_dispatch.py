@@ -1,19 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which tile and split for which op, M, N, K and GPU: data in `nvfp4_configs/`, nothing tuned here.
+"""Choose the launch configuration of an NVFP4 kernel by op, M, N, K and GPU.
 
-A file is of a device (`NVIDIA_H200.json`, from measurements on it) or of a compute capability
-(`sm_90.json`, chosen by reading compiled code: not measured). A file is
+The configurations are data in `nvfp4_configs/`. A file belongs to a device (`NVIDIA_H200.json`,
+measured on it) or to a compute capability (`sm_90.json`, chosen by reading compiled code, not
+measured):
 
     {"measured": null or where the raw results are,
      "faster": [["linear" or "experts", n, k], ...],
      "configs": [{"op": ..., "max_m": ..., "n": ..., "k": ..., "block_m": ..., ...}, ...]}
 
-`faster` are the shapes at which our kernels beat SGLang's Marlin there: a linear's, or an expert's
-w13. Marlin wants another layout of the weights, so the choice is of a layer, for every M, when it
-loads.
+`faster` lists the shapes at which our kernels are faster than SGLang's Marlin: a linear's, or an
+expert's w13. Marlin needs another layout of the weights, so a layer uses one of them for every M,
+chosen when it loads.
 
-An op's configs of the smallest `max_m` that is at least M count (of the largest, beyond it); among
-them the nearest (n, k), by the sum of their distances on a logarithmic scale.
+The candidates are the op's configs of the smallest `max_m` that is at least M, else of the largest.
+The one with the nearest (n, k) is chosen, by the sum of distances on a logarithmic scale.
 """
 
 from __future__ import annotations
@@ -34,15 +35,17 @@ Op = Literal["linear", "experts_up", "experts_down", "grouped"]
 Layer = Literal["linear", "experts"]
 FOLDER = Path(__file__).parent / "nvfp4_configs"
 CAPABILITIES = ((8, 0), (8, 6), (8, 9), (9, 0))
-# Stands in for the GPU in the interpreter, where speed is of no interest.
+# The capability whose table serves tensors on the CPU, in Triton's interpreter or the emulator.
 INTERPRETED = (9, 0)
 
 
 @dataclass(frozen=True)
 class Config:
-    """A launch: tokens, weight rows and in-features a tile, programs over K, and Triton's own.
+    """A launch configuration.
 
-    wgmma: the tile's dots become Hopper's (sm_90, 4 warps or more, 64 weight rows or more).
+    block_m, block_n, block_k: tokens, weight rows and in-features of a tile
+    splits: programs over K. num_warps, num_stages: Triton's
+    wgmma: Triton uses wgmma for the tile: sm_90, at least 4 warps and 64 weight rows
     """
 
     block_m: int
@@ -56,7 +59,7 @@ class Config:
 
 @dataclass(frozen=True)
 class Entry:
-    """A config and what it is for; n and k are those of the packed weight, gate and up stacked."""
+    """A config and its op and shape; n and k are of the packed weight, gate and up stacked."""
 
     op: Op
     max_m: int
@@ -67,7 +70,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Table:
-    """One file. measured: where its raw results are, or None. faster: (layer, n, k) than Marlin."""
+    """One file. measured: path of its raw results, or None. faster: (layer, n, k), see above."""
 
     name: str
     measured: str | None
@@ -75,11 +78,11 @@ class Table:
     entries: tuple[Entry, ...]
 
     def largest_m(self, op: Op) -> int:
-        """The most tokens that the table has configs of `op` for."""
+        """Return the most tokens for which the table has configs of `op`."""
         return max(entry.max_m for entry in self.entries if entry.op == op)
 
     def choose(self, op: Op, m: int, n: int, k: int) -> Config:
-        """Raises KeyError for an op without entries."""
+        """Choose a config. Raises KeyError for an op without entries."""
         entries = [entry for entry in self.entries if entry.op == op]
         if not entries:
             raise KeyError(f"{self.name}.json has no configs for {op}")
@@ -93,7 +96,7 @@ class Table:
 
 
 def read(path: Path) -> Table:
-    """A table from its file. Raises ValueError on a shape called faster without a measurement."""
+    """Read a table. Raises ValueError if `faster` has a shape and `measured` is null."""
     content = json.loads(path.read_text())
     entries = tuple(_entry(**fields) for fields in content["configs"])
     faster = frozenset((layer, n, k) for layer, n, k in content["faster"])
@@ -107,9 +110,9 @@ def _entry(op: Op, max_m: int, n: int, k: int, **config: Any) -> Entry:
 
 
 def table_for(name: str, capability: tuple[int, int], folder: Path = FOLDER) -> Table:
-    """The device's own table, else its compute capability's, else the nearest one below.
+    """Read the table of a device, else of its compute capability, else of the nearest below.
 
-    name: as the driver says it, "NVIDIA H200".
+    name: the driver's name of the device, "NVIDIA H200"
     """
     own = file_of(name, folder)
     if own.is_file():
@@ -119,13 +122,13 @@ def table_for(name: str, capability: tuple[int, int], folder: Path = FOLDER) -> 
 
 
 def file_of(name: str, folder: Path = FOLDER) -> Path:
-    """Where a device's own table is, or would be."""
+    """Return the path of a device's own table, which need not exist."""
     return folder / f"{name.replace(' ', '_').replace('/', '_')}.json"
 
 
 @functools.cache
 def table_of(device: torch.device) -> Table:
-    """The table of a device of this process; it is read, and a fallback logged, once."""
+    """Return the table of a device of this process; read it, and log a fallback, once."""
     if device.type != "cuda":
         return read(FOLDER / "sm_{}{}.json".format(*INTERPRETED))
     name = torch.cuda.get_device_name(device)
@@ -137,5 +140,5 @@ def table_of(device: torch.device) -> Table:
 
 @functools.lru_cache(maxsize=4096)
 def choose(op: Op, device: torch.device, m: int, n: int, k: int) -> Config:
-    """The config for a shape: rows n and in-features k of the packed weight, m tokens."""
+    """Choose the config for m tokens and a packed weight of n rows and k in-features."""
     return table_of(device).choose(op, m, n, k)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""NVFP4 routed experts at decode size, in two launches whatever the number of experts is.
+"""Run NVFP4 routed experts at decode size, in two launches for any number of experts.
 
-The first multiplies each (token, slot) by its expert's gate and up and applies the activation; the
+The first multiplies each (token, slot) by its expert's gate and up and applies the activation. The
 second multiplies by the down projections and adds a token's slots in their order, in fp32, inside
-one program. Neither sorts: the grouped kernels, which do, serve more tokens.
+one program. Slots are not sorted; the grouped kernels sort them, for more tokens.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def _experts_up_kernel(
     WGMMA: tl.constexpr,
     PLAIN: tl.constexpr,
 ):
-    """out [T * k, columns] = act(gate) * up of each slot's expert; a slot of no expert gets 0."""
+    """out [T * k, columns] = act(gate) * up of each slot's expert; 0 for a slot without expert."""
     packed_stride = bytes_a_row * BYTES_ALIGN
     scale_stride = scales_a_row * SCALES_ALIGN
     slot = tl.program_id(0).to(tl.int64)
@@ -60,7 +60,7 @@ def _experts_up_kernel(
         tl.store(out_at, tl.zeros_like(column).to(out_ptr.dtype.element_ty), mask=column < columns)
         return
     rows = expert * (2 * columns) + weight_rows(first, columns, BLOCK_N, True)
-    # One token in the first of the tile's columns: the tensor core has no narrower one.
+    # The token is the first column of the narrowest tile that the tensor core has.
     lane = tl.arange(0, BLOCK_M)
     acc = multiply(
         x_ptr + (slot // top_k) * x_stride + tl.zeros_like(lane),
@@ -153,7 +153,7 @@ def nvfp4_experts(
     up_config: Config | None = None,
     down_config: Config | None = None,
 ) -> torch.Tensor:
-    """For each token, the sum over its experts of weight * w2(act(gate(x)) * up(x)).
+    """Compute for each token the sum over its experts of weight * w2(act(gate(x)) * up(x)).
 
     x: bf16 or fp16 [T, H], the last dimension contiguous; fp32 in the interpreter only
     topk_ids: int32 or int64 [T, k], contiguous, 0 to E - 1; a negative id is skipped

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""NVFP4, the format: E2M1 codes, one E4M3 scale per 16 of them along K, one fp32 scale per tensor.
+"""The NVFP4 format: E2M1 codes, an E4M3 scale for 16 of them along K, an fp32 scale per tensor.
 
     weight = e2m1(code) * block_scale * tensor_scale
 
@@ -21,7 +21,7 @@ E4M3_MIN_SUBNORMAL = 2.0**-9
 
 
 def pack_e2m1(codes: torch.Tensor) -> torch.Tensor:
-    """Two codes a byte, the one of even k in the low nibble.
+    """Pack two codes into a byte, the one of even k into the low nibble.
 
     codes: uint8 [..., K], each 0 to 15; K even
     Returns uint8 [..., K/2].
@@ -35,7 +35,7 @@ def pack_e2m1(codes: torch.Tensor) -> torch.Tensor:
 
 
 def unpack_e2m1(packed: torch.Tensor) -> torch.Tensor:
-    """The inverse of `pack_e2m1`.
+    """Invert `pack_e2m1`.
 
     packed: uint8 [..., K/2]
     Returns uint8 [..., K], each 0 to 15.
@@ -46,11 +46,11 @@ def unpack_e2m1(packed: torch.Tensor) -> torch.Tensor:
 
 
 def e2m1_values(packed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """The numbers that the codes stand for, without any scale.
+    """Decode codes to numbers, without any scale.
 
     packed: uint8 [..., K/2]
-    Returns `dtype` [..., K], exact in fp16, bf16, fp32 and fp64. Integer arithmetic, no table: the
-    same on every device, and nothing to copy to it.
+    Returns `dtype` [..., K], exact in fp16, bf16, fp32 and fp64. It uses integer arithmetic, so no
+    table has to be copied to the device.
     """
     code = unpack_e2m1(packed).to(torch.int32)
     exponent, mantissa = (code >> 1) & 3, code & 1
@@ -60,7 +60,7 @@ def e2m1_values(packed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def tensor_scale_for(amax: torch.Tensor) -> torch.Tensor:
-    """fp32 scale that lets the largest weight be 6 in a block whose scale is 448.
+    """Compute the fp32 scale with which the largest weight is 6 in a block of scale 448.
 
     amax: the largest magnitude of the tensor, or of the tensors that share the scale; any shape
     """
@@ -68,7 +68,7 @@ def tensor_scale_for(amax: torch.Tensor) -> torch.Tensor:
 
 
 def quantize(w: torch.Tensor, tensor_scale: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Round weights to NVFP4, bit for bit as ModelOpt's NVFP4QTensor does.
+    """Round weights to NVFP4, bit for bit as ModelOpt's NVFP4QTensor.
 
     w: floating [..., N, K], K a multiple of 16
     tensor_scale: floating, positive, scalar or [..., N, 1]; multiplies
@@ -100,7 +100,7 @@ def dequantize(
     tensor_scale: torch.Tensor,
     dtype: torch.dtype,
 ) -> torch.Tensor:
-    """The weights that the three tensors stand for.
+    """Compute the weights from codes, block scales and tensor scale.
 
     packed: uint8 [..., N, K/2], two codes per byte along K, low nibble first
     block_scale: float8_e4m3fn or float32 [..., N, K/16]
@@ -133,7 +133,7 @@ def dequantize(
 
 
 def _row_scale(tensor_scale: torch.Tensor, rows: torch.Size) -> torch.Tensor:
-    """fp32, scalar as [1, 1] or [..., N, 1] as given; `rows` is [..., N]."""
+    """Return the scale in fp32: a scalar as [1, 1], otherwise [..., N, 1]; `rows` is [..., N]."""
     require(
         tensor_scale.is_floating_point(),
         "tensor_scale must be floating, got %s",

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""NVFP4 routed experts over many tokens: a grouped GEMM in SGLang's sorted-token layout.
+"""Run NVFP4 routed experts over many tokens: a grouped GEMM in SGLang's sorted-token layout.
 
-Slots (token * k + i) are sorted by expert and each expert's are padded to whole blocks, so that a
-program multiplies one expert's weights. Three launches: gate and up with the activation, down with
-the routing weight, and the sum of a token's slots in their order.
+Slots (token * k + i) are sorted by expert, and each expert's slots are padded to whole blocks: a
+program multiplies the weights of one expert. There are three launches: gate and up with the
+activation, down with the routing weight, and the sum of a token's slots in their order.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ SUM_COLUMNS = 512
 
 
 class SortedSlots(NamedTuple):
-    """What SGLang's moe_align_block_size returns, for a block size.
+    """The result of SGLang's moe_align_block_size for a block size.
 
-    slots: int32 [at least the padded count], slots by expert; T * k or more marks padding
-    experts: int32 [blocks], the expert of each block; -1 for one that is not of this rank
-    padded: int32 [1], how many of `slots` count
+    slots: int32 [at least the padded count], slots by expert; values from T * k on are padding
+    experts: int32 [blocks], the expert of each block; -1 for an expert of another rank
+    padded: int32 [1], the number of valid entries in `slots`
     """
 
     slots: torch.Tensor
@@ -43,13 +43,13 @@ class SortedSlots(NamedTuple):
 
 
 def sort_slots(topk_ids: torch.Tensor, block: int, experts: int) -> SortedSlots:
-    """The layout in plain PyTorch, without a host sync; slots of a negative id are left out.
+    """Sort slots in plain PyTorch, without a host sync; slots of a negative id are left out.
 
     topk_ids: integer [T, k], below `experts`
     """
     ids = topk_ids.flatten().long()
     ids = torch.where(ids < 0, experts, ids)
-    # Not bincount, which waits for the device.
+    # bincount would wait for the device.
     counts = ids.new_zeros(experts + 1).scatter_add_(0, ids, torch.ones_like(ids))[:experts]
     padded = (counts + block - 1) // block * block
     ends = padded.cumsum(0)
@@ -60,7 +60,7 @@ def sort_slots(topk_ids: torch.Tensor, block: int, experts: int) -> SortedSlots:
     size = ids.numel() + min(experts, ids.numel()) * (block - 1)
     size = (size + block - 1) // block * block
     starts = torch.cat((ends - padded, ends.new_full((1,), size)))
-    # Slots without an expert go to one place behind the end, which is cut off.
+    # Slots without an expert go to one entry behind the end, which is dropped.
     at = (starts[sorted_ids] + rank).clamp(max=size)
     slots = torch.full((size + 1,), ids.numel(), dtype=torch.int32, device=ids.device)
     slots[at] = order.to(torch.int32)
@@ -69,6 +69,7 @@ def sort_slots(topk_ids: torch.Tensor, block: int, experts: int) -> SortedSlots:
     return SortedSlots(slots[:size], owners.to(torch.int32), ends[-1:].to(torch.int32))
 
 
+# One code for every number of tokens.
 @triton.jit(do_not_specialize=["count"])
 def _grouped_kernel(
     x_ptr,
@@ -98,13 +99,13 @@ def _grouped_kernel(
 ):
     """out [T * k, N]: with an ACTIVATION act(gate) * up, else w x times the routing weight.
 
-    SLOTS_A_ROW: how many slots read one row of x: k going up, 1 going down.
+    SLOTS_A_ROW: how many slots read one row of x: k for gate and up, 1 for down
     """
     GATED: tl.constexpr = ACTIVATION is not None
     COLUMNS: tl.constexpr = BLOCK_N // 2 if GATED else BLOCK_N
     packed_stride = bytes_a_row * BYTES_ALIGN
     scale_stride = scales_a_row * SCALES_ALIGN
-    # Neighbours share a block of tokens; an expert's blocks are neighbours of one another.
+    # Neighbouring programs share a block of tokens, and an expert's blocks are neighbours.
     tiles_n = tl.cdiv(N, COLUMNS)
     block = tl.program_id(0) // tiles_n
     first_n = (tl.program_id(0) % tiles_n) * COLUMNS
@@ -152,7 +153,7 @@ def _sum_slots_kernel(y_ptr, topk_ids_ptr, out_ptr, top_k, N, COLUMNS: tl.conste
     total = tl.zeros([COLUMNS], tl.float32)
     for i in range(top_k):
         slot = token * top_k + i
-        # A slot without an expert is in no block: nobody wrote its row.
+        # A slot without an expert is in no block, and its row is not written.
         inside = (column < N) & (tl.load(topk_ids_ptr + slot) >= 0)
         total += tl.load(y_ptr + slot * N + column, mask=inside, other=0.0).to(tl.float32)
     tl.store(out_ptr + token * N + column, total.to(out_ptr.dtype.element_ty), mask=column < N)
@@ -173,10 +174,10 @@ def nvfp4_grouped_experts(
     slots: SortedSlots,
     config: Config,
 ) -> torch.Tensor:
-    """As `nvfp4_experts`, for any number of tokens.
+    """Compute what `nvfp4_experts` computes, for any number of tokens.
 
     slots: topk_ids sorted for blocks of config.block_m
-    config: of both matmuls, `choose("grouped", ...)` of w13
+    config: for both matmuls, chosen by "grouped" and the shape of w13
     The product of each slot is rounded to x's dtype before the fp32 sum.
     """
     w13 = (w13_packed, w13_block_scale, w13_row_scale)
@@ -207,7 +208,7 @@ def _launch(
     activation: Activation | None,
     config: Config,
 ) -> None:
-    """One grouped matmul: out [T * k, columns], x [rows, K]."""
+    """Launch one grouped matmul: out [T * k, columns], x [rows, K]."""
     packed, block_scale, row_scale = weight
     columns = out.shape[1]
     tile_columns = config.block_n if activation is None else config.block_n // 2

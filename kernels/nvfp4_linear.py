@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""NVFP4 weight-only linear from packed weights, at every number of tokens; twin of `*_ref`.
+"""Multiply activations by packed NVFP4 weights, for every number of tokens; twin of `nvfp4_ref`.
 
-One kernel from M = 1 to prefill: what changes with M is the tile (`nvfp4_dispatch`). Where N is
-small, K is split over programs whose fp32 parts a second launch adds in a fixed order, so that a
-result depends on nothing but its inputs.
+One kernel serves from M = 1 to prefill; the tile changes with M (`nvfp4_dispatch`). Where N is
+small, K is split over programs, and a second launch adds their fp32 parts in a fixed order. Results
+are therefore deterministic.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from sglang_gemma4_ext.kernels.nvfp4_dispatch import Config, choose
 FINISH_COLUMNS = 512
 
 
-# M changes from step to step: no code of its own for 1 and for multiples of 16.
+# M changes between steps. Triton would compile once more for 1 and for multiples of 16.
 @triton.jit(do_not_specialize=["M"])
 def _nvfp4_linear_kernel(
     x_ptr,
@@ -58,15 +58,15 @@ def _nvfp4_linear_kernel(
     WGMMA: tl.constexpr,
     PLAIN: tl.constexpr,
 ):
-    """N: columns of the output, half the rows of the weight where there is an ACTIVATION.
+    """out [M, N]; with an ACTIVATION, N is half the rows of the weight. With SPLITS, raw parts.
 
-    bytes_a_row, scales_a_row: divided by their ALIGN, from which Triton knows what divides them.
+    bytes_a_row, scales_a_row: in units of their ALIGN, see `launch_arguments`
     """
     GATED: tl.constexpr = ACTIVATION is not None
     COLUMNS: tl.constexpr = BLOCK_N // 2 if GATED else BLOCK_N
     packed_stride = bytes_a_row * BYTES_ALIGN
     scale_stride = scales_a_row * SCALES_ALIGN
-    # Neighbours share a weight tile and differ in tokens: a weight comes from memory once.
+    # Neighbouring programs share a weight tile, so a weight is read from memory once.
     tiles_m = tl.cdiv(M, BLOCK_M)
     tile = tl.program_id(0)
     first_n = (tile // tiles_m) * COLUMNS
@@ -95,7 +95,7 @@ def _nvfp4_linear_kernel(
         if HAS_BIAS:
             acc += tl.load(bias_ptr + rows).to(tl.float32)[:, None]
     else:
-        # Raw parts [SPLITS, M, N], of both halves where gated: `_finish_kernel` does the rest.
+        # Raw parts [SPLITS, M, N], where N has both halves of gate and up: see `_finish_kernel`.
         out_ptr += split.to(tl.int64) * M * N
     if GATED:
         gate, up = gate_and_up(acc, BLOCK_M, BLOCK_N)
@@ -119,7 +119,7 @@ def _finish_kernel(
     SPLITS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """Add the parts, fp32 [SPLITS, M, rows], then row scales, bias, activation; out is [M, N]."""
+    """Add parts, fp32 [SPLITS, M, rows]; apply row scales, bias, activation; out is [M, N]."""
     token = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     inside = column < N
@@ -149,7 +149,7 @@ def _scaled_sum(
     HAS_BIAS: tl.constexpr,
     SPLITS: tl.constexpr,
 ):
-    """fp32, one for each of `row`: a token's parts added and scaled. token: int64."""
+    """Add and scale the parts of a token at columns `row`; fp32. token: int64."""
     total = tl.zeros(row.shape, tl.float32)
     for split in tl.static_range(SPLITS):
         part = parts_ptr + (split * M + token) * rows + row
@@ -170,16 +170,16 @@ def nvfp4_linear(
     activation: Activation | None = None,
     config: Config | None = None,
 ) -> torch.Tensor:
-    """x w^T + bias, w = e2m1(packed) * block_scale * row_scale, decoded in registers.
+    """Compute x w^T + bias, w = e2m1(packed) * block_scale * row_scale, decoded in registers.
 
     x: bf16 or fp16 [..., K], the last dimension contiguous, one stride for all rows; fp32 in the
         interpreter only
     packed: uint8 [N, K/2], two E2M1 per byte, low nibble first; contiguous, K a multiple of 16
     block_scale: float8_e4m3fn [N, K/16], contiguous, without NaN
-    row_scale: float32 [N]; multiplies; stacked linears keep each their own
+    row_scale: float32 [N]; multiplies; each of several stacked linears has its own
     bias: [N] in x's dtype, or None
     activation: None, or the act of act(gate) * up, gate being the first N/2 rows and up the others
-    config: None for what `nvfp4_dispatch` says of this shape and device
+    config: None for the choice of `nvfp4_dispatch`
     Returns [..., N], or [..., N/2] with an activation, in x's dtype. Weights are exact, products
     accumulate in fp32, the result is rounded once.
     Raises ValueError on a shape, dtype or stride that does not fit.
@@ -223,7 +223,7 @@ def _multiply(
     activation: Activation | None,
     config: Config,
 ) -> None:
-    """out: [T, columns], or the raw fp32 parts [splits, T, columns] of a split K."""
+    """Launch the matmul. out: [T, columns], or raw fp32 parts [splits, T, columns]."""
     count, k = tokens.shape
     tile_columns = config.block_n if activation is None else config.block_n // 2
     tiles = triton.cdiv(count, config.block_m) * triton.cdiv(columns, tile_columns)

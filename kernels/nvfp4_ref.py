@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""NVFP4 weight-only linear and routed experts, exact: dequantize, then matmul in x's dtype.
+"""Compute NVFP4 linears and routed experts exactly: dequantize, then matmul in x's dtype.
 
 T tokens, K in-features, N out-features, E experts, H hidden size, I intermediate size of an expert.
 A tensor scale per row, not per tensor: linears stacked into one weight keep each their own.

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Router logits to experts and their weights in one launch.
+"""Choose experts and their weights from router logits in one launch.
 
-Gemma 4 takes a softmax over all experts, keeps the best K and renormalizes; that is a softmax over
-the K best logits. The per-expert scale multiplies after it.
+Gemma 4 takes a softmax over all experts, keeps the best K and renormalizes. That equals a softmax
+over the K best logits. The per-expert scale is applied after it.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from sglang_gemma4_ext.kernels._require import require
 from sglang_gemma4_ext.kernels._routing import MAX_EXPERTS, choose_experts
 
 LOGIT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-# Rows of a program in Triton's interpreter, which pays by the program.
+# Rows of a program in Triton's interpreter, whose cost is that of programs.
 _INTERPRETED_ROWS = 256
 
 
+# One code for every number of tokens.
 @triton.jit(do_not_specialize=["tokens"])
 def _route_kernel(
     logits_ptr,
@@ -49,7 +50,7 @@ def _route_kernel(
 def route(
     logits: torch.Tensor, expert_scale: torch.Tensor, k: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The K best experts of each token, best first, and their weights.
+    """Choose the K best experts of each token, best first, and compute their weights.
 
     logits: fp32, bf16 or fp16 [T, E], E at most 1024, any strides
     expert_scale: fp32, bf16 or fp16 [E], contiguous; read when the kernel runs
@@ -87,16 +88,16 @@ def route(
 def route_ref(
     logits: torch.Tensor, expert_scale: torch.Tensor, k: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """`route` in PyTorch, in fp32, or in fp64 if the logits are fp64."""
+    """Compute `route` in PyTorch, in fp32, or in fp64 if the logits are fp64."""
     logits = logits if logits.dtype == torch.float64 else logits.float()
-    # torch.topk promises no order among equals; a stable sort does.
+    # A stable sort orders equal logits by id; torch.topk does not.
     best, ids = torch.sort(logits, dim=-1, descending=True, stable=True)
     weights = torch.softmax(best[:, :k], dim=-1) * expert_scale[ids[:, :k]].to(logits.dtype)
     return weights, ids[:, :k].to(torch.int32)
 
 
 def check_choice(experts: int, k: int, expert_scale: torch.Tensor) -> None:
-    """What both router kernels ask of E, k and the per-expert scale; raises ValueError."""
+    """Check E, k and the per-expert scale for both router kernels. Raises ValueError."""
     require(1 <= experts <= MAX_EXPERTS, "E must be 1 to %d, got %d", MAX_EXPERTS, experts)
     require(1 <= k <= experts, "k must be 1 to E = %d, got %d", experts, k)
     require(

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which router kernel for how many tokens on which GPU: data in `router_dispatch.json`.
+"""Choose the router kernel by number of tokens and GPU; the data is `router_dispatch.json`.
 
-A row is of a compute capability. `measured` is null or the path of the raw results that
-`bench/kernels/router.py` wrote there; no row may prefer our kernels without it. Unmeasured, the
-bound on tokens comes from counting: each token reads the projection once more from L2, 0.7 MB of
-it in the 26B-A4B, where a GEMM reads it once for all.
+A row belongs to a compute capability. `measured` is null or the path of the raw results of
+`bench/kernels/router.py`; a row that prefers our kernels needs it. Without it, the bound on tokens
+follows from traffic: each token reads the projection from L2, 0.7 MB in the 26B-A4B, and a GEMM
+reads it once for all tokens.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ TABLE = Path(__file__).with_suffix(".json")
 
 @dataclass(frozen=True)
 class Row:
-    """measured: where the raw results are, or None. prefer: what `auto` means on this GPU.
+    """The choice of one GPU. measured: path of the raw results, or None. prefer: for `auto`.
 
-    one_launch_max_tokens: up to how many tokens norm and projection are in the launch too.
+    one_launch_max_tokens: up to so many tokens, norm and projection are in the same launch
     """
 
     measured: str | None
@@ -31,7 +31,7 @@ class Row:
 
 
 def read(path: Path = TABLE) -> dict[str, Row]:
-    """Rows by capability, "sm_86". Raises ValueError on a preference without a measurement."""
+    """Read the rows by capability, "sm_86". Raises ValueError on an unmeasured preference."""
     rows = {name: Row(**fields) for name, fields in json.loads(path.read_text()).items()}
     for name, row in rows.items():
         if row.prefer == "fused" and not row.measured:
@@ -41,5 +41,5 @@ def read(path: Path = TABLE) -> dict[str, Row]:
 
 @functools.cache
 def row_of(capability: tuple[int, int]) -> Row | None:
-    """The row of a compute capability, None where there is none."""
+    """Look up the row of a compute capability; None if there is none."""
     return read().get("sm_{}{}".format(*capability))

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""RMSNorm, scales, projection and choice of experts in one launch, for the few tokens of a decode.
+"""Compute RMSNorm, scales, projection and choice of experts in one launch, for a decode's tokens.
 
     logits = sum_h(x * scale * proj) * rsqrt(mean(x^2) + eps) * H^-0.5
 
-The norm's factor is the same for all of a row, so it multiplies the finished sum, and each program
-finds it on the way. A token's experts are spread over programs, or one multiprocessor would read
-the whole projection; the program that arrives last at the token's counter has all logits before it
-and chooses. It puts the counter back to zero, for the next launch or the next replay of a graph.
+The norm's factor is constant over a row, so it multiplies the finished sum; each program computes
+it beside its products. A token's experts are spread over programs, so that several multiprocessors
+read the projection. The program that is last at the token's counter chooses, because all logits are
+written by then. It resets the counter to zero for the next launch or replay of a graph.
 
-Products and sums are fp32 and so are the logits: rounding them to BF16 changes who is chosen.
+Products, sums and logits are fp32, because rounding logits to BF16 changes the choice.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from sglang_gemma4_ext.kernels._require import require
 from sglang_gemma4_ext.kernels._routing import choose_experts
 from sglang_gemma4_ext.kernels.router import LOGIT_DTYPES, check_choice, route_ref
 
-# Experts of a program and in-features of a step: at BF16 four 16-byte loads a thread in flight.
+# Experts of a program and in-features of a step: four 16-byte loads a thread at BF16.
 TILE_E = 4
 TILE_H = 1024
 NUM_WARPS = 4
@@ -64,12 +64,12 @@ def _route_one_launch_kernel(
     norm = tl.rsqrt(tl.sum(squares) / H + eps) * root
     tl.store(logits_ptr + token * E + expert, tl.sum(products, axis=1) * norm, mask=expert < E)
 
-    # All threads' logits come before the one thread that says so to the other programs.
+    # The barrier orders every thread's logits before the atomic of the one thread.
     tl.debug_barrier()
     arrived = tl.atomic_add(arrivals_ptr + token, 1, sem="acq_rel", scope="gpu")
     if arrived == tl.num_programs(0) - 1:
         every = tl.arange(0, BLOCK_E)[None, :]
-        # Others wrote these: not from this multiprocessor's L1.
+        # Other programs wrote these, so the load bypasses this multiprocessor's L1.
         at = logits_ptr + token * E + every
         logits = tl.load(at, mask=every < E, other=0.0, cache_modifier=".cg")
         weights, ids = choose_experts(logits, expert_scale_ptr, E, K, 1, BLOCK_E, BLOCK_K)
@@ -88,7 +88,7 @@ def route_one_launch(
     eps: float,
     arrivals: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Router logits, the K best experts of each token, best first, and their weights.
+    """Compute router logits, the K best experts of each token, best first, and their weights.
 
     x: fp32, bf16 or fp16 [T, H], rows contiguous
     scale: fp32, bf16 or fp16 [H], contiguous; the learned scale of each dimension
@@ -162,7 +162,7 @@ def route_one_launch_ref(
     eps: float,
     arrivals: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """`route_one_launch` in PyTorch, in fp32, or in fp64 if x is fp64; `arrivals` is not used."""
+    """Compute `route_one_launch` in PyTorch, in fp32, or in fp64 if x is; `arrivals` is unused."""
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     x = x.to(dtype)
     normed = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)

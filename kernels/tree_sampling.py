@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Draft trees verified by sampling, in plain PyTorch: SGLang has these as GPU kernels only."""
+"""Verify draft trees by sampling, in plain PyTorch; SGLang has GPU kernels alone for it."""
 
 from __future__ import annotations
 
@@ -22,12 +22,11 @@ def sample_tree(
     target_probs: torch.Tensor,
     **unused: Any,
 ) -> None:
-    """From the root, draw a token at each node and go on where the draft has it.
+    """Draw a token at each node from the root on, and continue at the child that has it.
 
-    What comes out is distributed as the target alone would have it, whatever the draft was: the
-    drafted tokens decide how far one draw reaches and not what is drawn. Arguments and their
-    spelling are those of SGLang's tree_speculative_sampling_target_only, whose acceptance
-    thresholds stay at one.
+    The result has the target's distribution for every draft: drafted tokens decide how many tokens
+    are drawn, not which. The arguments and their names are those of SGLang's
+    tree_speculative_sampling_target_only, with acceptance thresholds of one.
 
     B requests, T tokens a tree, the root first; V tokens in the vocabulary:
     predicts: int32 [B * T], filled at the accepted tokens with the token after each
@@ -60,7 +59,7 @@ def sample_tree(
 
 
 def _draw(probs: torch.Tensor, coin: torch.Tensor) -> int:
-    """The token at which the cumulated fp32 [V] probabilities pass `coin` of their sum."""
+    """Return the token at which the cumulated fp32 [V] probabilities exceed `coin` of their sum."""
     cumulated = probs.double().cumsum(0)
     token = int(torch.searchsorted(cumulated, coin.double() * cumulated[-1], right=True))
     return min(token, probs.numel() - 1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The mask of a draft tree over a sliding window, in plain tensor operations of fixed shape."""
+"""Build the mask of a draft tree over a sliding window, by tensor operations of fixed shape."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ def tree_window_mask(
     tokens: int,
     distance: int,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Cut the tree out of whole-sequence masks and put the window of each token's depth before it.
+    """Take the tree out of whole-sequence masks and put each token's window before it.
 
-    A token of depth d, counted from zero, stands d positions after the L cached keys; of these it
-    sees the ones at most `distance` before it.
+    A token of depth d, counted from zero, is d positions after the L cached keys. It sees those at
+    most `distance` before it.
 
     mask: bool, one after the other the B requests' [tokens, L + tokens]; a token sees itself and
         its ancestors in the last `tokens` columns
     mask_indptr: int [>= B + 1], where each request's part starts
     kv_indptr: int [B + 1], prefix sums of min(L, distance): the cached keys that are attended
-    distance: from a query to the oldest key that it sees, the window less one
+    distance: from a query to the oldest key that it sees, the window minus one
     Returns (mask bool [B * tokens * (distance + tokens)], its indptr int64 [B + 1], columns int64
     [B] before each request's first attended key).
     """
