@@ -8,7 +8,10 @@ from sglang_gemma4_ext.patches.chat import (
     json_without_loops,
     native_tool_grammar,
     outdated_template,
+    parsers_by_default,
+    reasoning,
     thought_usage,
+    tool_calls,
     tool_declarations,
 )
 from sglang_gemma4_ext.patches.checkpoints import (
@@ -93,6 +96,9 @@ PATCHES: tuple[Patch, ...] = (
     answers_always_constrained.PATCH,
     json_without_loops.PATCH,
     thought_usage.PATCH,
+    parsers_by_default.PATCH,
+    reasoning.PATCH,
+    tool_calls.PATCH,
     kv_bounds_check.PATCH,
     extend_attention_tiles.PATCH,
     fused_router.PATCH,

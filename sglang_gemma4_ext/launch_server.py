@@ -21,6 +21,7 @@ from sglang_gemma4_ext.launcher import low_memory
 from sglang_gemma4_ext.launcher.command_line import DRAFT_MODEL, MODEL, TENSOR_PARALLEL, CommandLine
 from sglang_gemma4_ext.machine import detect_gpu, gpu_memory_bytes
 from sglang_gemma4_ext.settings import (
+    ChatParsers,
     CpuAttention,
     Nvfp4Backend,
     Router,
@@ -84,6 +85,13 @@ def build_parser() -> argparse.ArgumentParser:
         "were measured and are faster (default: %(default)s)",
     )
     group.add_argument(
+        "--gemma4-chat-parsers",
+        choices=get_args(ChatParsers),
+        default=Settings.chat_parsers,
+        help="parse tool calls and thoughts where the chat template declares tools and no parser "
+        "was named; off leaves them in the text (default: %(default)s)",
+    )
+    group.add_argument(
         "--gemma4-cpu-attention",
         choices=get_args(CpuAttention),
         default=Settings.cpu_attention,
@@ -127,6 +135,7 @@ def _prepare(ours: argparse.Namespace, theirs: list[str]) -> CommandLine:
         nvfp4=ours.gemma4_nvfp4,
         swa_policy=ours.gemma4_swa_policy,
         router=ours.gemma4_router,
+        chat_parsers=ours.gemma4_chat_parsers,
     )
     plugin.check_names(settings)
     if _runs_on_cpu(line):

@@ -19,6 +19,7 @@ CpuAttention = Literal["torch_native", "triton"]
 Nvfp4Backend = Literal["auto", "fused", "marlin", "dequant"]
 SwaPolicy = Literal["auto", "seed", "upstream"]
 Router = Literal["auto", "fused", "sglang"]
+ChatParsers = Literal["auto", "off"]
 
 _PREFIX = "SGLANG_GEMMA4_EXT_"
 
@@ -40,6 +41,7 @@ class Settings:
         to be faster, else Marlin; without one the reference. Experts that Marlin refuses are fused.
     swa_policy: how KV memory is split between full and sliding layers; see plan/pools.py.
     router: who routes tokens to experts: our kernels, SGLang's, or ours where they measured faster.
+    chat_parsers: whether tool calls and thoughts are parsed where the user named no parser.
     cpu: the CPU reference is active (set by the launcher when there is no GPU).
     check_bounds: the slots that attention reads are checked (SGLANG_TRTLLM_MHA_DEBUG=1).
     """
@@ -49,6 +51,7 @@ class Settings:
     nvfp4: Nvfp4Backend = "auto"
     swa_policy: SwaPolicy = "auto"
     router: Router = "auto"
+    chat_parsers: ChatParsers = "auto"
     cpu: bool = False
     check_bounds: bool = False
 
@@ -62,6 +65,7 @@ class Settings:
                 "Triton's interpreter: add --gemma4-cpu-attention triton, or leave it out"
             )
         _require("--gemma4-router", self.router, get_args(Router))
+        _require("--gemma4-chat-parsers", self.chat_parsers, get_args(ChatParsers))
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> Settings:
@@ -76,6 +80,7 @@ class Settings:
             nvfp4=given("NVFP4", cls.nvfp4),
             swa_policy=given("SWA_POLICY", cls.swa_policy),
             router=given("ROUTER", cls.router),
+            chat_parsers=given("CHAT_PARSERS", cls.chat_parsers),
             cpu=env.get("SGLANG_PLATFORM") == CPU_PLATFORM,
             check_bounds=env.get("SGLANG_TRTLLM_MHA_DEBUG") == "1",
         )
@@ -98,6 +103,7 @@ class Settings:
         env[_PREFIX + "NVFP4"] = self.nvfp4
         env[_PREFIX + "SWA_POLICY"] = self.swa_policy
         env[_PREFIX + "ROUTER"] = self.router
+        env[_PREFIX + "CHAT_PARSERS"] = self.chat_parsers
         if self.cpu:
             env["SGLANG_PLATFORM"] = CPU_PLATFORM
             if self.cpu_attention == "triton" or speculative:

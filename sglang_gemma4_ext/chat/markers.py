@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from typing import Any
 
 CALL_OPEN, CALL_CLOSE = "<|tool_call>", "<tool_call|>"
 THOUGHT_OPEN, THOUGHT_CLOSE = "<|channel>", "<channel|>"
@@ -23,6 +25,13 @@ MARKERS = frozenset(
 LONGEST = max(map(len, MARKERS))
 MARKER = re.compile("|".join(map(re.escape, sorted(MARKERS))))
 _PREFIXES = frozenset(marker[:size] for marker in MARKERS for size in range(1, len(marker)))
+
+
+def marker_ids(tokenizer: Any, markers: Iterable[str]) -> dict[int, str]:
+    """The tokens that are markers, as far as the tokenizer knows them."""
+    unknown = (None, tokenizer.unk_token_id)
+    ids = {tokenizer.convert_tokens_to_ids(marker): marker for marker in markers}
+    return {token: marker for token, marker in ids.items() if token not in unknown}
 
 
 def partial_marker(text: str, start: int = 0) -> int:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from typing import Any
 JSON_NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?")
 JSON_INTEGER = re.compile(r"-?(?:0|[1-9]\d*)")
 _PYTHON_WORDS = {"True": "true", "False": "false", "None": "null"}
-_MOST_STEPS = 8
+_MOST_CHOICES = 256
 
 Schema = Mapping[str, Any]
 
@@ -35,9 +36,9 @@ class Node:
 
     def __init__(self, schema: Any, root: Any):
         self._root = root
-        self._choices = _choices(schema, root, _MOST_STEPS)
+        self._choices = _choices(schema, root)
 
-    @property
+    @functools.cached_property
     def types(self) -> frozenset[str]:
         """The JSON types allowed here; empty where the schema does not say."""
         found: set[str] = set()
@@ -125,30 +126,34 @@ def _refuse(constant: str) -> None:
     raise ValueError(constant)
 
 
-def _choices(schema: Any, root: Any, steps: int) -> list[Schema]:
-    """The alternatives that a schema consists of, local references followed."""
-    if not isinstance(schema, Mapping):
-        return []
-    if steps == 0:
-        return [{}]
-    reference = schema.get("$ref")
-    if isinstance(reference, str):
-        return _choices(_resolve(reference, root), root, steps - 1) or [{}]
-    for keyword in ("anyOf", "oneOf", "allOf"):
-        parts = schema.get(keyword)
-        if isinstance(parts, list) and parts:
-            found = [c for part in parts for c in _choices(part, root, steps - 1)]
-            return [*found, schema] if "properties" in schema else found
-    return [schema]
+def _choices(schema: Any, root: Any) -> list[Schema]:
+    """The alternatives that a schema consists of, local references followed, each once."""
+    found: list[Schema] = []
+    seen: set[int] = set()
+    ahead = [schema]
+    while ahead and len(seen) < _MOST_CHOICES:
+        part = ahead.pop()
+        if not isinstance(part, Mapping) or id(part) in seen:
+            continue
+        seen.add(id(part))
+        inner = [_resolve(part["$ref"], root)] if "$ref" in part else []
+        for keyword in ("anyOf", "oneOf", "allOf"):
+            inner += part[keyword] if isinstance(part.get(keyword), list) else []
+        ahead += inner
+        if not inner or "properties" in part:
+            found.append(part)
+    return found
 
 
-def _resolve(reference: str, root: Any) -> Any:
-    if not reference.startswith("#/"):
-        return None
+def _resolve(reference: Any, root: Any) -> Any:
+    if reference == "#":
+        return root
+    if not isinstance(reference, str) or not reference.startswith("#/"):
+        return {}
     found = root
     for step in reference[2:].split("/"):
         if not isinstance(found, Mapping):
-            return None
+            return {}
         found = found.get(step.replace("~1", "/").replace("~0", "~"))
     return found
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Generator
 from enum import Enum
+from typing import Literal
 
 from sglang_gemma4_ext.chat import markers as m
 from sglang_gemma4_ext.chat.calls import CALL_WORD, Calls
@@ -26,6 +27,9 @@ _SPACES = re.compile(r"\s*")
 _MOST_SPACES = 32
 
 
+CallsAs = Literal["read", "text", "verbatim"]
+
+
 class Start(Enum):
     """What a turn begins with.
 
@@ -39,8 +43,9 @@ class Start(Enum):
 class Turn:
     """feed() takes what has arrived and returns what is certain by then; finish() the rest.
 
-    verbatim: only thoughts are taken out; all else is given out as the text it is, control tokens
-    and all.
+    calls: `read` gives out Call events; `text` gives out calls as text without control tokens, for
+    a request that has no tools; `verbatim` takes out thoughts alone and leaves all else as it is,
+    control tokens included.
     """
 
     def __init__(
@@ -48,10 +53,10 @@ class Turn:
         tools: Tools | None = None,
         start: Start = Start.CONTENT,
         *,
-        verbatim: bool = False,
+        calls: CallsAs = "read",
     ):
         self._tools = tools or Tools()
-        self._verbatim = verbatim
+        self._reads_calls, self._verbatim = calls != "text", calls == "verbatim"
         self._reader = Reader()
         self._calls = Calls(self._reader, self._tools)
         self._events: list[Event] = []
@@ -94,7 +99,7 @@ class Turn:
             found = yield from self._up_to_marker(self._give_text)
             if found is None:
                 return
-            if found == m.CALL_OPEN:
+            if found == m.CALL_OPEN and self._reads_calls:
                 yield from self._call()
                 is_fresh = True
             elif found == m.THOUGHT_OPEN:
@@ -160,6 +165,8 @@ class Turn:
         while True:
             found = yield from self._up_to_marker(self._give_thought)
             if found is None or found in m.TURN_ENDS:
+                return
+            if found == m.CALL_OPEN and not self._reads_calls:
                 return
             if found == m.CALL_OPEN:
                 if (yield from self._call_in_thought()):

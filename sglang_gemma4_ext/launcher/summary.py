@@ -38,6 +38,7 @@ def summarize(server_args: Any) -> None:
         f"  model      {describe_model(cfg.model_path, cfg.revision, cfg.enable_multimodal)}",
         f"  device     {describe_device(settings, cfg)}",
         *_memory(cfg, settings),
+        *_chat(cfg, settings),
         *describe_patches(plugin.outcomes()),
     ]
     print("\n".join(lines), file=sys.stderr, flush=True)
@@ -71,6 +72,29 @@ def _memory(cfg: Any, settings: Settings) -> list[str]:
     if model is None or not model.is_gemma4:
         return []
     return [f"  memory     {describe_memory(cfg, settings.cpu)}"]
+
+
+def _chat(cfg: Any, settings: Settings) -> list[str]:
+    model = read_model_info(cfg.model_path, cfg.revision)
+    if model is None or not model.is_gemma4:
+        return []
+    return [f"  chat       {describe_chat(cfg, settings)}"]
+
+
+def describe_chat(cfg: Any, settings: Settings) -> str:
+    """Which parsers read the answers, or why none does."""
+    calls, thoughts = cfg.tool_call_parser, cfg.reasoning_parser
+    if calls != thoughts:
+        return f"tool calls {_parsed_by(calls)}, thoughts {_parsed_by(thoughts)}"
+    why = ""
+    if not calls:
+        is_off = settings.chat_parsers == "off"
+        why = " (--gemma4-chat-parsers off)" if is_off else " (no chat template with tools)"
+    return f"tool calls and thoughts {_parsed_by(calls)}{why}"
+
+
+def _parsed_by(parser: str | None) -> str:
+    return f"parsed by {parser}" if parser else "left in the text"
 
 
 def describe_device(settings: Settings, cfg: Any) -> str:

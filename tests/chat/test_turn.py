@@ -238,8 +238,23 @@ def test_verbatim_takes_out_thoughts_and_nothing_else():
     call = outputs.render_call("search", {"q": "<|channel>x<channel|>"})
     text = f"<|channel>thought\nHm.\n<channel|>A{call} <tool_call|>B<|tool_call>no{QUOTE}C<turn|>"
     for chunks in ([text], list(text)):
-        turn = Turn(verbatim=True)
+        turn = Turn(calls="verbatim")
         events = [event for chunk in chunks for event in turn.feed(chunk)] + turn.finish()
         found = outputs.answer(events)
         assert found.thought == "Hm."
         assert found.text == f"A{call} <tool_call|>B<|tool_call>no{QUOTE}C<turn|>"
+
+
+def test_calls_of_a_request_without_tools_are_text_without_control_tokens():
+    text = "<|channel>thought\nHm." + outputs.render_call("search", {"q": "x"}) + "Done."
+    for chunks in ([text], list(text)):
+        turn = Turn(calls="text")
+        found = outputs.answer([e for chunk in chunks for e in turn.feed(chunk)] + turn.finish())
+        assert (found.thought, found.text) == ("Hm.", 'call:search{q:"x"}Done.')
+
+
+def test_a_schema_that_refers_to_itself_in_many_ways_takes_no_time():
+    loop = {"anyOf": [{"$ref": "#"}, {"allOf": [{"$ref": "#"}] * 20}] * 20}
+    with alarm(1):
+        found = outputs.read(["<|tool_call>call:f{a:{b:1}}<tool_call|>"], tools=Tools({"f": loop}))
+    assert found.parsed == [{"name": "f", "arguments": {"a": {"b": 1}}}]

@@ -82,16 +82,19 @@ def test_nothing_of_the_cpu_reference_is_active_on_a_gpu(gpu):
 
 
 ALWAYS = {
-    "request_samples",
     "context_ceiling",
     "exact_sliding_window",
     "kernels_before_pools",
     "memory_reserve",
+    "parsers_by_default",
+    "reasoning",
     "request_fields",
-    "request_tokens",
+    "request_samples",
     "request_sampling",
+    "request_tokens",
     "secrets_unlogged",
     "swa_policy",
+    "tool_calls",
 }
 
 

@@ -46,6 +46,11 @@ def gemma_tokenizer(name: str = "2026-07-15_small") -> transformers.PreTrainedTo
 @pytest.fixture
 def apply(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A function that applies the hooks of patches for the length of a test."""
+    return applier(monkeypatch)
+
+
+def applier(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A function that applies the hooks of patches until `monkeypatch` is undone."""
 
     def applied(*patches: Patch) -> None:
         for patch in patches:
@@ -223,6 +228,11 @@ class Layer:
 @pytest.fixture
 def layer(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A function that makes a `Layer` from a template's name and the parsers' names."""
+    return layers(monkeypatch)
+
+
+def layers(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A function that makes a `Layer`, in a configuration until `monkeypatch` is undone."""
     from sglang.srt.entrypoints.openai import serving_chat  # noqa: F401
 
     made = {"get_serving": Settings(), "get_model": Settings(), "get_observability": Settings()}

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A chat with Gemma 4 has its tool calls and thoughts parsed without a flag.
+
+SGLang leaves both as markup in the text unless --tool-call-parser and --reasoning-parser are given.
+Here each of them that is not given becomes `gemma4`, where the chat template declares tools.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from sglang_gemma4_ext.chat.template import declares_tools
+from sglang_gemma4_ext.chat.template_files import read_template
+from sglang_gemma4_ext.context import Context
+from sglang_gemma4_ext.registry import Hook, Patch, Source
+from sglang_gemma4_ext.settings import Settings
+
+# Runs once the model's path is final; it is where platforms set their defaults.
+DEFAULTS = "sglang.srt.arg_groups.platform_hook.handle_platform_defaults"
+DETECTION = "sglang.srt.parser.template_detection"
+PARSER = "gemma4"
+FLAGS = ("tool_call_parser", "reasoning_parser")
+
+
+def _choose(server_args: Any) -> None:
+    """BEFORE handle_platform_defaults: choose each parser that the user did not."""
+    from sglang.srt.arg_groups.overrides import declare_resolution, resolving_view
+
+    if Settings.from_env().chat_parsers == "off":
+        return
+    cfg = resolving_view(server_args)
+    missing = [flag for flag in FLAGS if getattr(cfg, flag) is None]
+    path = cfg.tokenizer_path or cfg.model_path
+    if missing and declares_tools(read_template(path, cfg.revision, cfg.chat_template)):
+        declare_resolution(
+            server_args, "gemma4_ext.parsers_by_default", **dict.fromkeys(missing, PARSER)
+        )
+
+
+def _stands_down(ctx: Context) -> str | None:
+    return "by --gemma4-chat-parsers off" if ctx.settings.chat_parsers == "off" else None
+
+
+def _retired() -> bool:
+    from sglang.srt.parser import template_detection
+
+    source = inspect.getsource(inspect.unwrap(template_detection._architecture_parser_defaults))
+    return "Gemma4" in source
+
+
+PATCH = Patch(
+    name="parsers_by_default",
+    theme="chat",
+    summary="Tool calls and thoughts are parsed without a flag (--gemma4-chat-parsers)",
+    why="SGLang parses neither unless two flags are given; a client's tools then never run, and "
+    "their calls and the thoughts arrive as markup in the text",
+    upstream="unreported",
+    retire_when="SGLang's parser defaults of an architecture name Gemma 4",
+    retired=_retired,
+    stands_down=_stands_down,
+    hooks=(Hook(DEFAULTS, "e3b7d43576cd", "before", _choose),),
+    relies_on=(Source(f"{DETECTION}._architecture_parser_defaults", "369df0ad2203"),),
+)

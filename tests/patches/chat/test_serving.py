@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The openai client on SGLang's chat serving with these patches; only the engine is replaced."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.chat.test_turn import alarm
+from tests.patches.chat.answers import *  # noqa: F403 (the tests that every server passes)
+from tests.patches.chat.client import SEARCH, THOUGHT, TOOLS, Scripted
+from tests.patches.chat.scripted_layer import PATCHES, serving
+
+HOSTILE = '<|tool_call>call:search{v:[[<|"|>note 1] x<|"|>]]}<tool_call|>'
+
+
+@pytest.fixture(scope="module")
+def scripted() -> Iterator[Scripted]:
+    with serving(*PATCHES.values()) as running:
+        yield running
+
+
+def test_the_endpoint_for_calls_answers_a_hostile_text_at_once(apply, endpoints):
+    from sglang.srt.entrypoints.openai.protocol import Tool
+
+    apply(*PATCHES.values())
+    tools = [Tool(**tool) for tool in TOOLS]
+    with alarm(1):
+        answer = endpoints(
+            "parse_function_call_request", tool_call_parser="gemma4", tools=tools, text=HOSTILE
+        )
+    assert answer["normal_text"] == ""
+    assert answer["calls"][0]["parameters"] == '{"v": [["note 1] x"]]}'
+
+
+def test_the_endpoint_for_thoughts_leaves_calls_as_they_are(apply, endpoints):
+    apply(*PATCHES.values())
+    with alarm(1):
+        answer = endpoints(
+            "separate_reasoning_request",
+            reasoning_parser="gemma4",
+            text=THOUGHT + SEARCH,
+            return_blocks=True,
+        )
+    assert (answer["reasoning_text"], answer["text"]) == ("Hm.", SEARCH)
+
+
+@pytest.fixture
+def endpoints(monkeypatch):
+    """A function that calls a route of SGLang's HTTP server with the fields of its body."""
+    from sglang.srt.entrypoints import http_server
+
+    chat = SimpleNamespace(chat_encoding_spec=None, encoding_adapter=None)
+    request = SimpleNamespace(app=SimpleNamespace(state=SimpleNamespace(openai_serving_chat=chat)))
+    manager = SimpleNamespace(tokenizer=None)
+    monkeypatch.setattr(http_server, "_global_state", SimpleNamespace(tokenizer_manager=manager))
+
+    def call(route: str, **body: Any) -> dict[str, Any]:
+        kind = {
+            "parse_function_call_request": http_server.ParseFunctionCallReq,
+            "separate_reasoning_request": http_server.SeparateReasoningReqInput,
+        }[route]
+        response = asyncio.run(getattr(http_server, route)(kind(**body), request))
+        return json.loads(response.body)
+
+    return call
