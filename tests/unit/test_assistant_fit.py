@@ -8,7 +8,6 @@ import pytest
 from sglang_gemma4_ext.checkpoint.assistant_fit import check_fit
 from sglang_gemma4_ext.checkpoint.files import CheckpointError
 from sglang_gemma4_ext.checkpoint.model_family import ModelInfo, read_model_info
-from sglang_gemma4_ext.patches.drafts.draft_defaults import draft_shape
 from tests.checkpoints.assistant import build_assistant
 from tests.serving.harness import run_to_end
 
@@ -87,19 +86,3 @@ def test_the_launcher_refuses_before_sglang_is_imported(checkpoint, tmp_path):
     assert ended.returncode == 2
     assert "its backbone_hidden_size is 256 where the target's is 128" in ended.stdout
     assert "starting SGLang" not in ended.stdout
-
-
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [
-        ((None, None, None), (3, 1, 4)),
-        ((5, None, None), (5, 1, 6)),
-        ((None, None, 3), (2, 1, 3)),
-        ((3, 1, 8), (3, 1, 4)),
-        ((None, 3, None), (3, 3, 8)),
-        ((1, 2, None), (1, 2, 3)),
-        ((3, 3, 6), (3, 3, 6)),
-    ],
-)
-def test_what_the_user_leaves_open(given, expected):
-    assert draft_shape(*given) == expected

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sglang_gemma4_ext.patches.memory import context_ceiling, memory_reserve
+from sglang_gemma4_ext.patches.memory import memory_reserve
 from sglang_gemma4_ext.plan import planner, reserve
 from sglang_gemma4_ext.plan.activations import Step, activation_bytes
 from sglang_gemma4_ext.plan.cards import CARDS
@@ -148,22 +148,3 @@ def test_min_holds(model, memory, chunk, batch, drafts, low):
 def test_more_tokens_never_need_less(model, one, other):
     less, more = (activation_bytes(BUILT_IN[model], Step(n, 8)) for n in sorted((one, other)))
     assert less <= more
-
-
-@pytest.mark.parametrize(
-    ("wish", "served"), [(None, 262_144), (1000, 1000), (999_999_999, 262_144)]
-)
-@pytest.mark.parametrize("env", [{}, {"SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN": "1"}])
-def test_no_context_above_the_models_own(monkeypatch, tmp_path, env, wish, served):
-    """Through SGLang's own method, which alone would refuse it or grant it."""
-    import inspect
-
-    from sglang.srt.configs.model_config import ModelConfig
-
-    for name, value in env.items():
-        monkeypatch.setenv(name, value)
-    config = ModelConfig(str(write_config(BUILT_IN["12B"], tmp_path)), enable_multimodal=False)
-    changed = context_ceiling._cut(config, wish)
-    (_, length), _ = changed or ((config, wish), {})
-    inspect.unwrap(ModelConfig._derive_context_length)(config, length)
-    assert config.context_len == served

@@ -23,7 +23,7 @@ from sglang_gemma4_ext.context import Context
 from sglang_gemma4_ext.kernels import nvfp4_dispatch
 from sglang_gemma4_ext.kernels.nvfp4_dispatch import CAPABILITIES, FOLDER, read, table_for
 from sglang_gemma4_ext.machine import Gpu
-from sglang_gemma4_ext.patches.nvfp4 import _layers, nvfp4_fused_activation
+from sglang_gemma4_ext.patches.nvfp4 import _layers
 from sglang_gemma4_ext.patches.nvfp4._dispatch import (
     MARLIN_ACTIVATIONS,
     stands_down,
@@ -262,22 +262,6 @@ def test_who_multiplies() -> None:
     assert stands_down(Context(Settings(nvfp4="fused"), gpu=A10G), "modelopt") is None
     b200 = Gpu("nvidia", "NVIDIA B200", (10, 0))
     assert "8.0 to 9.x" in stands_down(Context(Settings(nvfp4="fused"), gpu=b200), "modelopt")
-
-
-@pytest.mark.parametrize(
-    ("nvfp4", "algorithm", "active"),
-    [("fused", "NVFP4", True), ("fused", "FP8", False), ("auto", "NVFP4", False)],
-)
-def test_the_activation_is_fused_with_the_kernels_alone(nvfp4, algorithm, active) -> None:
-    quantization = {"quant_method": "modelopt", "quant_algo": algorithm}
-    config = {"quantization_config": quantization}
-    model = ModelInfo("", "Gemma4ForConditionalGeneration", config)
-    for settings in (
-        Settings(nvfp4=nvfp4),
-        Settings(nvfp4=nvfp4, cpu=True, cpu_attention="triton"),
-    ):
-        reason = nvfp4_fused_activation.PATCH.stands_down(Context(settings, model, A10G))
-        assert (reason is None) is active
 
 
 def test_fused_without_a_gpu_needs_the_interpreter() -> None:

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The MLP's activation inside the fused NVFP4 matmul: where the patch acts, and on what."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from sglang_gemma4_ext.checkpoint.model_family import ModelInfo
+from sglang_gemma4_ext.context import Context
+from sglang_gemma4_ext.machine import Gpu
+from sglang_gemma4_ext.patches.nvfp4 import _layers, nvfp4_fused_activation, nvfp4_modelopt
+from sglang_gemma4_ext.settings import Settings
+from tests.patches.hooks import hook_of
+
+A10G = Gpu("nvidia", "NVIDIA A10G", (8, 6))
+forward_mlp = hook_of(nvfp4_fused_activation.PATCH, "around", "forward")
+
+
+@pytest.mark.parametrize(
+    ("nvfp4", "algorithm", "active"),
+    [("fused", "NVFP4", True), ("fused", "FP8", False), ("auto", "NVFP4", False)],
+)
+def test_the_activation_is_fused_with_the_kernels_alone(nvfp4, algorithm, active) -> None:
+    quantization = {"quant_method": "modelopt", "quant_algo": algorithm}
+    config = {"quantization_config": quantization}
+    model = ModelInfo("", "Gemma4ForConditionalGeneration", config)
+    for settings in (
+        Settings(nvfp4=nvfp4),
+        Settings(nvfp4=nvfp4, cpu=True, cpu_attention="triton"),
+    ):
+        reason = nvfp4_fused_activation.PATCH.stands_down(Context(settings, model, A10G))
+        assert (reason is None) is active
+
+
+def test_an_nvfp4_mlp_activates_inside_its_matmul(monkeypatch) -> None:
+    """The numbers of the operator itself are in tests/kernels/test_nvfp4_ops.py."""
+    gate_up = SimpleNamespace(**{nvfp4_modelopt.LINEAR.rows: torch.ones(8)})
+    called = []
+    monkeypatch.setattr(
+        _layers, "apply_gate_up", lambda layer, weight, x: called.append((layer, weight)) or x + 1
+    )
+    mlp = SimpleNamespace(gate_up_proj=gate_up, down_proj=lambda x: (2 * x, None))
+    assert forward_mlp(None, mlp, torch.ones(1)) == 4
+    assert called == [(gate_up, nvfp4_modelopt.LINEAR)]
+
+
+def test_an_mlp_that_is_not_nvfp4_is_left_alone() -> None:
+    mlp = SimpleNamespace(gate_up_proj=torch.nn.Linear(4, 4))
+    assert forward_mlp(lambda self, x: (self, x), mlp, 1) == (mlp, 1)
