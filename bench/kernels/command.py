@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the command lines of the kernel benches have in common."""
+"""Parse the command lines of the kernel benches, and write their rows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import triton
 
 
 def arguments(description: str, table: str) -> argparse.ArgumentParser:
-    """--out, --write-table of the file or folder `table`, and --toy."""
+    """Make a parser with --out, --write-table of the file or folder `table`, and --toy."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--out", type=Path, help="JSON lines")
     parser.add_argument("--write-table", action="store_true", help=table)
@@ -24,7 +24,7 @@ def arguments(description: str, table: str) -> argparse.ArgumentParser:
 
 
 def parsed(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
-    """The arguments; exits with one sentence where there is nothing to time."""
+    """Parse the arguments; exit with one sentence if nothing can be timed."""
     args = parser.parse_args(argv)
     if not torch.cuda.is_available() and not (args.toy and triton.knobs.runtime.interpret):
         parser.error("needs an NVIDIA GPU; without one: TRITON_INTERPRET=1 ... --toy")
@@ -34,7 +34,7 @@ def parsed(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpa
 
 
 def written(rows: Iterable[dict[str, Any]], out: Path | None) -> list[dict[str, Any]]:
-    """The rows, each printed and written as a JSON line when it comes: a run may be ended."""
+    """Print and write each row as it comes, as a JSON line, and return them all."""
     kept = []
     with out.open("w") if out else contextlib.nullcontext() as file:
         for row in rows:

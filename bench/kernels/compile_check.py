@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compile every NVFP4 kernel configuration that can be dispatched, and read what came out.
+"""Compile every NVFP4 kernel configuration that can be dispatched, and read the machine code.
 
     python -m bench.kernels.compile_check [--write] [--arch 86]
 
-No GPU is needed. For each file of kernels/nvfp4_configs and each shape of Gemma 4, whole and as
-tensor parallelism splits it, the configuration that would be chosen is compiled for that compute
-capability, with what the launcher would know of the shape's divisibility. --write commits the table
-to bench/results/nvfp4_compiled.csv; without it the table is compared with that. Its first line
-fingerprints what it was compiled from: Triton's version and the kernels' code.
+No GPU is needed. For each file of kernels/nvfp4_configs and each shape of Gemma 4, whole and in
+tensor-parallel shards, the dispatched configuration is compiled for that compute capability, with
+the divisibility that the launcher knows. --write writes bench/results/nvfp4_compiled.csv; without
+it the rows are compared with that file. Its first line is a fingerprint of the sources: Triton's
+version and the kernels' code.
 """
 
 from __future__ import annotations
@@ -34,10 +34,11 @@ RESULT = Path(__file__).resolve().parents[1] / "results" / "nvfp4_compiled.csv"
 
 @dataclass(frozen=True)
 class Row:
-    """What one compilation gave: registers a thread, bytes of local and shared memory, loads.
+    """One compiled kernel: registers a thread, bytes of local and shared memory, loads.
 
-    in_features: every K that this code serves, among the shapes. columns_align: what the kernel
-    knows to divide the output's columns. bytes_align, scales_align: the same of a weight's rows.
+    in_features: every K of Gemma 4's shapes that this code serves
+    columns_align, bytes_align, scales_align: known divisors of the output's columns and of the
+        bytes and scales of a weight's row
     """
 
     kernel: str
@@ -65,7 +66,7 @@ class Row:
 
 
 def row(job: Job, in_features: set[int], code: Compiled) -> Row:
-    """Raises RuntimeError where the kernel did not compile."""
+    """Make a table row. Raises RuntimeError if the kernel did not compile."""
     if code.error:
         raise RuntimeError(f"{job}: {code.error}")
     constants = defaultdict(lambda: 1, job.constants)
@@ -105,7 +106,7 @@ def _name(constants: dict[str, Any]) -> str:
 
 
 def fingerprint() -> str:
-    """Triton's version, and a digest of the kernels' code: no comments, no host functions."""
+    """Name Triton's version and a digest of the kernels' code, without docstrings and host code."""
     digest = hashlib.sha256()
     for module in (_nvfp4_tile, *MODULES):
         for node in ast.parse(Path(module.__file__).read_text()).body:

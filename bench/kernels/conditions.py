@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a row of a kernel bench was made under, and the capability whose table it is for."""
+"""Describe the conditions of a kernel bench, and name the GPU's capability."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bench import conditions as common
 
 
 def conditions(module: str) -> dict[str, Any]:
-    """Machine, versions, commit, date and command; the GPU, or None; whether interpreted."""
+    """Return machine, versions, commit, date, command, GPU or None, and whether interpreted."""
     command = shlex.join(["python", "-m", module, *sys.argv[1:]])
     return common.conditions(command) | {
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
@@ -24,7 +24,7 @@ def conditions(module: str) -> dict[str, Any]:
 
 
 def capability() -> str | None:
-    """The name of this GPU's rows, "sm_86"; None without one."""
+    """Return the name of this GPU's rows, "sm_86"; None without a GPU."""
     if not torch.cuda.is_available():
         return None
     return "sm_{}{}".format(*torch.cuda.get_device_capability())

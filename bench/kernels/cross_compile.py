@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Triton kernels compiled for GPUs that are not here, and what their machine code holds.
+"""Compile Triton kernels for absent GPUs, and count what their machine code contains.
 
-Triton needs no GPU to compile and ships ptxas and cuobjdump. A process that has Triton's
-interpreter has no compiler, so `compile_all` runs this module in a process of its own.
+Triton compiles without a GPU and ships ptxas and cuobjdump. A process with Triton's interpreter has
+no compiler, so `compile_all` runs this module in a process of its own.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 CAPABILITIES = (80, 86, 89, 90)
-# Bytes a block may have, by capability: CUDA's programming guide, opt-in maximum.
+# Shared bytes of a block by capability: the opt-in maximum of CUDA's programming guide.
 MAX_SHARED_BYTES = {80: 163 * 1024, 86: 99 * 1024, 89: 99 * 1024, 90: 227 * 1024}
-# In cuobjdump's listing: an address, perhaps a predicate, then the instruction's name.
+# A line of cuobjdump: an address, an optional predicate, and the instruction's name.
 OPCODE = r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?([A-Z][A-Z0-9_.]+)"
 
 
@@ -30,9 +30,10 @@ OPCODE = r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?([A-Z][A-Z0-9_.]+)"
 class Job:
     """One kernel for one GPU.
 
-    kernel: "module:name". signature: Triton's type of each argument that is no constexpr, such as
-    "*bf16", "i32" or "fp32". constants: the constexprs, and arguments fixed at 1 or None.
-    aligned: arguments known to be multiples of 16 (pointers always are).
+    kernel: "module:name"
+    signature: Triton's type of each argument that is not constant: "*bf16", "i32", "fp32"
+    constants: the constexprs, and arguments fixed at 1 or None
+    aligned: arguments known to be multiples of 16; pointers always are
     """
 
     kernel: str
@@ -46,10 +47,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Compiled:
-    """registers a thread; local (stack and spills) and shared in bytes a thread and a block.
+    """Machine code: registers a thread, local bytes a thread, shared bytes a block.
 
-    opcodes: how often each machine instruction is there, by its full name, "LDG.E.128".
-    error: why there is no machine code, or None.
+    opcodes: the count of each machine instruction, by its full name, "LDG.E.128"
+    error: why there is no machine code, or None
     """
 
     registers: int = 0
@@ -60,14 +61,14 @@ class Compiled:
     error: str | None = None
 
     def count(self, pattern: str) -> int:
-        """How often a regular expression matches in the PTX."""
+        """Count the matches of a regular expression in the PTX."""
         return len(re.findall(pattern, self.ptx))
 
 
 def compile_all(jobs: Iterable[Job]) -> list[Compiled]:
-    """Compile every job, in order, by the compiler and not the interpreter.
+    """Compile every job, in order, in a process without the interpreter.
 
-    A kernel that Triton or ptxas refuses is an `error` of its own; the others are compiled.
+    A kernel that Triton or ptxas refuses has an `error`; the others are compiled all the same.
     """
     env = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     done = subprocess.run(
@@ -116,7 +117,7 @@ def _compile(job: Job) -> Compiled:
 
 
 def _read(cubin: bytes) -> tuple[dict[str, int], dict[str, int]]:
-    """cuobjdump's resource usage, and its count of each instruction."""
+    """Read resource usage and instruction counts with cuobjdump."""
     import triton.backends.nvidia
 
     tool = Path(triton.backends.nvidia.__file__).parent / "bin" / "cuobjdump"

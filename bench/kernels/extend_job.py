@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SGLang's extend-attention kernel with one tile, as a job for `cross_compile`."""
+"""Describe SGLang's extend-attention kernel with one tile as a job for `cross_compile`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OFF = (
 
 
 def job(capability: int, tile: Tile, window: int = -1, mask: bool = False) -> Job:
-    """As the server launches it at BF16 on NVIDIA; window is SGLang's, one less than Gemma's."""
+    """Describe the server's launch at BF16; window is SGLang's, one less than Gemma's."""
     dim = tile.head_dim
     return Job(
         kernel="sglang.kernels.ops.attention.extend_attention:_fwd_kernel",

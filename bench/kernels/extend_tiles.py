@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Extend attention: SGLang's tile against candidates, on the call shapes that were reported.
+"""Time SGLang's extend attention with its own tile and with candidates, on reported call shapes.
 
     python -m bench.kernels.extend_tiles --out bench/results/extend_NAME.jsonl [--write-table]
 
-The 26B-A4B's heads at head_dim 256 (sliding) and 512 (full), one GPU. Correctness first: a tile
-whose output is not SGLang's within BF16 noise has no time; one that Triton cannot launch here says
-why. --write-table puts the winners of both regimes into kernels/extend_tiles.json. --toy, on a CPU
-with TRITON_INTERPRET=1, runs small sizes without times.
+It takes the 26B-A4B's heads at head_dim 256 (sliding) and 512 (full), on one GPU. A tile whose
+output differs from SGLang's by more than BF16 noise has no time. A tile that Triton cannot launch
+has the reason. --write-table writes the winners of both regimes to kernels/extend_tiles.json.
+--toy, on a CPU with TRITON_INTERPRET=1, runs small sizes without times.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ MANY = 8
 # Query heads and key heads by head dimension.
 HEADS = {256: (16, 8), 512: (16, 2)}
 BLOCKS = ((16, 32), (16, 64), (32, 32), (32, 64), (64, 32), (64, 64))
-# Largest difference over the largest magnitude: another order of summation, rounded to BF16.
+# Largest difference over the largest magnitude: sums in another order, rounded to BF16.
 LIMIT = 1e-2
 
 
 def candidates(dim: int, requests: int) -> list[Tile]:
-    """Every block size with 4 and 8 warps and 1 and 2 stages; shared_bytes is not known yet."""
+    """List every block size with 4 and 8 warps and 1 and 2 stages; shared_bytes is unknown."""
     at_least = MANY if requests >= MANY else 1
     return [
         Tile(dim, at_least, m, n, warps, stages, 0)
@@ -58,7 +58,7 @@ def candidates(dim: int, requests: int) -> list[Tile]:
 
 
 class Batch:
-    """One call's tensors; the pool holds each prefix at slots of a random order."""
+    """The tensors of a call; a prefix has slots of the pool in random order."""
 
     def __init__(self, dim: int, requests: int, new: int, old: int, window: int, toy: bool):
         heads, kv_heads = (2, 1) if toy else HEADS[dim]
@@ -112,9 +112,9 @@ def _times(batch: Batch) -> dict[str, float]:
 
 
 def winners(found: list[dict[str, Any]]) -> list[Tile]:
-    """By head dimension and regime, the tile whose worst time over SGLang's is smallest, below 1.
+    """Choose by head dimension and regime the tile with the smallest worst time over SGLang's.
 
-    Only a tile that ran on all of a regime's calls; none where SGLang's own is as good.
+    A winner ran on all of a regime's calls and its ratio is below 1; a regime may have none.
     """
     best = []
     for dim, many in ((d, m) for d in HEADS for m in (True, False)):
@@ -132,7 +132,7 @@ def winners(found: list[dict[str, Any]]) -> list[Tile]:
 
 
 def write_table(tiles: list[Tile], measured: str, shared_bytes: dict[Tile, int]) -> None:
-    """Replace this capability's row, the others as they are."""
+    """Replace this capability's row, and keep the others."""
     table = read()
     name = capability()
     chosen = tuple(replace(tile, shared_bytes=shared_bytes[tile]) for tile in tiles)
@@ -148,7 +148,7 @@ def write_table(tiles: list[Tile], measured: str, shared_bytes: dict[Tile, int])
 
 
 def compiled_bytes(tiles: list[Tile]) -> dict[Tile, int]:
-    """Shared memory of each tile as compiled for this GPU, without window or mask: the most."""
+    """Compile each tile for this GPU, without window and mask; return its shared memory."""
     number = int(capability().removeprefix("sm_"))
     built = compile_all(job(number, tile) for tile in tiles)
     return {tile: code.shared_bytes for tile, code in zip(tiles, built, strict=True)}
@@ -174,7 +174,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _hook() -> None:
-    """The one hook that a tile needs; the server applies all through its registry."""
+    """Apply the hook that a tile needs; the server applies it through its registry."""
     from sglang.kernels.ops.attention import extend_attention
 
     name = patch.BLOCK_SIZES.rpartition(".")[2]

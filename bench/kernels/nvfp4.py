@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""NVFP4 kernels against Marlin, Humming, dequantize-then-matmul and cuBLAS BF16, on one GPU.
+"""Time NVFP4 kernels, Marlin, Humming, dequantize-then-matmul and cuBLAS BF16 on one GPU.
 
     python -m bench.kernels.nvfp4 [--out bench/results/nvfp4_NAME.jsonl] [--shape "12B down"]
 
-Correctness first: a provider that is off has no time. Then every shape of Gemma 4 (a rank's share,
-with --tp) by every M, under CUDA graphs with a cold L2, each row one JSON line. `gate_up` is the
-linear and its activation. --write-table puts what was faster into this GPU's own file of
+A provider whose error is too large has no time. Each shape of Gemma 4 (a rank's share, with --tp)
+and each M is timed under CUDA graphs with a cold L2; a row is a JSON line. `gate_up` is the linear
+and its activation. --write-table writes the faster shapes to this GPU's own file of
 kernels/nvfp4_configs. --toy runs small shapes without times, on a CPU in Triton's interpreter with
 TRITON_INTERPRET=1.
 """
@@ -45,7 +45,7 @@ def linears(
     device: str,
     left_out: Collection[str] = (),
 ) -> Rows:
-    """Rows of every linear, M and provider, and of a gate_up with its activation."""
+    """Yield rows of every linear, M and provider, and of a gate_up with its activation."""
     for name, (n, k) in named.items():
         size = n * (k // 2 + k // 16 + 4)
         weights = [providers.draw(n, k, device=device, seed=i) for i in range(copies_for(size))]
@@ -67,7 +67,7 @@ def linears(
 def _of(
     makers: dict[str, Callable], weights: list[providers.Weight], left_out: Collection[str]
 ) -> Iterator[tuple[str, list[providers.Call]]]:
-    """Each provider's calls, on its own copies of the weights while they are timed."""
+    """Yield each provider's calls, on copies of the weights that live while they are timed."""
     for name, make in makers.items():
         if name not in left_out:
             yield name, [providers.attempted(make, weight) for weight in weights]
@@ -76,7 +76,7 @@ def _of(
 def _unpacked(
     shape: dict[str, Any], weights: list[providers.Weight], exact: torch.Tensor, size: int
 ) -> Rows:
-    """The dequant kernel alone, beside PyTorch's arithmetic; M is 0."""
+    """Yield rows of the dequant kernel and of PyTorch's arithmetic; M is 0."""
     makers = {
         "fused": lambda p, b, r: lambda x: dequant(p, b, r[:, None], x.dtype),
         "torch": lambda p, b, r: lambda x: dequantize(p, b, r[:, None], x.dtype),
@@ -94,7 +94,7 @@ def experts(
     device: str,
     left_out: Collection[str] = (),
 ) -> Rows:
-    """Rows of the routed experts, every M and provider, over as many random routings as L2 asks."""
+    """Yield rows of the routed experts: every M and provider, with routings for a cold L2."""
     (n13, k13), (n2, k2) = sizes
     w13 = providers.draw(count, n13, k13, device=device)
     w2 = providers.draw(count, n2, k2, device=device, seed=1)
@@ -130,9 +130,9 @@ def _rows(
     want: torch.Tensor,
     size: int,
 ) -> Rows:
-    """One row a provider, then the ratios. size: bytes of weights that a call must read.
+    """Yield a row for each provider, then the ratios. size: bytes of weights that a call reads.
 
-    A provider that raises has a row without an error and times; ours must not raise.
+    The row of a provider that raises says why. Ours must not raise.
     """
     times = {}
     for name, calls in providers_calls:

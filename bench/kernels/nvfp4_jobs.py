@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The NVFP4 kernels as `cross_compile` jobs, in every configuration that a table can dispatch."""
+"""List the NVFP4 kernels as `cross_compile` jobs, in every configuration of a dispatch table."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TYPES = {
 
 
 def variants(sm: int) -> dict[str, tuple[Job, set[int]]]:
-    """What a capability's table can dispatch for Gemma 4, each once, and every K it is for.
+    """List what a capability's table dispatches for Gemma 4, each once, with every K it is for.
 
     A kernel that reads no weight, or takes any K, has none.
     """
@@ -95,7 +95,7 @@ def _job(
     fp32_out: bool = False,
     **constants: Any,
 ) -> Job:
-    """columns: of the output; Triton specializes a launch on whether 16 divides them."""
+    """Make a job. columns: of the output; Triton specializes on whether 16 divides them."""
     arguments = launch_arguments(config, k)
     constants |= {name: value for name, value in arguments.items() if name.isupper()}
     aligned = ("x_stride", "N", "columns") if columns % 16 == 0 else ("x_stride",)
@@ -103,7 +103,7 @@ def _job(
 
 
 def _addition(kernel: str, sm: int, dtype: str, *, columns: int, **constants: Any) -> Job:
-    """A launch that adds what programs of a matmul left."""
+    """Make a job of a launch that adds the parts of a matmul."""
     aligned = ("N",) if columns % 16 == 0 else ()
     return _with_types(kernel, sm, dtype, constants, aligned, Config(1, 1, 1), False)
 

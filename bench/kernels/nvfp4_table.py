@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From times to a GPU's own dispatch table: which shapes `auto` takes from SGLang's Marlin.
+"""Derive from times which shapes `auto` serves by our kernels, and write the GPU's own table.
 
-Marlin's layout of a weight is not ours, so a layer is one or the other at every M. It becomes ours
-where no M of a decode is slower, decodes are faster by more than noise, and no larger M costs more
-than a tenth; a shape of which some M or operation was not timed on both stays Marlin's.
+Marlin has another layout of the weights, so a layer uses one of the two at every M. Ours serve a
+shape if no M of a decode is slower, decodes are faster by more than noise, and no larger M is
+slower by more than a tenth. A shape of which an M or operation was not timed on both is Marlin's.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ WORTH, LARGE_M = 1.03, 0.9
 
 
 def faster(rows: list[dict[str, Any]]) -> set[tuple[Layer, int, int]]:
-    """(layer, n, k) of the shapes that win, of the rows of a run of `bench.kernels.nvfp4`."""
+    """Return (layer, n, k) of the shapes that win in the rows of `bench.kernels.nvfp4`."""
     found: dict[tuple[Layer, int, int], dict[tuple[str, int], float]] = {}
     for row in rows:
         if row["op"] in ("linear", "gate_up", "experts"):
@@ -44,9 +44,9 @@ def _wins(ratios: dict[tuple[str, int], float]) -> bool:
 
 
 def write(rows: list[dict[str, Any]], measured: str, name: str, folder: Path = FOLDER) -> Path:
-    """The file of the device `name`: its configurations as they were, and what was faster.
+    """Write the file of the device `name`: its configurations, and the shapes that were faster.
 
-    Shapes that these rows are not of, such as another --tp's, are kept.
+    Shapes without rows in this run, such as those of another --tp, are kept.
     """
     capability = tuple(map(int, rows[0]["capability"].removeprefix("sm_")))
     table = table_for(name, capability, folder)

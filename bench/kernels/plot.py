@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A plot of the NVFP4 benchmark, as SVG: for each shape, bandwidth over M, a line a provider."""
+"""Plot the NVFP4 benchmark as SVG: for each shape bandwidth over M, with a line for a provider."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COLORS = {
 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
-    """One panel an operation and shape; a row without a time, or without an M, has no point."""
+    """Draw a panel for each operation and shape; a row without a time or an M has no point."""
     timed = [row for row in rows if "gb_s" in row and row["m"]]
     panels = list(dict.fromkeys((row["op"], row["shape"]) for row in rows if row["m"]))
     top = max((row["gb_s"] for row in timed), default=1.0)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who multiplies in the NVFP4 benchmark: each provider makes a call of weights and activations.
+"""The providers of the NVFP4 benchmark: each makes from weights a call that takes activations.
 
-Marlin is SGLang's own, through the functions that its quantization methods call, on weights
-repacked as it loads them. SGLang is imported only where there is a GPU.
+Marlin is SGLang's: the functions that its quantization methods call, on weights that are repacked
+as in loading. SGLang is imported on a GPU alone.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from bench.kernels import providers_humming
 from sglang_gemma4_ext.kernels.nvfp4_dequant import dequant
 from sglang_gemma4_ext.kernels.nvfp4_linear import nvfp4_linear
 
-# The others' kernels are CUDA's.
+# Providers whose kernels are CUDA C++.
 GPU_ONLY = ("marlin", "humming")
 
 Weight = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 Call = Callable[[torch.Tensor], torch.Tensor]
 # Of ids int32 [T, k] and weights fp32 [T, k].
 Routed = Callable[[torch.Tensor, torch.Tensor], Call]
-# Of experts. Gemma's is gelu, which SGLang's Marlin has not; the matmuls are the same.
+# Of experts. Gemma's is gelu, which SGLang's Marlin lacks; the matmuls are the same.
 ACTIVATION = "silu"
 
 
 def dtype() -> torch.dtype:
-    """Of activations: BF16, as Gemma is served; the interpreter has no BF16 arithmetic."""
+    """Return the dtype of activations: BF16, or FP16 in the interpreter, which has no BF16."""
     return torch.float16 if triton.knobs.runtime.interpret else torch.bfloat16
 
 
 def draw(*shape: int, device: str, seed: int = 0) -> Weight:
-    """packed uint8 [.., N, K/2], positive block scales E4M3, and one tensor scale for all rows."""
+    """Draw packed uint8 [.., N, K/2], positive E4M3 block scales, and one tensor scale."""
     *rows, k = shape
     generator = torch.Generator(device).manual_seed(seed)
     size = {"generator": generator, "device": device}
@@ -83,7 +83,7 @@ def marlin(weight: Weight) -> Call:
 
 
 def attempted(make: Callable, *weights: Weight) -> Callable:
-    """make(*weights), or a call that raises what this raised: another provider may go on."""
+    """Return make(*weights), or a call that raises the exception of make."""
     try:
         return make(*weights)
     except Exception as problem:
@@ -96,7 +96,7 @@ def attempted(make: Callable, *weights: Weight) -> Callable:
 
 
 def with_activation(make: Callable[[Weight], Call]) -> Callable[[Weight], Call]:
-    """Gate and up of a provider, then the launch that SGLang has for gelu(gate) * up."""
+    """Follow a provider's gate and up by SGLang's launch of gelu(gate) * up."""
 
     def made(weight: Weight) -> Call:
         call = make(weight)
@@ -110,7 +110,7 @@ def with_activation(make: Callable[[Weight], Call]) -> Callable[[Weight], Call]:
 
 
 def gelu_and_mul(x: torch.Tensor) -> torch.Tensor:
-    """gelu(gate) * up in PyTorch, x [T, 2 N] being gate and up."""
+    """Compute gelu(gate) * up in PyTorch; x [T, 2 N] is gate and up."""
     gate, up = x.chunk(2, dim=-1)
     return gelu(gate, approximate="tanh") * up
 
@@ -190,7 +190,7 @@ def cublas_bf16_experts(w13: Weight, w2: Weight) -> Routed:
 
 
 def _one_by_one(weights_of: Callable[[int], tuple[torch.Tensor, ...]]) -> Routed:
-    """A matmul an expert. Who goes where is known beforehand: no call waits for the device."""
+    """Multiply expert by expert; the routing is read before, so no call waits for the device."""
 
     def routed(ids: torch.Tensor, weights: torch.Tensor) -> Call:
         parts = []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Humming in the NVFP4 benchmark: the kernels of `humming-kernels`, set up as SGLang sets them up.
+"""Humming in the NVFP4 benchmark: the kernels of `humming-kernels`, set up as in SGLang.
 
 SGLang pads a weight to 256 rows and 128 in-features. Its experts run two launches with an
 activation between them, and a third that adds a token's slots.
@@ -64,7 +64,7 @@ def linear(weight: Weight) -> Call:
 
 
 def experts(w13: Weight, w2: Weight, activation: str) -> Callable[..., Call]:
-    """Of ids int32 [T, k] and weights fp32 [T, k], by the runner of SGLang's MoE layers."""
+    """Make calls from ids int32 [T, k] and weights fp32 [T, k], by SGLang's MoE runner."""
     from humming.layer import HummingMethod
     from sglang.srt.layers.moe.moe_runner.base import MoeRunnerConfig
     from sglang.srt.layers.moe.moe_runner.humming import HummingRunnerCore

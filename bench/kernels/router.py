@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""MoE router: our kernels against SGLang's and PyTorch's, by number of tokens, on one GPU.
+"""Time the MoE router by our kernels, SGLang's and PyTorch's, by number of tokens, on one GPU.
 
     python -m bench.kernels.router --out bench/results/router_NAME.jsonl [--write-table]
 
 `choice` is top-k, softmax and scale over given logits; `router` is norm, scales, projection and
-choice. Correctness first: a provider whose fp32 result is off has no time. The others are BF16's
-own business: `ids_equal` is the share of tokens whose experts are those of float64. --write-table
-puts the row that the times ask for into kernels/router_dispatch.json. --toy, on a CPU with
-TRITON_INTERPRET=1, runs small sizes without times.
+choice. Our kernels have no time if their fp32 result is wrong. The others compute in BF16, so they
+are not checked: `ids_equal` is the share of tokens whose experts are those of float64.
+--write-table writes the row that follows from the times to kernels/router_dispatch.json. --toy, on
+a CPU with TRITON_INTERPRET=1, runs small sizes without times.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from sglang_gemma4_ext.kernels.router_dispatch import TABLE
 from sglang_gemma4_ext.kernels.router_one_launch import route_one_launch, route_one_launch_ref
 
 TOKENS = (1, 2, 3, 4, 6, 8, 12, 16, 32, 64, 128, 1024, 2048)
-# Gemma 4 26B-A4B: hidden size, experts, of them chosen.
+# Gemma 4 26B-A4B: hidden size, experts, chosen experts.
 SIZES = (2816, 128, 8)
 TOY_TOKENS, TOY_SIZES = (1, 3), (64, 8, 2)
 EPS = 1e-6
@@ -47,7 +47,7 @@ def torch_choice(logits: torch.Tensor, scale: torch.Tensor, k: int) -> tuple[tor
 
 
 def choice_rows(tokens: int, sizes: tuple[int, int, int], device: str) -> Iterator[dict[str, Any]]:
-    """BF16 logits, as SGLang's projection gives them."""
+    """Yield rows of the choice over BF16 logits, as SGLang's projection gives them."""
     from sglang.kernels.ops.moe.gemma4_routing import gemma4_fused_routing
 
     _, experts, k = sizes
@@ -64,7 +64,7 @@ def choice_rows(tokens: int, sizes: tuple[int, int, int], device: str) -> Iterat
 
 
 def router_rows(tokens: int, sizes: tuple[int, int, int], device: str) -> Iterator[dict[str, Any]]:
-    """SGLang's three launches, ours for many tokens (the last of them ours), and the one launch."""
+    """Yield rows of SGLang's three launches, of those with our last one, and of our one launch."""
     hidden, experts, k = sizes
     copies = []
     for _ in range(copies_for(hidden * experts * 2)):
@@ -121,7 +121,7 @@ def _row(
     want: tuple[torch.Tensor, ...],
     gated: bool,
 ) -> dict[str, Any]:
-    """gated: the result must be float64's, or there is no time."""
+    """Make a row. gated: without float64's result there is no time."""
     weights, ids = calls[0]()
     same = (ids == want[1]).all(-1)
     row = {
@@ -132,7 +132,7 @@ def _row(
     }
     if gated:
         off = (weights[same] - want[0][same]).abs().max().item() if same.any() else 1.0
-        # In float64 two experts may change places that fp32 cannot tell apart.
+        # Two experts that fp32 cannot distinguish may be swapped in float64.
         row["correct"] = off <= LIMIT and row["ids_equal"] >= 0.99
         if not row["correct"]:
             return row
@@ -141,7 +141,7 @@ def _row(
 
 
 def row_from(rows: list[dict[str, Any]], measured: str) -> dict[str, Any]:
-    """The table's row that these times ask for: as many tokens as the one launch wins in a run."""
+    """Derive the table's row: the one launch serves up to the tokens at which it stops winning."""
     times = {
         (row["op"], row["provider"], row["tokens"]): row["median_us"]
         for row in rows
@@ -165,7 +165,7 @@ def row_from(rows: list[dict[str, Any]], measured: str) -> dict[str, Any]:
 
 
 def _dtype() -> torch.dtype:
-    """BF16, as Gemma is served; the interpreter has no BF16 arithmetic."""
+    """Return BF16, or FP32 in the interpreter, which has no BF16 arithmetic."""
     return torch.float32 if triton.knobs.runtime.interpret else torch.bfloat16
 
 

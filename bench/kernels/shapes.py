@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gemma 4's linears as the server stacks them, [N, K], and its experts, whole and in shards."""
+"""The shapes [N, K] of Gemma 4's stacked linears and experts, whole and in shards."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ BLOCK = 16
 
 @dataclass(frozen=True)
 class Model:
-    """What the shapes of a model's linears follow from; sliding heads are 256 wide, full ones 512.
+    """The sizes that determine a model's linears; sliding heads are 256 wide, full ones 512.
 
-    full_kv_heads serve as keys and as values: K = V layers load them twice.
+    full_kv_heads are keys and values: K = V layers load them twice.
     """
 
     hidden: int
@@ -32,7 +32,7 @@ class Model:
         )  # fmt: skip
 
     def linears(self, tp: int = 1) -> dict[str, tuple[int, int]]:
-        """(N, K) of one rank of `tp`; a KV head that more ranks than one need is on all of them."""
+        """Return (N, K) of one rank of `tp`; ranks that share a KV head each have it."""
         sliding, full = self.heads // tp * 256, self.heads // tp * 512
         sliding_kv, full_kv = (max(1, n // tp) for n in (self.kv_heads, self.full_kv_heads))
         return {
@@ -45,12 +45,12 @@ class Model:
         }
 
     def experts(self, tp: int = 1) -> tuple[tuple[int, int], tuple[int, int]]:
-        """(N, K) of w13 and w2 of one rank's share of an expert."""
+        """Return (N, K) of w13 and w2 of one rank's share of an expert."""
         inner = self.expert // tp
         return (2 * inner, self.hidden), (self.hidden, inner)
 
     def splits(self) -> tuple[int, ...]:
-        """The tensor parallel sizes at which every K is whole blocks of 16, which NVFP4 needs."""
+        """Return the tensor-parallel sizes at which every K is a multiple of 16, as NVFP4 needs."""
         widths = [self.mlp, *([self.expert] if self.expert else [])]
         return tuple(tp for tp in (1, 2, 4, 8) if all(w % (tp * BLOCK) == 0 for w in widths))
 
@@ -61,7 +61,7 @@ EXPERT_COUNT, TOP_K = BUILT_IN["26B-A4B"].experts, BUILT_IN["26B-A4B"].top_k
 
 
 def named(tp: int = 1) -> dict[str, tuple[int, int]]:
-    """name -> (N, K) of every linear that 12B, 26B-A4B and 31B quantize, where `tp` splits them."""
+    """Return (N, K) by name of every quantized linear of 12B, 26B-A4B and 31B that `tp` splits."""
     return {
         f"{model} {name}": shape
         for model, sizes in MODELS.items()
@@ -71,14 +71,14 @@ def named(tp: int = 1) -> dict[str, tuple[int, int]]:
 
 
 def experts(tp: int = 1) -> tuple[tuple[int, int], tuple[int, int]] | None:
-    """(w13, w2) of one expert; None where `tp` does not split it."""
+    """Return (w13, w2) of one expert; None if `tp` does not split it."""
     model = MODELS["26B-A4B"]
     return model.experts(tp) if tp in model.splits() else None
 
 
 NAMED = named()
 
-# As the ranks of each tensor parallel size have them; 928 is of no Gemma 4 and has to work, too.
+# The shards of each tensor-parallel size. No Gemma 4 has 928, but it must work.
 _SHARDS = [m.linears(tp) for m in MODELS.values() for tp in m.splits()]
 GATED_SHARDS = frozenset(shard["gate_up"] for shard in _SHARDS)
 LINEAR_SHARDS = tuple(

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Times of a call under CUDA graphs with a cold L2: weights rotate through more memory than L2 has.
+"""Time a call under CUDA graphs with a cold L2: weights rotate through more memory than the L2.
 
-One graph holds a call for each copy of the weights; a replay's time over their number is one
-sample. Without a GPU a call is run once and has no time: no figure of an interpreter is a speed.
+A graph has a call for each copy of the weights; a replay's time over their number is a sample.
+Without a GPU a call runs once and has no time.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ L2_TIMES = 3
 
 @dataclass(frozen=True)
 class Time:
-    """Microseconds a call: the median of the replays and the 20th and 80th percentile."""
+    """Microseconds of a call: the median of the replays, the 20th and the 80th percentile."""
 
     median_us: float
     p20_us: float
@@ -28,7 +28,7 @@ class Time:
 
 
 def copies_for(weight_bytes: int) -> int:
-    """How many copies of a weight make a rotation L2 cannot hold."""
+    """Return how many copies of a weight exceed the L2."""
     if not torch.cuda.is_available():
         return 1
     cache = torch.cuda.get_device_properties(0).L2_cache_size
@@ -36,7 +36,7 @@ def copies_for(weight_bytes: int) -> int:
 
 
 def measure(calls: Sequence[Callable[[], torch.Tensor]]) -> Time | None:
-    """calls: the same call, each on its own copy of the weights. None without a GPU."""
+    """Time calls, each on its own copy of the weights. Returns None without a GPU."""
     for call in calls:
         call()
     if not torch.cuda.is_available():
@@ -61,7 +61,7 @@ def _replay_us(graph: torch.cuda.CUDAGraph) -> float:
 
 
 def copy_gb_s() -> float | None:
-    """Bandwidth of a copy of 1 GiB on the GPU, bytes read and written; None without one."""
+    """Measure the bandwidth of a copy of 1 GiB, bytes read and written; None without a GPU."""
     if not torch.cuda.is_available():
         return None
     source = torch.empty(1 << 30, dtype=torch.uint8, device="cuda")

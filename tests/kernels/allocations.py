@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What PyTorch's operators allocate while somebody watches, inside our own operators as well."""
+"""Watch what PyTorch's operators allocate, inside our own operators too."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch.utils._pytree import tree_leaves
 
 
 class Allocations(TorchDispatchMode):
-    """Calls note(op, tensor) for each result in memory of its own.
+    """Call note(op, tensor) for each result in memory of its own.
 
-    An operator hides what happens inside it; into those of `opened`, by name, the watch goes on.
+    The operators of `opened`, by name, are watched inside; others count as a whole.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ def _memory(tensor: torch.Tensor) -> int:
 
 
 def our_operators() -> dict[str, Callable[..., Any]]:
-    """What the fused NVFP4 operators run."""
+    """Return what the fused NVFP4 operators run, by name."""
 
     from sglang_gemma4_ext.patches.nvfp4 import _ops
 

@@ -5,8 +5,8 @@ With `pytest tests/kernels --emulate 86` they run as the PTX that Triton compile
 test fails on any finding of the emulator (tests/ptx).
 
 Triton chooses between its compiler and its interpreter when it is imported. The interpreter keeps
-BF16 as bit patterns and multiplies those; `mended_bf16` is what the server's patch
-`cpu_interpreter_bf16` does about it.
+BF16 as bit patterns and multiplies those; `mended_bf16` applies the hooks of the server's patch
+`cpu_interpreter_bf16`.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip what only the interpreter takes, where the compiler is."""
+    """Skip tests marked `interpreter` if kernels are compiled."""
     if _emulated_capability(config) is None and not torch.cuda.is_available():
         return
     for item in items:
@@ -66,7 +66,7 @@ def _emulated_capability(config: pytest.Config) -> int | None:
 
 @pytest.fixture(autouse=True)
 def _emulated(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Launch in the emulator, if that was asked for, by the table of the emulated GPU."""
+    """With --emulate, launch in the emulator, by the dispatch table of the emulated GPU."""
     capability = _emulated_capability(request.config)
     if capability is None:
         yield
@@ -99,7 +99,7 @@ def capability(request: pytest.FixtureRequest) -> str | None:
 
 @pytest.fixture
 def mended_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
-    """BF16 arithmetic right in the interpreter, by the very hooks that the server applies."""
+    """Correct BF16 arithmetic in the interpreter by the hooks that the server applies."""
     if os.environ.get("TRITON_INTERPRET") != "1":
         return
     from sglang_gemma4_ext.patches.cpu.cpu_interpreter_bf16 import PATCH

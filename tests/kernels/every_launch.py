@@ -3,9 +3,9 @@
 
     python -m tests.kernels.every_launch --sm 86 [--whole]
 
-A process of its own: one that has Triton's interpreter has no JIT. Prints one JSON object: Triton's
-version, the number of launches of each kernel, each call that failed, and how many codes a kernel
-needs for all numbers of tokens.
+It runs in a process of its own, because a process with Triton's interpreter has no JIT. It prints
+one JSON object: Triton's version, the launches of each kernel, each call that failed, and how many
+times a kernel is compiled for all numbers of tokens.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Call = tuple[str, Callable[[], object]]
 
 
 def weight(*shape: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Packed codes, block scales and row scales of [.., N, K], not initialised: nothing reads."""
+    """Allocate codes, block scales and row scales of [.., N, K]; nothing reads their values."""
     *rows, k = shape
     return (
         torch.empty(*rows, k // 2, dtype=torch.uint8),
@@ -46,7 +46,7 @@ def weight(*shape: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 
 def linears(n: int, k: int, m: int, dtype: torch.dtype, config: Config | None = None):
-    """A linear: plain, with bias, and where its rows are gate and up with each activation."""
+    """Call a linear: plain, with bias, and with each activation where its rows are gate and up."""
     x, packed, bias = torch.empty(m, k, dtype=dtype), weight(n, k), torch.empty(n, dtype=dtype)
     gated = (None, "gelu_tanh", "silu") if config or (n, k) in GATED_SHARDS else (None,)
     for activation, b in itertools.product(gated if n % 2 == 0 else (None,), (None, bias)):
@@ -60,7 +60,7 @@ def linears(n: int, k: int, m: int, dtype: torch.dtype, config: Config | None = 
 def experts(
     m: int, count: int, top_k: int, hidden: int, inner: int, dtype: torch.dtype, ids: torch.dtype
 ) -> Iterator[Call]:
-    """Routed experts for a decode and grouped."""
+    """Call the experts kernels for a decode and the grouped ones."""
     w13, w2 = weight(count, 2 * inner, hidden), weight(count, hidden, inner)
     x, chosen = torch.empty(m, hidden, dtype=dtype), torch.zeros(m, top_k, dtype=ids)
     arguments = (x, chosen, torch.empty(m, top_k), *w13, *w2, "gelu_tanh")
@@ -93,7 +93,7 @@ def dequants(n: int, k: int, dtype: torch.dtype) -> Iterator[Call]:
 
 
 def calls(whole: bool) -> Iterator[Call]:
-    """Every call; not `whole`: BF16, linears that no tensor parallelism splits, whole experts."""
+    """List every call; without `whole`: BF16, and the shapes that no tensor parallelism splits."""
     halves = (torch.bfloat16, torch.float16) if whole else (torch.bfloat16,)
     shapes = LINEAR_SHARDS if whole else tuple(dict.fromkeys(NAMED.values()))
     shards = EXPERT_SHARDS if whole else EXPERT_SHARDS[:1]
@@ -112,7 +112,7 @@ def calls(whole: bool) -> Iterator[Call]:
 
 
 def ones(halves: tuple[torch.dtype, ...]) -> Iterator[Call]:
-    """Arguments of 1, each of which the JIT makes a constant."""
+    """Call with arguments of 1, which the JIT makes constants."""
     for dtype, m, splits in itertools.product(halves, (1, 3), (1, 2)):
         for n, k in ((1, 16), (1, 256), (2, 16), (40, 32)):
             yield from linears(n, k, m, dtype, Config(8, 32, 64, splits))
@@ -126,7 +126,7 @@ def ones(halves: tuple[torch.dtype, ...]) -> Iterator[Call]:
 
 
 def codes_for_all_tokens(sm: int) -> Counter[str]:
-    """How many times each kernel is compiled for one configuration at every number of tokens."""
+    """Count how often each kernel is compiled for one configuration at all numbers of tokens."""
     config = Config(16, 32, 64, splits=2)
     w13, w2 = weight(4, 96, 64), weight(4, 64, 48)
     with StubGpu(sm) as gpu:
@@ -142,7 +142,7 @@ def codes_for_all_tokens(sm: int) -> Counter[str]:
 
 
 def run(sm: int, whole: bool) -> dict[str, object]:
-    """Make the calls; returns what was launched and what failed."""
+    """Make the calls; return what was launched and what failed."""
     nvfp4_dispatch.INTERPRETED = divmod(sm, 10)
     codes = codes_for_all_tokens(sm)  # before the JIT has codes for other sizes
     failures = {}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""NVFP4 weights drawn for tests, their exact values, and the one error metric of kernel tests."""
+"""Draw NVFP4 weights with their exact values, and measure errors of kernels."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class Weight(NamedTuple):
 
 
 def draw(*shape: int, seed: int = 0, parts: int = 0) -> Weight:
-    """Every code; block scales over E4M3's range, negative and subnormal ones among them.
+    """Draw every code, and block scales that include negative and subnormal ones.
 
-    shape: [.., N, K]. parts: stacked linears, each with one tensor scale; 0 gives each row its own.
+    shape: [.., N, K]. parts: number of stacked linears, each with one tensor scale; 0: one a row
     """
     *rows, k = shape
     g = torch.Generator().manual_seed(seed)
@@ -52,7 +52,7 @@ class Error(NamedTuple):
 
 
 def error(got: torch.Tensor, want: torch.Tensor) -> Error:
-    """want: float64. What is not a number counts as infinitely wrong."""
+    """Measure the error against float64; a NaN counts as infinite."""
     difference = (got.detach().cpu().double() - want.cpu()).nan_to_num(nan=torch.inf).abs()
     size = want.cpu().square().mean().sqrt()
     worst = (difference / want.cpu().abs().clamp(min=size)).max()

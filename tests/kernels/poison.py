@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a kernel's host function allocates is full of NaN first: a byte left unwritten shows."""
+"""Fill what a kernel's host function allocates with NaN, so that unwritten bytes show."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 
 def poison_allocations(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Floating point becomes NaN, integers -77, which as uint8 is 179."""
+    """Patch torch.empty: floating point is NaN, integers are -77 (179 as uint8)."""
     empty = torch.empty
 
     def poisoned(*args, **kwargs):

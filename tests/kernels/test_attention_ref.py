@@ -46,7 +46,7 @@ def test_equals_the_definition(window, queries, keys, heads, kv_heads, dim):
 
 @pytest.mark.parametrize("window", [None, 3, 5, 64])
 def test_a_tree_equals_each_of_its_branches_as_a_sequence(window):
-    """0 - 1 - 4, 0 - 2 and 0 - 3: each token alone, after its ancestors and nothing else."""
+    """The branches are 0 - 1 - 4, 0 - 2 and 0 - 3; each token follows its ancestors alone."""
     branches = {0: [0], 1: [0, 1], 2: [0, 2], 3: [0, 3], 4: [0, 1, 4]}
     draw = torch.Generator().manual_seed(0)
     q = torch.randn(5, 4, 32, generator=draw)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SGLang's extend attention with every tile of the table: as with its own, and as float64 says."""
+"""SGLang's extend attention with every tile of the table, against its own tile and float64."""
 
 from __future__ import annotations
 
@@ -77,14 +77,14 @@ class Batch:
         self.masks = [self._mask(t, p, g) for t, p in zip(call.extend, call.prefix, strict=True)]
 
     def _mask(self, tokens: int, prefix: int, g: torch.Generator) -> torch.Tensor:
-        """bool [tokens, prefix + tokens]: who sees whom."""
+        """bool [tokens, prefix + tokens]: which keys each query sees."""
         query = torch.arange(prefix, prefix + tokens)[:, None]
         key = torch.arange(prefix + tokens)[None]
         seen = key <= query
         if self.call.window is not None:
             seen &= key > query - self.call.window
         if self.call.tree:
-            # A draft tree: of the new tokens before it, each sees some, and itself.
+            # In a draft tree a token sees itself and some of the new tokens before it.
             seen &= (torch.rand(seen.shape, generator=g) < 0.5) | (key == query) | (key < prefix)
         return seen
 
@@ -130,13 +130,13 @@ def apart(got: torch.Tensor, want: torch.Tensor) -> float:
 
 
 def tiles_for(call: Call, dim: int, capability: str | None) -> list[Tile]:
-    """Those that the table has for such a batch on this GPU; of every GPU in the interpreter."""
+    """List the table's tiles for a batch on this GPU; in the interpreter those of every GPU."""
     tiles = TILES if capability is None else read()[capability].tiles
     return [t for t in tiles if t.head_dim == dim and len(call.extend) >= t.min_requests]
 
 
 def _cases():
-    """All in fp32 in the default run; of BF16, one of each kind."""
+    """List the cases: in the default run all in fp32, and one of each kind in BF16."""
     brief = {"prefill chat", "verify chat", "ragged, window", "tree"}
     for call, dim, dtype in itertools.product((*REPORTED, *OTHERS), (256, 512), TOLERANCE):
         slow = dtype == torch.bfloat16 and call.name not in brief
@@ -164,7 +164,7 @@ def test_every_tile_gives_what_sglangs_gives(call, dim, dtype, device, capabilit
 
 @pytest.mark.parametrize("tile", TILES, ids=lambda t: f"{t.head_dim}-{t.block_m}x{t.block_n}")
 def test_the_launch_has_the_tile_and_its_stages(tile, monkeypatch, device) -> None:
-    """What SGLang's function passes to Triton: without, its own and one stage; with, ours."""
+    """SGLang passes Triton its own tile and one stage; with the patch it passes ours."""
     from sglang.kernels.ops.attention import extend_attention
 
     seen = []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SGLang's extend-attention kernel as machine code with every tile of the table, on its own GPU."""
+"""Compile SGLang's extend-attention kernel with every tile of the table, for the tile's GPU."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_shared_memory_is_what_the_table_says(capability) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("mask", [False, True])
 def test_windows_and_masks_take_no_more(mask) -> None:
-    """The table's bytes bound the other variants of the kernel, too."""
+    """The table's bytes also bound the kernel with a window or a mask."""
     capabilities = (86, 90)
     for (_, tile), code in zip(
         _grid(capabilities), _check(capabilities, window=1023, mask=mask), strict=True

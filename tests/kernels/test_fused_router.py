@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The patch that puts our router kernels into SGLang's layers: who chooses, with which scale."""
+"""The patch that uses our router kernels in SGLang's layers: which kernel, with which scale."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HIDDEN, EXPERTS, K, EPS = 64, 8, 2, 1e-6
 
 @pytest.fixture
 def layer(monkeypatch, device):
-    """A decoder layer's router and experts, as far as the patch looks at them."""
+    """Build a decoder layer's router and experts, as far as the patch reads them."""
     from sglang.srt.layers.layernorm import Gemma4RMSNorm
     from sglang.srt.layers.linear import ReplicatedLinear
 
@@ -94,7 +94,7 @@ def test_logits_that_changed_on_the_way_are_routed_anew(layer, device) -> None:
     other = logits.flip(-1).contiguous()
     _, ids = choice(layer, x, other)
     assert torch.equal(ids, route_ref(other, layer.moe.per_expert_scale, K)[1])
-    # The first choice is gone: it is never handed out late.
+    # The first choice was dropped: it is not returned later.
     layer.moe.per_expert_scale.data.fill_(3.0)
     weights, _ = choice(layer, x, logits)
     torch.testing.assert_close(weights.sum(-1), torch.full((2,), 3.0, device=device))
@@ -159,7 +159,7 @@ def test_a_backend_that_routes_by_itself_is_left_alone(layer) -> None:
 
 
 def test_counters_and_choices_are_no_weights(layer) -> None:
-    """What a checkpoint is loaded into is as it was."""
+    """The parameters that a checkpoint is loaded into are unchanged."""
     assert set(layer.router.state_dict()) == {"scale", "proj.weight"}
     assert set(dict(layer.router.named_parameters())) == {"scale", "proj.weight"}
     assert set(dict(layer.moe.named_parameters())) == {"per_expert_scale"}

@@ -24,7 +24,7 @@ def _poisoned(monkeypatch, mended_bf16) -> None:
 
 
 def _bits(tensor: torch.Tensor) -> torch.Tensor:
-    """Bit patterns, so that -0 is not 0; every NaN is one NaN."""
+    """View as bit patterns, so that -0 differs from 0; all NaNs are equal."""
     view = tensor.cpu().view(torch.int32 if tensor.element_size() == 4 else torch.int16)
     return torch.where(tensor.cpu().isnan(), -1, view)
 
@@ -79,7 +79,7 @@ def test_bad_input_is_refused(change, match) -> None:
 
 
 def test_the_inline_assembly_decodes_every_pair_of_bytes() -> None:
-    """Its PTX, executed here: every byte value at every of the four positions."""
+    """Execute its PTX for every byte value at each of the four positions."""
     pairs = np.arange(1 << 16, dtype=np.uint32)
     for word in (pairs, pairs << 16, pairs | (np.roll(pairs, 77) << 16)):
         outputs = _execute(DECODE_PTX.value, word)
@@ -92,7 +92,7 @@ def test_the_inline_assembly_decodes_every_pair_of_bytes() -> None:
 
 
 def _execute(ptx: str, word: np.ndarray) -> list[np.ndarray]:
-    """The instructions of PTX that DECODE_PTX uses, on uint32 lanes; $4 is the input."""
+    """Execute the instructions of DECODE_PTX on uint32 lanes; $4 is the input."""
     registers = {"$4": word}
     operations = {
         "and": lambda a, b: a & b,

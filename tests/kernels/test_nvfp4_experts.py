@@ -14,10 +14,10 @@ from sglang_gemma4_ext.kernels.nvfp4_ref import nvfp4_experts_ref
 from tests.kernels.oracle import Weight, draw, error
 from tests.kernels.poison import poison_allocations
 
-# RMS and worst error. Beside the result's one rounding the activation's result is rounded, and in
-# the grouped path each slot's product.
+# RMS and worst error. The result and the activation's result are rounded, and in the grouped path
+# each slot's product.
 TOLERANCE = {torch.bfloat16: (6e-3, 3e-2), torch.float16: (8e-4, 4e-3), torch.float32: (1e-6, 1e-5)}
-# Large tiles: the interpreter pays by the program.
+# Large tiles, because the interpreter's cost is that of programs.
 FEW_PROGRAMS = Config(block_m=16, block_n=256, block_k=256)
 
 
@@ -42,7 +42,7 @@ def _x(tokens: int, hidden: int, dtype: torch.dtype) -> torch.Tensor:
 
 
 def _exact(x, ids, weights, w13: Weight, w2: Weight, activation="gelu_tanh") -> torch.Tensor:
-    """float64, one slot after another."""
+    """Compute in float64, one slot after another."""
     out = torch.zeros(len(x), w2.packed.shape[1], dtype=torch.float64)
     for token, slot in (ids >= 0).nonzero():
         expert = ids[token, slot]
@@ -117,7 +117,7 @@ def test_one_expert_takes_all_and_the_others_none(expert, path, device) -> None:
 
 @paths
 def test_padding_rows_and_skipped_slots(path, device) -> None:
-    """A negative id adds nothing; a token with none but those is zero."""
+    """A negative id adds nothing; a token with negative ids alone is zero."""
     w13, w2 = _experts(4, 64, 32)
     x, (ids, weights) = _x(9, 64, torch.float16), _routing(9, 4, 2)
     ids[3, 1], ids[5] = -1, -1
@@ -127,7 +127,7 @@ def test_padding_rows_and_skipped_slots(path, device) -> None:
 
 
 def _behind_nan(weight: Weight, device: str) -> Weight:
-    """The same experts, with one of NaN scales in memory before them: where id -1 would read."""
+    """Put an expert of NaN scales before the others in memory, where id -1 would read."""
     before = Weight(*(torch.zeros_like(tensor[:1]) for tensor in weight))
     before.row.fill_(torch.nan)
     tensors = zip(before, weight, strict=True)
@@ -153,7 +153,7 @@ def test_shards_of_an_expert(inner, path, device) -> None:
 @pytest.mark.slow
 @paths
 def test_the_26b_in_full(path, device) -> None:
-    """E = 128, K = 2816 and 704, top-8: the real layer, two tokens."""
+    """The real layer with two tokens: E = 128, K = 2816 and 704, top-8."""
     w13, w2 = _experts(128, 2816, 704)
     x, (ids, weights) = _x(2, 2816, torch.bfloat16), _routing(2, 128, 8)
     _check(path(x, ids, weights, w13, w2, device), _exact(x, ids, weights, w13, w2), x.dtype)
@@ -161,7 +161,7 @@ def test_the_26b_in_full(path, device) -> None:
 
 @paths
 def test_the_26b_with_few_rows(path, device) -> None:
-    """128 experts with its K of 2816, top-8, I scaled down to 16."""
+    """128 experts, K = 2816, top-8, and I = 16."""
     w13, w2 = _experts(128, 2816, 16)
     x, (ids, weights) = _x(1, 2816, torch.bfloat16), _routing(1, 128, 8)
     got = path(x, ids, weights, w13, w2, device, config=FEW_PROGRAMS)
@@ -177,7 +177,7 @@ def test_no_tokens(path, device) -> None:
 
 @pytest.mark.parametrize("block", [8, 16])
 def test_sorted_slots_are_what_the_layout_says(block) -> None:
-    """Each slot once, in a block of its expert; experts without slots have no block."""
+    """Each slot occurs once, in a block of its expert; experts without slots have no block."""
     ids, _ = _routing(37, 8, 3)
     ids[ids == 2], ids[4, 0] = 5, -1
     slots, experts, padded = sort_slots(ids, block, 8)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The NVFP4 format, exactly: against IEEE arithmetic in numpy and against the tools' own code."""
+"""The NVFP4 format is exact: against IEEE arithmetic in numpy and against the tools' own code."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def e4m3_float64(byte: int) -> float:
 
 
 def every_code_under_every_scale() -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
-    """packed [256, 8], block_scale [256, 1]; row b is the 16 codes under the E4M3 byte b."""
+    """Build packed [256, 8] and block_scale [256, 1]; row b has 16 codes and the E4M3 byte b."""
     codes = torch.arange(16, dtype=torch.uint8).expand(256, 16)
     block_scale = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).unsqueeze(1)
     product = np.outer(
@@ -52,7 +52,7 @@ def test_dequantize_is_exact_for_every_code_and_scale(scale: float, dtype: torch
     packed, block_scale, product = every_code_under_every_scale()
     tensor_scale = torch.tensor(scale, dtype=torch.float32)
     got = nvfp4.dequantize(packed, block_scale, tensor_scale, dtype)
-    # The product has 6 bits, times 24 of the scale: exact in float64, so this is the one rounding.
+    # 6 bits of the product times 24 of the scale are exact in float64: this is the only rounding.
     once = (product * np.float64(tensor_scale.item())).astype(np.float32)
     want = torch.from_numpy(once).to(dtype)
     assert torch.equal(got.isnan(), want.isnan())

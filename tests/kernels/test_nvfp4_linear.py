@@ -14,8 +14,8 @@ from tests.kernels.oracle import Error, Weight, draw, error
 from tests.kernels.poison import poison_allocations
 
 TOKENS = (1, 2, 3, 7, 8, 16, 17, 63, 64)
-# One rounding of the result; in fp32 the sum of K products, whose order is ours. `worst` is of
-# single elements, whose errors are up to a few times the RMS of a sum that cancels.
+# One rounding of the result; in fp32 another order of the sum of K products. `worst` is of single
+# elements; where a sum cancels, its error is a few times the RMS.
 TOLERANCE = {
     torch.bfloat16: Error(3e-3, 1e-2),
     torch.float16: Error(4e-4, 2e-3),
@@ -23,7 +23,7 @@ TOLERANCE = {
 }
 SMALL = Config(block_m=8, block_n=32, block_k=64)
 
-# K of every linear of MODELS.md, at few rows: N changes only how many programs there are.
+# K of every linear of Gemma 4 and its shards, at few rows: N changes the number of programs alone.
 ALL_K = (1536, 2560, 3840, 4096, 8192, 15360, 2112, 2816, 5376, 16384, 21504, 704, 352, 176, 928)
 # One full-size linear of each model: 12B o, 26B-A4B o and dense down, 31B o.
 FULL = ((3840, 4096), (2816, 4096), (2816, 2112), (5376, 8192))
@@ -41,7 +41,7 @@ def _x(tokens: int, k: int, dtype: torch.dtype) -> torch.Tensor:
 def _check(
     x: torch.Tensor, weight: Weight, got: torch.Tensor, want: torch.Tensor, bias=None
 ) -> None:
-    """Within the tolerance, and no worse than twice torch's own matmul in x's dtype."""
+    """Require the tolerance, and at most twice the error of torch's matmul in x's dtype."""
     assert got.dtype == x.dtype
     assert got.shape == want.shape
     ours, limit = error(got, want), TOLERANCE[x.dtype]
@@ -56,7 +56,7 @@ def _linear(x: torch.Tensor, weight: Weight, device: str, **options) -> torch.Te
     return nvfp4_linear(x.to(device), *weight.to(device), **on_device).cpu()
 
 
-# FP32 activations are the interpreter's alone.
+# The interpreter alone takes FP32 activations.
 dtypes = pytest.mark.parametrize(
     "dtype",
     [
@@ -94,7 +94,7 @@ def test_full_size(tokens, n, k, device) -> None:
 @pytest.mark.parametrize("splits", [1, 2, 3, 4, 8])
 @pytest.mark.parametrize(("n", "k"), [(33, 704), (16, 512), (1, 64), (2, 16)])
 def test_splits_of_k_with_bias(splits, n, k, device) -> None:
-    """More splits than there are tiles of K among them: some programs have nothing to add."""
+    """Some cases have more splits than tiles of K: some programs have nothing to add."""
     x, weight = _x(5, k, torch.float16), draw(n, k)
     bias = torch.randn(n, generator=torch.Generator().manual_seed(1)).half()
     config = Config(8, 32, 64, splits)
@@ -154,7 +154,7 @@ def test_every_pair_of_codes_with_every_scale_is_exact(tokens, launches, dtype, 
 
 
 def test_strides_of_x(device) -> None:
-    """A slice of a wider tensor, misaligned, and leading dimensions are views that hold."""
+    """A misaligned slice of a wider tensor works, and so do leading dimensions."""
     weight = draw(32, 64)
     wide = _x(6, 203, torch.float16).to(device)
     want = nvfp4_linear_ref(wide[:, 3:67].cpu(), *weight)

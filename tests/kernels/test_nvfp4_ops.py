@@ -21,13 +21,13 @@ from tests.kernels.oracle import draw, error
 from tests.patches.hooks import hook_of
 from tests.patches.nvfp4.test_layers import Loaded, both
 
-# Not test_schema, which compares inputs by arithmetic that PyTorch has not for FP8.
+# test_schema is left out: it compares inputs by arithmetic that PyTorch lacks for FP8.
 FAKE = ("test_faketensor",)
 
 
 @pytest.fixture(autouse=True)
 def _fused(monkeypatch, mended_bf16) -> Any:
-    """NVFP4 layers multiply by the operators."""
+    """Make NVFP4 layers use the operators."""
     _ops.register()
     monkeypatch.setattr(_layers, "_fused", lambda: True)
     return torch.ops.sglang_gemma4_ext
@@ -78,7 +78,7 @@ def test_torch_compile_keeps_the_operator_whole(device) -> None:
     ids=["decode", "grouped"],
 )
 def test_both_paths_of_the_experts_operator(over, path, device, monkeypatch) -> None:
-    """The table says up to how many tokens the decode path serves; beyond, it is not called."""
+    """The decode path serves up to the tokens of the table; beyond, it is not called."""
     tokens = table_of(torch.device(device)).largest_m("experts_up") + over
     given, called = _experts(tokens, device), []
     for name in ("nvfp4_experts", "nvfp4_grouped_experts"):
@@ -98,7 +98,7 @@ def _noted(called: list[str], name: str, run: Callable[..., Any], *args: Any, **
 
 @both
 def test_a_loaded_layer_and_one_loaded_again(make) -> None:
-    """Unequal scales of stacked linears; the second load is served from the same memory."""
+    """Stacked linears have unequal scales; a second load uses the same memory."""
     loaded = Loaded(make)
     w = loaded.load_all()
     apply = getattr(loaded.owner, "apply_weights", None) or loaded.owner.apply
@@ -121,7 +121,7 @@ forward_mlp = hook_of(nvfp4_fused_activation.PATCH, "around", "forward")
 
 @both
 def test_the_mlp_activates_inside_its_matmul(make) -> None:
-    """The same as linear and activation apart; the activation's own launch is gone."""
+    """The result is that of linear and activation; the activation has no launch of its own."""
     loaded = Loaded(make, rows=(32, 32))
     w = loaded.load_all()
     loaded.owner.process_weights_after_loading(loaded.layer)
@@ -134,7 +134,7 @@ def test_the_mlp_activates_inside_its_matmul(make) -> None:
 
 
 def test_experts_through_sglangs_dispatch(device) -> None:
-    """What a MoE method of SGLang is handed and hands back, its activation named as SGLang does."""
+    """Experts take and return what SGLang's MoE methods do, and its name of the activation."""
     x, ids, weights, *tensors = _experts(3, device)
     layer = SimpleNamespace(nvfp4_fused=True)
     w13, w2 = nvfp4_modelopt.W13, nvfp4_modelopt.W2
@@ -149,7 +149,7 @@ def test_experts_through_sglangs_dispatch(device) -> None:
 
 
 def _largest(run: Callable[[], Any]) -> int:
-    """The most elements of any floating-point tensor that is made on the way."""
+    """Return the most elements of any floating-point tensor that is allocated."""
     sizes = []
 
     def note(op: str, tensor: torch.Tensor) -> None:
@@ -161,7 +161,7 @@ def _largest(run: Callable[[], Any]) -> int:
 
 
 def test_no_copy_of_a_weight_is_ever_made(device) -> None:
-    """What PyTorch allocates is smaller than any weight's unpacked rows: results, nothing else."""
+    """PyTorch allocates results alone, smaller than any weight's unpacked rows."""
     ops = torch.ops.sglang_gemma4_ext
     weight, x = draw(256, 512).to(device), _x(3, 512).to(device)
     # The fp32 parts of a split, at most eight.
@@ -169,7 +169,7 @@ def test_no_copy_of_a_weight_is_ever_made(device) -> None:
     for tokens in (3, 17):
         run = functools.partial(ops.nvfp4_experts, *_experts(tokens, device), "gelu_tanh")
         assert _largest(run) <= tokens * 2 * 64
-    # The same watch sees the reference's copy.
+    # The same check sees the reference's copy.
     assert _largest(lambda: nvfp4_experts_ref(*_experts(3, device), "gelu_tanh")) >= 64 * 64
 
 
@@ -181,7 +181,7 @@ def test_fp32_is_for_all_but_the_fused_kernels_on_a_gpu(monkeypatch) -> None:
 
 
 def test_sglangs_own_oracle_agrees(monkeypatch, device) -> None:
-    """The weights and reference of its Marlin tests; sgl_kernel is not importable without CUDA."""
+    """Use the weights and the reference of its Marlin tests; sgl_kernel needs CUDA to import."""
     if not torch.cuda.is_available():
         for name in ("sgl_kernel", "sgl_kernel.scalar_type"):
             stub = ModuleType(name)

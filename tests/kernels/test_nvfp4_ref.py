@@ -15,7 +15,7 @@ TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 1e-2}
 
 
 def _weight(*shape: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Random packed [.., N, K/2], block scales and row scales that differ from row to row."""
+    """Draw packed [.., N, K/2], block scales, and row scales that differ between rows."""
     *rows, k = shape
     draw = torch.Generator().manual_seed(seed)
     packed = torch.randint(0, 256, (*rows, k // 2), generator=draw, dtype=torch.uint8)
@@ -24,7 +24,7 @@ def _weight(*shape: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, tor
 
 
 def _exact(packed: torch.Tensor, block: torch.Tensor, row: torch.Tensor) -> torch.Tensor:
-    """The weight in float64, independent of `dequantize`."""
+    """Compute the weight in float64, independent of `dequantize`."""
     values = e2m1_values(packed, torch.float64).unflatten(-1, (-1, 16))
     return (values * block.double().unsqueeze(-1)).flatten(-2) * row.double().unsqueeze(-1)
 

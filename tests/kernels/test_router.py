@@ -11,7 +11,7 @@ from tests.kernels.poison import poison_allocations
 
 # fp32 inside whatever the logits are: a softmax of K terms, ex2.approx and one division.
 TOLERANCE = 1e-6
-# How far PyTorch's own, computed in the dtype of the logits, may be.
+# Tolerance for PyTorch's own result, computed in the dtype of the logits.
 TORCH_TOLERANCE = {torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 5e-3}
 DTYPES = tuple(TORCH_TOLERANCE)
 SIZES = ((128, 8), (64, 4), (256, 8), (8, 2), (100, 6))
@@ -26,13 +26,13 @@ def _poisoned(monkeypatch, mended_bf16) -> None:
 def drawn(tokens: int, experts: int, dtype: torch.dtype, device: str, seed: int = 0):
     g = torch.Generator().manual_seed(seed + tokens * 1000 + experts)
     logits = (torch.randn(tokens, experts, generator=g) * 3).to(dtype)
-    # As a checkpoint has it: representable in BF16, so that PyTorch's BF16 does not round it again.
+    # Representable in BF16, as in a checkpoint, so that PyTorch does not round it again.
     scale = (torch.rand(experts, generator=g) * 0.75 + 0.25).bfloat16().float()
     return logits.to(device), scale.to(device)
 
 
 def torch_routing(logits: torch.Tensor, scale: torch.Tensor, k: int) -> torch.Tensor:
-    """Weights [T, k] as PyTorch gives them, every step in the dtype of the logits."""
+    """Compute weights [T, k] in PyTorch, every step in the dtype of the logits."""
     ids = route_ref(logits, scale, k)[1].long()
     return torch.softmax(logits.gather(-1, ids), dim=-1) * scale[ids].to(logits.dtype)
 
@@ -52,7 +52,7 @@ def assert_routed(logits, scale, k, got=None) -> torch.Tensor:
 @pytest.mark.parametrize(("experts", "k"), SIZES)
 @pytest.mark.parametrize("tokens", [0, 1, 2, 7, 64, 128, 1024, 2048])
 def test_equals_torch(tokens, experts, k, dtype, device) -> None:
-    """BF16 and FP16 logits of these sizes tie often, so this is a test of ties too."""
+    """BF16 and FP16 logits of these sizes tie often, so this also tests ties."""
     logits, scale = drawn(tokens, experts, dtype, device)
     weights = assert_routed(logits, scale, k)
     theirs = torch_routing(logits, scale, k)
@@ -63,7 +63,7 @@ def test_equals_torch(tokens, experts, k, dtype, device) -> None:
 
 
 def test_gemma_softmaxes_over_all_experts_and_renormalizes(device) -> None:
-    """The definition in transformers' words, against the softmax over the chosen alone."""
+    """Compare transformers' definition with the softmax over the chosen experts alone."""
     logits, scale = drawn(32, 128, torch.float32, device)
     weights, ids = route(logits, scale, 8)
     every = torch.softmax(logits.double(), dim=-1)
@@ -94,7 +94,7 @@ def test_ties_go_to_the_lower_id(row, ids, dtype, device) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_odd_numbers(dtype, device) -> None:
-    """NaN before +inf before numbers before -inf; NaN weights where a softmax has no answer."""
+    """The order is NaN, +inf, numbers, -inf; weights are NaN where the softmax is."""
     rows = {
         (1.0, NAN, 2.0, INF, -INF, 0.0): ([1, 3, 2], True),
         (NAN, NAN, NAN, NAN, NAN, NAN): ([0, 1, 2], True),

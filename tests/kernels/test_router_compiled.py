@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The router kernels as machine code for every GPU they are for, at the 26B-A4B's sizes."""
+"""Compile the router kernels for every GPU, at the 26B-A4B's sizes."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_compiles_without_spills(key, built) -> None:
 @pytest.mark.parametrize("capability", CAPABILITIES)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_projection_is_read_16_bytes_at_a_time(capability, dtype, built) -> None:
-    """TILE_E rows and the scale and x beside them, all by the widest load there is."""
+    """TILE_E rows, the scale and x are read by the widest loads."""
     ptx = built[_one_launch, capability, dtype]
     wide = ptx.count(r"ld\.global\.v4\.b32")
     tile_bytes = router_one_launch.TILE_E * router_one_launch.TILE_H * (4 if dtype == "fp32" else 2)
@@ -85,7 +85,7 @@ def test_the_projection_is_read_16_bytes_at_a_time(capability, dtype, built) -> 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
 def test_the_last_program_sees_what_the_others_wrote(capability, built) -> None:
-    """A barrier before the counter, the counter's order at the GPU's scope, loads past the L1."""
+    """A barrier precedes the counter, which orders at GPU scope; the loads bypass the L1."""
     ptx = built[_one_launch, capability, "bf16"].ptx
     before, counter, after = ptx.partition("atom.global.gpu.acq_rel.add")
     assert counter

@@ -22,7 +22,7 @@ def _poisoned(monkeypatch, mended_bf16) -> None:
 
 
 def drawn(tokens: int, hidden: int, experts: int, dtype: torch.dtype, device: str) -> dict:
-    """Activations as large as a residual stream's, a scale of both signs, small weights."""
+    """Draw activations of a residual stream's size, a scale of both signs, small weights."""
     g = torch.Generator().manual_seed(tokens * 1000 + hidden + experts)
     tensors = {
         "x": (torch.randn(tokens, hidden, generator=g) * 40).to(dtype),
@@ -66,7 +66,7 @@ def test_equals_float64(tokens, hidden, experts, k, dtype, device) -> None:
 
 
 def test_bf16_routes_better_than_torch_in_bf16(device) -> None:
-    """PyTorch in BF16 rounds norm, scale and logits; against float64 it errs far more."""
+    """PyTorch in BF16 rounds norm, scale and logits, so its error is far larger."""
     given = drawn(4, 2816, 128, torch.bfloat16, device)
     logits, _, ids = route_one_launch(**given, k=8)
     x = torch.nn.functional.rms_norm(given["x"], (2816,), eps=EPS)
@@ -115,7 +115,7 @@ def test_nothing_is_allocated_but_the_outputs(device) -> None:
 
     class Allocations(TorchDispatchMode):
         def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            # The interpreter's own copies are made of empty_like and of tensors of no element.
+            # The interpreter copies by empty_like, and makes tensors without elements.
             if function in (torch.ops.aten.empty.memory_format, torch.ops.aten.zeros.default):
                 sizes.append(tuple(args[0]))
             return function(*args, **(kwargs or {}))

@@ -14,7 +14,7 @@ CANDIDATES = [0, 1, 2, 4]
 
 
 def run(probs: torch.Tensor, coins: torch.Tensor, final: torch.Tensor):
-    """probs: [B, 4, V] -> (predicts [B, 4], accept_index [B, 3], accepted [B])."""
+    """Sample from probs [B, 4, V]: predicts [B, 4], accept_index [B, 3], accepted [B]."""
     batch = probs.shape[0]
     row = torch.arange(batch)[:, None] * 4
     predicts = torch.zeros(batch * 4, dtype=torch.int32)
@@ -55,7 +55,7 @@ def test_a_certain_target_is_followed_through_the_tree():
 
 
 def test_the_first_two_tokens_are_distributed_as_the_target():
-    """P(a) at the root, then P(b | a) at its child: 20,000 draws, within five sigma."""
+    """Compare P(a) at the root and P(b | a) at its child: 20,000 draws, within five sigma."""
     draws = 20_000
     generator = torch.Generator().manual_seed(0)
     one = torch.rand(4, VOCAB, generator=generator)
