@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CPU reference: keys and values stay in the model's dtype unless --kv-cache-dtype says otherwise.
+"""CPU reference: keep keys and values in the model's dtype unless --kv-cache-dtype says otherwise.
 
-A checkpoint with FP8 KV-cache scales makes SGLang store keys and values in FP8. A reference is for
-the weights' exact answer; nor do its attention kernels apply those scales.
+A checkpoint with FP8 KV-cache scales makes SGLang store keys and values in FP8. The CPU's attention
+does not apply those scales, and a reference must give the exact answer of the weights.
 """
 
 from __future__ import annotations

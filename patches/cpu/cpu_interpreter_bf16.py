@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Triton's interpreter computes with BF16 values, not with their bit patterns.
+"""Compute with BF16 values, not their bit patterns, in Triton's interpreter.
 
-NumPy has no BF16, so the interpreter keeps it as uint16. Its `create_dot` and its elementwise
-operators then multiply and add those integers, and its conversion from fp32 truncates, or, where
-it rounds, lets a carry out of the mantissa corrupt the exponent. Operands become fp32 for the
-operation and the result is rounded once, to nearest even.
+NumPy has no BF16, so the interpreter stores it as uint16. Its `create_dot` and its elementwise
+operators then multiply and add those integers. Its conversion from fp32 truncates; where it rounds,
+a carry out of the mantissa corrupts the exponent. This patch widens operands to fp32 for the
+operation and rounds the result once, to nearest even.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def _is_bf16(handle: Any) -> bool:
 
 
 def _widen(handle: Any) -> Any:
-    """The same values as a fp32 handle; other dtypes as they are."""
+    """Return a BF16 handle's values as fp32; leave other dtypes as they are."""
     if not _is_bf16(handle):
         return handle
     import triton.language as tl
@@ -37,7 +37,7 @@ def _widen(handle: Any) -> Any:
 
 
 def _narrow(handle: Any) -> Any:
-    """An fp32 result rounded to BF16; a comparison's booleans as they are."""
+    """Round an fp32 result to BF16; leave a comparison's booleans as they are."""
     import numpy as np
     import triton.language as tl
     from triton.runtime.interpreter import TensorHandle

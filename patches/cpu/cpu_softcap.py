@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The logits' soft-cap in PyTorch where its Triton kernel cannot run.
+"""Apply the final logit soft-cap in PyTorch where its Triton kernel cannot run.
 
-The kernel calls libdevice's tanh, which Triton's interpreter answers with None, and without the
+The kernel calls libdevice's tanh, for which Triton's interpreter returns None. Without the
 interpreter a CPU has no Triton at all. Every real Gemma 4 caps its logits at 30.
 """
 

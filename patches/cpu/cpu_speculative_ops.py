@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CPU reference: speculative decoding runs SGLang's own Triton tree kernels, in the interpreter.
+"""CPU reference: build and verify draft trees by SGLang's own Triton kernels, in the interpreter.
 
-SGLang builds and verifies draft trees by a kernel for each device it knows, and Triton versions of
-both exist behind its XPU branch. An out-of-tree device is refused at the first draft. Where cache
-slots are assigned there is a seam for it (CpuReferencePlatform.get_speculative_cache_locs_fn); for
-the tree there is none. Sampling from a tree has no Triton version; that is PyTorch, in kernels/.
+SGLang has a tree kernel for each device that it knows, and Triton versions behind its XPU branch.
+It refuses an out-of-tree device at the first draft. Cache slots have a seam
+(CpuReferencePlatform.get_speculative_cache_locs_fn); the tree has none. Sampling from a tree has no
+Triton version, so kernels/tree_sampling.py does it in PyTorch.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def _verify_tree_greedy(*args: Any, topk: int = -1, **outputs_and_tree: Any) -> 
 
 
 def _select_top_k_tokens(*args: Any, **kwargs: Any) -> Any:
-    """REPLACE _select_top_k_tokens_later by what torch.compile would need a C++ compiler for."""
+    """REPLACE _select_top_k_tokens_later by its eager form; torch.compile needs a C++ compiler."""
     from sglang.srt.speculative import spec_utils
 
     compiled = inspect.unwrap(spec_utils._select_top_k_tokens_later, stop=_is_compiled)
@@ -46,7 +46,7 @@ def _select_top_k_tokens(*args: Any, **kwargs: Any) -> Any:
 
 
 def _provide_sampling(*args: Any, **kwargs: Any) -> None:
-    """BEFORE eagle_sample, in whose module these are None where no GPU has kernels for them."""
+    """BEFORE eagle_sample: fill in the functions that its module lacks without a GPU."""
     from sglang.srt.speculative import eagle_utils
 
     from sglang_gemma4_ext.kernels import tree_sampling
@@ -57,7 +57,7 @@ def _provide_sampling(*args: Any, **kwargs: Any) -> None:
 
 
 def _draft_backend(original: Callable[..., Any], self: Any) -> Any:
-    """AROUND _init_draft_attn_backend, which with top-k > 1 knows two backends, both for GPUs."""
+    """AROUND _init_draft_attn_backend, whose two backends for top-k > 1 need a GPU."""
     if self._resolve_draft_backend_type() == "torch_native":
         return self.draft_model_runner.attn_backend
     return original(self)

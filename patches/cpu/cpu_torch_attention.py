@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SGLang's torch_native attention reads the sliding layers' keys from where they are.
+"""Read the sliding layers' keys at the right slots in SGLang's torch_native attention.
 
 The backend writes a sliding layer's keys to slots of the SWA pool but reads them by their slots in
-the full pool. Both agree until slots have been freed and reused, which is when a request outgrows
-the window: prefill and short decodes are right, the rest is not.
+the full pool. The two agree until slots are freed and reused, which happens when a request outgrows
+the window. Prefill and short decodes are right; later ones are wrong.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sglang_gemma4_ext.context import Context
 from sglang_gemma4_ext.kernels.attention_ref import attend_ref
 from sglang_gemma4_ext.registry import Hook, Patch, Source
 
-# A request's keys, how many of its last positions ask, and what a draft tree's tokens see of it.
+# A request: its number of keys, its number of queries, and the mask of its draft tree.
 Span = tuple[int, int, torch.Tensor | None]
 
 NATIVE = "sglang.srt.layers.attention.torch_native_backend.TorchNativeAttnBackend"
@@ -44,10 +44,10 @@ def _extended(batch: Any) -> list[Span]:
 
 
 def _drafted(batch: Any) -> list[Span]:
-    """The trees to verify, which come after batch.seq_lens keys.
+    """Return the trees to verify, which follow batch.seq_lens keys.
 
-    spec_info.custom_mask: bool, one after the other the requests' [T, keys + T], of which the last
-    T columns are the tree (SGLang's TreeMaskMode.FULL_MASK).
+    spec_info.custom_mask: bool, the requests' [T, keys + T] one after the other. The last T columns
+    are the tree (SGLang's TreeMaskMode.FULL_MASK).
     """
     tokens, mask, start, spans = batch.spec_info.draft_token_num, batch.spec_info.custom_mask, 0, []
     for prefix in batch.seq_lens.tolist():

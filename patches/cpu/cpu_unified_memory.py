@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CPU reference: `--enable-unified-memory` runs through Triton's interpreter.
+"""CPU reference: run `--enable-unified-memory` through Triton's interpreter.
 
-SGLang refuses the unified pool on every out-of-tree platform, for its classes are chosen without
-asking the platform. On a CPU they are plain PyTorch buffers and Triton kernels, both of which the
-interpreter serves; this is what lets the pool be tested against transformers without a GPU.
+SGLang refuses the unified pool on every out-of-tree platform, because it chooses the pool's classes
+without asking the platform. On a CPU they are plain PyTorch buffers and Triton kernels, which the
+interpreter runs. Tests compare that pool with transformers without a GPU.
 
-A pool that runs out moves what is in it, and first makes its CUDA stream wait for the forward in
-flight. On a CPU none is: it has ended when the scheduler speaks of it.
+A pool that runs out moves its contents, and first makes its CUDA stream wait for the forward in
+flight. On a CPU no forward is in flight: it has ended before the scheduler asks.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def _no_writes(original: Callable[..., None], self: Any, event: Any, written: An
 
 def _stands_down(ctx: Context) -> str | None:
     if not ctx.settings.cpu:
-        return "a GPU is no out-of-tree platform"
+        return "a GPU is not an out-of-tree platform"
     return None if ctx.settings.cpu_attention == "triton" else "the unified pool needs Triton"
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""--speculative-draft-model-path alone is enough for a Gemma 4 assistant.
+"""Complete the speculative flags where --speculative-draft-model-path names a Gemma 4 assistant.
 
-SGLang wants the algorithm named, and of its algorithms only EAGLE's get steps and draft tokens
-where the user gave none; a frozen-KV draft then fails in its worker. Three steps in a chain are
-what SGLang's own figures for Gemma 4 were measured with. What the user gives stays.
+SGLang wants the algorithm named, and fills in steps and draft tokens for EAGLE only. A frozen-KV
+draft without them fails in its worker. The default is a chain of three steps, which SGLang's own
+figures for Gemma 4 were measured with. Flags that the user gives stay.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sglang_gemma4_ext.registry import Hook, Patch, Source
 
 ARGUMENTS = "sglang.srt.arg_groups.speculative_hook"
 STEPS = 3
-# Of a tree, which the user chose with --speculative-eagle-topk.
+# For a tree, which --speculative-eagle-topk asks for.
 MAX_TREE_TOKENS = 8
 
 
@@ -41,7 +41,7 @@ def _is_assistant(path: str | None) -> bool:
 
 
 def _complete(result: None, server_args: Any) -> None:
-    """AFTER _handle_frozen_kv_mtp: settle what is open. Raises CheckpointError on a misfit."""
+    """AFTER _handle_frozen_kv_mtp: fill in open flags. Raises CheckpointError on a misfit."""
     from sglang.srt.arg_groups.overrides import declare_resolution, resolving_view
 
     cfg = resolving_view(server_args)
@@ -62,9 +62,10 @@ def _complete(result: None, server_args: Any) -> None:
 
 
 def draft_shape(steps: int | None, topk: int | None, tokens: int | None) -> tuple[int, int, int]:
-    """(steps, top-k, tokens to verify, the newest one included) from what the user gave.
+    """Return (steps, top-k, tokens to verify) from the flags that the user gave.
 
-    A chain verifies one token a step and the newest; a tree no more than it has.
+    The tokens to verify include the newest one. A chain verifies one token a step beside it; a tree
+    verifies no more tokens than it has.
     """
     topk = topk or 1
     if steps is None:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An MTP assistant takes no KV memory from the target's pools, for it has no KV of its own.
+"""Size the KV pools without the layers of an MTP assistant, which has no KV of its own.
 
-SGLang counts FROZEN_KV_MTP among the EAGLE algorithms, and makes room in every token of the
-target's pools for the draft's layers, each as large as a full-attention layer of the target. Its
-worker then allocates 64 tokens for them and reads the target's pools. At 26B-A4B's shapes an
-assistant of four layers costs a quarter of the KV tokens so, at a ratio of 0.15.
+SGLang counts FROZEN_KV_MTP among the EAGLE algorithms. It reserves memory for the draft's layers in
+each token of the target's pools, as large as full-attention layers of the target. The draft's
+worker then allocates 64 tokens for them and reads the target's pools. At the shapes of 26B-A4B and
+a ratio of 0.15, an assistant of four layers would cost a quarter of the KV tokens.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def _retired() -> bool:
 PATCH = Patch(
     name="draft_without_kv",
     theme="drafts",
-    summary="KV pools make no room for an MTP assistant, which reads the target's",
+    summary="KV pools reserve nothing for an MTP assistant, which reads the target's keys",
     why="FROZEN_KV_MTP counts as EAGLE, whose drafts have pools of the target's length; no flag "
     "says that this one has none",
     upstream="unreported",

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Verifying a draft tree (top-k > 1), each token sees the sliding window of its own position.
+"""Give each token of a draft tree (top-k > 1) its own sliding window during verification.
 
-Triton's extend kernel takes a query's place in the batch for its position. In a chain they agree;
-in a tree a token stands after its siblings, at a lesser depth than its place, and loses as many of
-the window's oldest keys. What it predicts then is not what decoding would.
+Triton's extend kernel takes a query's index in the batch for its position. In a chain the two
+agree. In a tree a token's index is above its depth, and it loses as many of the window's oldest
+keys. Its prediction then differs from decoding.
 
-The kernel reads a mask for tree tokens anyway, so the exact window goes into that mask: for each
-request the last window - 1 cached keys and the tree, of one width for all, which CUDA graphs need.
-The kernel's own window grows by the tree's size, so that it cuts nothing more.
+The kernel reads a mask for tree tokens, so the exact window goes into that mask. The mask covers,
+for each request, the last window - 1 cached keys and the tree. All requests have the same width, as
+CUDA graphs need. The kernel's own window grows by the tree's size, so that it cuts no further keys.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def _masked(
     sliding_window_size: int = -1,
     **options: Any,
 ) -> Any:
-    """AROUND _forward_extend_kernel(layer, ...), whose arguments are extend_attention_fwd's."""
+    """AROUND _forward_extend_kernel, which takes extend_attention_fwd's arguments."""
     buffers = (q, k, v, o, k_buffer, v_buffer, qo_indptr, kv_indptr, kv_indices)
     if custom_mask is not None and sliding_window_size > 0 and _is_tree():
         custom_mask, mask_indptr, options["window_kv_offsets"] = _mask_of_forward(
@@ -81,10 +81,10 @@ def _is_tree() -> bool:
 def _mask_of_forward(
     metadata: Any, layer_id: int, indices: tuple[torch.Tensor, ...], *, tokens: int, distance: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The mask of this forward, made at its first sliding layer.
+    """Return the mask of this forward, computed at its first sliding layer.
 
-    A CUDA graph's metadata outlives its warm-up, so the same layer coming again is a new forward:
-    the capture records the making, and a replay repeats it.
+    A CUDA graph's metadata outlives its warm-up. The same layer seen again means a new forward, so
+    the capture records the computation and each replay repeats it.
     """
     made_at, mask = getattr(metadata, "_tree_window_mask", (None, None))
     if mask is None or made_at == layer_id:
@@ -104,7 +104,7 @@ PATCH = Patch(
     name="exact_tree_window",
     theme="drafts",
     summary="Triton verifies draft trees (top-k > 1) with each token's own sliding window",
-    why="extend_attention_fwd has the tree's mask and not its depths; the mask is the one way in",
+    why="extend_attention_fwd takes a tree's mask but not its depths; only the mask has room",
     upstream="unreported",
     retire_when="extend_attention_fwd takes the positions of a tree's tokens",
     retired=_retired,

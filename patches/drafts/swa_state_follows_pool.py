@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An MTP draft's attention backend knows the pool that it is pointed at.
+"""Keep a draft's attention backend in step with the KV pool that it reads.
 
-Gemma 4's assistant owns no keys: for each of its forwards SGLang points its attention backend at
-the target's pool. A backend that noted at construction whether its pool is an SWA pool still holds
-what it saw of the draft's own, which is none, and reads the sliding layers' keys by their slots in
-the full pool. Both agree until slots have been freed and reused; then drafts are read from other
-tokens' keys. What the target says stays right; only acceptance suffers.
+Gemma 4's assistant owns no keys: SGLang points its attention backend at the target's pool for each
+forward. Some backends record at construction whether their pool has sliding layers. For a draft
+that record is wrong, so they read sliding keys at slots of the full pool. The two agree until slots
+are freed and reused; from then on drafts read other tokens' keys. The target's output stays right,
+and only acceptance suffers.
 
-So that note changes with the pool and comes back with it, exceptions included, and the page tables
-of a CUDA graph are allocated and captured under the changed note. Of a backend made of two, both
-are pointed at the pool; SGLang points the wrapper alone.
+This patch changes the record together with the pool, and restores it afterwards, also after an
+exception. A draft's CUDA graph allocates and captures its page tables under the changed record. In
+a hybrid backend both parts follow the pool; SGLang changes the wrapper alone.
 
-TRTLLM-MHA, FlashInfer and AITER resolve the target's pool at construction, and Triton looks at the
-pool at each call: nothing of theirs is touched. EAGLE drafts own their keys and never come here.
+TRTLLM-MHA, FlashInfer and AITER resolve the target's pool at construction, and Triton reads the
+pool at each call. They are not touched. EAGLE drafts own their keys and never come here.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ UTILS = "sglang.srt.speculative.frozen_kv_mtp_utils"
 RUNNER = "sglang.srt.speculative.frozen_kv_mtp_cuda_graph_runner.FrozenKVMTPCudaGraphRunner"
 ATTENTION = "sglang.srt.layers.attention"
 
-# The classes that note `use_sliding_window_kv_pool` at construction and look at it at each call,
-# by name: importing one needs its vendor's kernels.
-NOTES_ITS_POOL = frozenset(
+# Classes that record `use_sliding_window_kv_pool` at construction and read it at each call. They
+# are listed by name, because importing one needs its vendor's kernels.
+RECORDS_ITS_POOL = frozenset(
     {
         "FlashAttentionBackend",
         "XPUAttentionBackend",
@@ -42,11 +42,11 @@ NOTES_ITS_POOL = frozenset(
 
 @contextlib.contextmanager
 def pointed_at(backend: Any, pool: Any) -> Iterator[None]:
-    """Within the block, `backend` and the backends in it read `pool` and know its kind."""
+    """Make `backend`, and the backends in it, read `pool` and know its kind."""
     with contextlib.ExitStack() as undo:
         for part in _parts(backend):
             changes = {"token_to_kv_pool": pool}
-            if any(base.__name__ in NOTES_ITS_POOL for base in type(part).__mro__):
+            if any(base.__name__ in RECORDS_ITS_POOL for base in type(part).__mro__):
                 changes["use_sliding_window_kv_pool"] = _has_sliding_layers(pool)
             for name, value in changes.items():
                 undo.callback(setattr, part, name, getattr(part, name))
@@ -55,13 +55,13 @@ def pointed_at(backend: Any, pool: Any) -> Iterator[None]:
 
 
 def _parts(backend: Any) -> list[Any]:
-    """The backend itself and, of SGLang's HybridAttnBackend, the two that it chooses from."""
+    """Return the backend, and the two that a HybridAttnBackend chooses from."""
     inner = (vars(backend).get(name) for name in ("prefill_backend", "decode_backend"))
     return [backend, *(part for part in inner if part is not None)]
 
 
 def _has_sliding_layers(pool: Any) -> bool:
-    """What the backends note: whether some layers' keys lie in slots of their own."""
+    """Return whether sliding layers have slots of their own, as the backends record it."""
     from sglang.srt.mem_cache.swa_memory_pool import SWAKVPool
 
     return isinstance(pool, SWAKVPool) and pool.swa_layer_nums > 0
@@ -71,7 +71,7 @@ def _has_sliding_layers(pool: Any) -> bool:
 def _view(
     original: Callable[..., Any], forward_batch: Any, kv_context: Any, draft_attn_backend: Any
 ) -> Iterator[None]:
-    """AROUND SGLang's two views, context managers that point the backend at the target's pool."""
+    """AROUND SGLang's two context managers that point the backend at the target's pool."""
     with (
         original(forward_batch, kv_context, draft_attn_backend),
         pointed_at(draft_attn_backend, kv_context.target_token_to_kv_pool),
@@ -80,7 +80,7 @@ def _view(
 
 
 def _allocate_and_capture(original: Callable[..., None], self: Any, worker: Any) -> None:
-    """AROUND __init__ of the draft's graph runner; replay goes through the views."""
+    """AROUND __init__ of the draft's graph runner. Replays go through the views."""
     with pointed_at(worker.draft_attn_backend, worker.kv_context.target_token_to_kv_pool):
         original(self, worker)
 
@@ -94,9 +94,8 @@ def _retired() -> bool:
 PATCH = Patch(
     name="swa_state_follows_pool",
     theme="drafts",
-    summary="MTP drafts read the sliding layers' keys from where they are, on every backend",
-    why="the views swap a backend's pool and not what it noted about that pool at construction; "
-    "no flag or registry stands between",
+    summary="MTP drafts read sliding keys at the right slots on every backend",
+    why="the views swap a backend's pool but not its record of that pool; no flag or registry does",
     upstream="sgl-project/sglang#26966, #27491, #29616 (TRTLLM-MHA, FlashInfer, AITER; not these)",
     retire_when="frozen_kv_mtp_utils swaps use_sliding_window_kv_pool, or FlashAttentionBackend "
     "resolves the pool as TRTLLMHAAttnBackend does",

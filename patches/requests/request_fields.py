@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A field of a prompt that is not of the type that the scheduler's record declares is a 400.
+"""Refuse a prompt's field whose type differs from the scheduler's record.
 
-/generate takes many fields as a list, one entry a prompt. With a single prompt SGLang passes the
-list on as it is, and the scheduler raises where it first reads it, which ends the server for all
-its clients. What the scheduler is to get is declared: TokenizedGenerateReqInput is a msgspec
-Struct, and msgspec holds a value against its type.
+/generate takes many fields as a list with one entry a prompt. With a single prompt SGLang passes
+the list on, and the scheduler raises where it first reads it. That ends the server for all clients.
+The scheduler's record is declared: TokenizedGenerateReqInput is a msgspec Struct, so msgspec can
+check a value against its type.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ PLAIN = (bool, int, str, type(None))
 
 
 def _check_single(self: Any) -> None:
-    """BEFORE _normalize_single_inputs; what is wrong here would be a 500 later."""
+    """BEFORE _normalize_single_inputs: refuse what would become a 500 later."""
     from sglang.srt.managers.io_struct import SessionParams
 
     for name, kind in (("rid", str), ("sampling_params", dict), ("session_params", dict)):
         value = getattr(self, name)
         if value is not None and not isinstance(value, kind):
-            raise ValueError(f"{name} of a single prompt is no {type(value).__name__}")
+            raise ValueError(f"{name} of a single prompt cannot be a {type(value).__name__}")
     if unknown := set(self.session_params or ()) - set(SessionParams.__struct_fields__):
         raise ValueError(f"session_params has no {sorted(unknown)[0]!r}")
 
 
 def _check(self: Any, obj: Any, *args: Any, **kwargs: Any) -> None:
-    """BEFORE _validate_one_request, which every prompt goes through; ValueError is a 400."""
+    """BEFORE _validate_one_request, which sees every prompt. A ValueError becomes a 400."""
     import msgspec
 
     for name, declared in _declared().items():
@@ -52,7 +52,7 @@ def _check(self: Any, obj: Any, *args: Any, **kwargs: Any) -> None:
 
 
 def _check_overrides(obj: Any) -> None:
-    """They hold tensors: a Python caller can give them, JSON cannot."""
+    """Refuse overrides from JSON: they hold tensors, which only a Python caller can give."""
     from sglang.srt.managers.embed_types import PositionalEmbeds
 
     given = getattr(obj, "positional_embed_overrides", None)
@@ -62,7 +62,7 @@ def _check_overrides(obj: Any) -> None:
 
 @functools.cache
 def _declared() -> dict[str, Any]:
-    """The scheduler's fields that hold one plain value, and their types."""
+    """Return the scheduler's fields that hold one plain value, with their types."""
     from sglang.srt.managers.io_struct import TokenizedGenerateReqInput
 
     hints = typing.get_type_hints(TokenizedGenerateReqInput)
@@ -85,9 +85,9 @@ def _retired() -> bool:
 PATCH = Patch(
     name="request_fields",
     theme="requests",
-    summary="A prompt's field of another type than the scheduler's record declares is refused",
-    why="SGLang passes a list that is meant for a batch on with a single prompt: one request with "
-    "return_hidden_states = [] ends the scheduler, and the server with it",
+    summary="A prompt's field is refused if its type differs from the scheduler's record",
+    why="SGLang passes a batch's list on with a single prompt; one request with "
+    "return_hidden_states = [] ends the scheduler and the server",
     upstream="unreported",
     retire_when="GenerateReqInput._normalize_single_inputs looks at return_hidden_states",
     retired=_retired,

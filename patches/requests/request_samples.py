@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`n` of a request is a whole number from 1 to 1024: an absurd one is a 400, not the server's end.
+"""Refuse a request whose `n` is not a whole number from 1 to 1024.
 
-SGLang copies a request n times before it looks at any other limit, in the event loop that answers
-every client: n = 1,000,000 in a body of a hundred bytes leaves no one else an answer. 1024 is eight
-times what OpenAI's API takes; more samples than that are asked for in several requests.
+SGLang copies a request n times before it checks any other limit, in the event loop that answers
+every client. A body of a hundred bytes with n = 1,000,000 blocks the server for everybody. 1024 is
+eight times the limit of OpenAI's API; ask for more samples in several requests.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ MOST = 1024
 
 
 def _check_n(self: Any) -> None:
-    """BEFORE GenerateReqInput._handle_parallel_sampling, which reads n; ValueError is a 400."""
+    """BEFORE GenerateReqInput._handle_parallel_sampling, which reads n. ValueError: a 400."""
     params = self.sampling_params
     if params == []:
         raise ValueError("sampling_params is an empty list")
@@ -38,8 +38,8 @@ def _retired() -> bool:
 PATCH = Patch(
     name="request_samples",
     theme="requests",
-    summary="An n that is no whole number from 1 to 1024 is refused",
-    why="SGLang expands n samples in its event loop before any check: one request with n = 10^6 "
+    summary="A request whose n is not a whole number from 1 to 1024 is refused",
+    why="SGLang expands n samples in its event loop before any check; one request with n = 10^6 "
     "stops the server from answering",
     upstream="unreported",
     retire_when="GenerateReqInput._handle_parallel_sampling bounds n",

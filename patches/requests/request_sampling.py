@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Numbers of a request that SGLang's tensors cannot hold are a 400, not the server's end.
+"""Refuse numbers of a request that SGLang's tensors cannot hold.
 
-SGLang puts top_k and min_new_tokens into int32 tensors, and with a minimum of new tokens looks up
-the logit of each stop token: what does not fit is an exception in the scheduler, which ends the
-server for all its clients. On a GPU a stop token beyond the vocabulary writes where it should not.
+SGLang puts top_k and min_new_tokens into int32 tensors. With a minimum of new tokens it looks up
+the logit of each stop token. A value that does not fit raises in the scheduler and ends the server
+for all clients. On a GPU a stop token beyond the vocabulary writes out of bounds.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ MOST = 2**31 - 1
 
 
 def _check(self: Any, vocab_size: int) -> None:
-    """BEFORE verify, which every request's parameters go through; ValueError is a 400."""
+    """BEFORE verify, which sees every request's parameters. A ValueError becomes a 400."""
     for name in ("top_k", "min_new_tokens"):
         value = getattr(self, name)
         if isinstance(value, int | float) and value > MOST:
@@ -38,9 +38,9 @@ def _retired() -> bool:
 PATCH = Patch(
     name="request_sampling",
     theme="requests",
-    summary="top_k or min_new_tokens beyond 32 bits, or stop tokens beyond the vocabulary: refused",
-    why="SGLang checks none of it: one request with top_k = 10^12, or with a minimum length and "
-    "the stop token 10^9, ends the scheduler, and the server with it",
+    summary="top_k or min_new_tokens beyond 32 bits, and unknown stop tokens, are refused",
+    why="SGLang checks none of them; one request with top_k = 10^12, or with a minimum length and "
+    "the stop token 10^9, ends the scheduler and the server",
     upstream="unreported",
     retire_when="SamplingParams.verify compares stop_token_ids with vocab_size",
     retired=_retired,

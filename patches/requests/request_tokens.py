@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A request for token ids, or for more top log-probabilities, than the vocabulary has is refused.
+"""Refuse token ids, and numbers of log-probabilities, beyond the vocabulary.
 
-SGLang looks any id up in the embedding, and any count up by topk: an exception in the scheduler
-that ends the server for all its clients, seen on the CPU. So do an empty prompt in a batch, and
-log-probabilities from before the prompt's beginning. Ids beside media are no exception: Gemma 4's
-placeholders are tokens of its vocabulary, and SGLang puts its hashes in their place later.
+SGLang looks any id up in the embedding, and passes any number to topk. Both raise in the scheduler
+and end the server for all clients, as seen on the CPU. So do an empty prompt in a batch, and
+log-probabilities from before the prompt's beginning. Prompts with media are checked too: Gemma 4's
+placeholders are tokens of its vocabulary, and SGLang replaces them by hashes later.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def _check(
     *args: Any,
     **kwargs: Any,
 ) -> None:
-    """BEFORE _create_tokenized_object, which every prompt goes through; ValueError is a 400."""
+    """BEFORE _create_tokenized_object, which sees every prompt. A ValueError becomes a 400."""
     size = self.model_config.vocab_size
     top = getattr(obj, "top_logprobs_num", None)
     if isinstance(top, int) and not 0 <= top <= size:
@@ -58,10 +58,9 @@ def _retired() -> bool:
 PATCH = Patch(
     name="request_tokens",
     theme="requests",
-    summary="Token ids outside the vocabulary, more top log-probabilities than it has: refused",
-    why="SGLang checks none of it: one request with the id -1, with logprobs = 1000000, with "
-    "logprob_start_len = -7 or with an empty prompt in a batch, ends the scheduler, and the server "
-    "with it",
+    summary="Token ids and numbers of top log-probabilities beyond the vocabulary are refused",
+    why="SGLang checks none of them; one request with the id -1, logprobs = 1000000, "
+    "logprob_start_len = -7 or an empty prompt in a batch ends the scheduler and the server",
     upstream="unreported",
     retire_when="TokenizerManager._validate_one_request compares token ids with vocab_size",
     retired=_retired,

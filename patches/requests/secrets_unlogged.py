@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The line of the log that lists all server arguments leaves out API keys and passwords."""
+"""Keep API keys and passwords out of the log line that lists all server arguments."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SECRETS = ("api_key", "admin_api_key", "ssl_keyfile_password")
 
 
 def _redact(result: dict[str, Any], server_args: Any) -> dict[str, Any]:
-    """AFTER _server_args_for_logging: what is logged, which is a copy of the arguments."""
+    """AFTER _server_args_for_logging: redact the copy of the arguments that is logged."""
     hidden = {name: "<redacted>" for name in SECRETS if result.get(name) is not None}
     return {**result, **hidden}
 
@@ -28,7 +28,7 @@ PATCH = Patch(
     name="secrets_unlogged",
     theme="requests",
     summary="--api-key, --admin-api-key and --ssl-keyfile-password are not written to the log",
-    why="SGLang logs all its arguments at the start, and hides none but its watermark's key",
+    why="SGLang logs all its arguments at the start and hides only its watermark's key",
     upstream="unreported",
     retire_when="_server_args_for_logging leaves out api_key",
     retired=_retired,

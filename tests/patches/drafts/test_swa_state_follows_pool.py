@@ -168,7 +168,7 @@ def test_an_eagle_draft_keeps_its_own_pool():
 @pytest.mark.parametrize(("name", "module"), NOT_CONSTRUCTED.items(), ids=list(NOT_CONSTRUCTED))
 def test_a_class_that_notes_its_pool_looks_at_the_note_when_it_runs(name, module):
     """Assigned once, in the constructor, from the kind of the pool; read as an attribute after."""
-    assert name in patch.NOTES_ITS_POOL
+    assert name in patch.RECORDS_ITS_POOL
     (cls,) = (n for n in ast.walk(_tree(module)) if isinstance(n, ast.ClassDef) and n.name == name)
     writes = [_method(cls, node) for node in _uses(cls, ast.Store)]
     assert writes == ["__init__"]
@@ -179,12 +179,12 @@ def test_a_class_that_notes_its_pool_looks_at_the_note_when_it_runs(name, module
     ("name", "module"), RESOLVES_AT_CONSTRUCTION.items(), ids=list(RESOLVES_AT_CONSTRUCTION)
 )
 def test_a_class_that_is_right_is_left_alone(name, module):
-    assert name not in patch.NOTES_ITS_POOL
+    assert name not in patch.RECORDS_ITS_POOL
     (cls,) = (n for n in ast.walk(_tree(module)) if isinstance(n, ast.ClassDef) and n.name == name)
     resolver = next(n for n in ast.walk(cls) if getattr(n, "name", "") == "_resolve_swa_kv_pool")
     assert "is_frozen_kv_mtp" in ast.unparse(resolver)
     bases = {ast.unparse(base) for base in cls.bases}
-    assert not bases & patch.NOTES_ITS_POOL
+    assert not bases & patch.RECORDS_ITS_POOL
 
 
 def _tree(module: str) -> ast.Module:
