@@ -7,7 +7,9 @@ from typing import NamedTuple
 
 import torch
 
-from sglang_gemma4_ext.kernels.nvfp4_format import e2m1_values
+# The values of E2M1's codes by the OCP Microscaling specification: sign, two exponent bits, one of
+# mantissa.
+E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 
 
 class Weight(NamedTuple):
@@ -19,8 +21,10 @@ class Weight(NamedTuple):
 
     @property
     def exact(self) -> torch.Tensor:
-        """float64 [.., N, K], independent of `dequantize` and of the kernels."""
-        values = e2m1_values(self.packed, torch.float64).unflatten(-1, (-1, 16))
+        """float64 [.., N, K], by a table of its own: it shares no code with the kernels."""
+        table = torch.tensor([*E2M1, *(-value for value in E2M1)], dtype=torch.float64)
+        codes = torch.stack([self.packed & 15, self.packed >> 4], dim=-1).flatten(-2)
+        values = table.to(codes.device)[codes.long()].unflatten(-1, (-1, 16))
         return (values * self.block.double().unsqueeze(-1)).flatten(-2) * self.row[..., None]
 
     def to(self, device: str) -> Weight:

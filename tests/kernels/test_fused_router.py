@@ -8,15 +8,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from sglang_gemma4_ext.checkpoint.model_family import ModelInfo
-from sglang_gemma4_ext.context import Context
 from sglang_gemma4_ext.kernels import router_dispatch
 from sglang_gemma4_ext.kernels.router import route_ref
 from sglang_gemma4_ext.kernels.router_one_launch import route_one_launch_ref
-from sglang_gemma4_ext.machine import Gpu
 from sglang_gemma4_ext.patches.model import fused_router
-from sglang_gemma4_ext.patches.model.fused_router import PATCH
-from sglang_gemma4_ext.settings import Settings
 from tests.patches.hooks import hook_of
 
 HIDDEN, EXPERTS, K, EPS = 64, 8, 2, 1e-6
@@ -163,39 +158,6 @@ def test_counters_and_choices_are_no_weights(layer) -> None:
     assert set(layer.router.state_dict()) == {"scale", "proj.weight"}
     assert set(dict(layer.router.named_parameters())) == {"scale", "proj.weight"}
     assert set(dict(layer.moe.named_parameters())) == {"per_expert_scale"}
-
-
-def test_a_dense_layer_is_left_alone() -> None:
-    layer = SimpleNamespace(router=None, moe=None)
-    connect(None, layer)
-    assert vars(layer) == {"router": None, "moe": None}
-
-
-MOE = ModelInfo("", "Gemma4ForConditionalGeneration", {"text_config": {"num_experts": 8}})
-DENSE = ModelInfo("", "Gemma4ForConditionalGeneration", {"text_config": {}})
-H200 = Gpu("nvidia", "NVIDIA H200", (9, 0))
-
-
-@pytest.mark.parametrize(
-    ("settings", "model", "gpu", "reason"),
-    [
-        ({}, DENSE, H200, "no experts"),
-        ({}, MOE, H200, "not compared"),
-        ({"router": "fused"}, MOE, H200, None),
-        ({"router": "fused"}, DENSE, H200, "no experts"),
-        ({"router": "sglang"}, MOE, H200, "--gemma4-router sglang"),
-        ({"router": "fused"}, MOE, Gpu("nvidia", "B200", (10, 0)), "compute capability"),
-        ({"router": "fused"}, MOE, Gpu("nvidia", "Orin", (8, 7)), "compute capability"),
-        ({"router": "fused"}, MOE, Gpu("amd", "MI300X"), "compute capability"),
-        ({"cpu": True}, MOE, Gpu("none"), "interpreter is not in use"),
-        ({"cpu": True, "router": "fused"}, MOE, Gpu("none"), "interpreter is not in use"),
-        ({"cpu": True, "cpu_attention": "triton"}, MOE, Gpu("none"), None),
-        ({"cpu": True, "cpu_attention": "triton", "router": "sglang"}, MOE, Gpu("none"), "sglang"),
-    ],
-)
-def test_where_it_stands_down(settings, model, gpu, reason) -> None:
-    found = PATCH.stands_down(Context(Settings(**settings), model, gpu))
-    assert (found is None) if reason is None else (reason in found)
 
 
 def test_no_row_prefers_ours_without_a_measurement(tmp_path) -> None:

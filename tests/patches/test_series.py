@@ -18,6 +18,7 @@ from sglang_gemma4_ext.registry import changed_sources
 from sglang_gemma4_ext.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = "sglang_gemma4_ext"
 A10G = Gpu("nvidia", "NVIDIA A10G", (8, 6))
 TARGETS = (A10G, Gpu("nvidia", "NVIDIA A100", (8, 0)), Gpu("nvidia", "NVIDIA H200", (9, 0)))
 
@@ -126,19 +127,85 @@ def test_which_patches_a_model_gets_on_a_gpu(architecture, text, own):
     assert active == ALWAYS | MTP | CHAT | own
 
 
-def test_imports_point_one_way():
-    """patches -> extension and kernels; kernels -> torch and triton; the extension -> no patch."""
-    for path in sorted((ROOT / "kernels").glob("*.py")):
+@by_name
+def test_has_tests_of_its_own(patch):
+    """A file of the patch's name, whose tests use its module."""
+    path = ROOT / "tests" / "patches" / patch.theme / f"test_{patch.name}.py"
+    assert path.is_file(), f"write {path.relative_to(ROOT)}"
+    defined = [node.name for node in ast.walk(ast.parse(path.read_text())) if _is_test(node)]
+    assert defined, f"{path.relative_to(ROOT)} has no test"
+    module = f"{PACKAGE}.patches.{patch.theme}.{patch.name}"
+    assert any(f"{name}.".startswith(f"{module}.") for name in _imports(path)), (
+        f"{path.relative_to(ROOT)} does not import {module}"
+    )
+
+
+def test_every_test_of_a_theme_is_collected():
+    for theme in {patch.theme for patch in PATCHES}:
+        assert (ROOT / "tests" / "patches" / theme / "__init__.py").is_file(), theme
+
+
+def test_no_patch_imports_another():
+    """What two patches share lies in a module whose name begins with an underscore."""
+    for path in sorted((ROOT / "patches").glob("*/*.py")):
+        for name in _imports(path):
+            parts = name.removeprefix(f"{PACKAGE}.patches.").split(".")
+            if name.startswith(f"{PACKAGE}.patches.") and len(parts) > 1:
+                assert parts[1].startswith("_"), f"{path.relative_to(ROOT)} imports {name}"
+
+
+# Which of our folders the code of each may import.
+MAY_IMPORT = {
+    "kernels": {"kernels"},
+    "package": {"package", "kernels", "patches"},
+    "patches": {"package", "kernels", "patches"},
+    "bench": {"package", "kernels", "patches", "bench"},
+    "tests": {"package", "kernels", "patches", "bench", "tests", "docs"},
+}
+
+
+@pytest.mark.parametrize("folder", MAY_IMPORT)
+def test_imports_point_one_way(folder):
+    """kernels <- patches and package <- bench <- tests."""
+    for path in _sources(folder):
+        found = {_folder_of(name) for name in _imports(path)} - {None}
+        assert found <= MAY_IMPORT[folder], path.relative_to(ROOT)
+
+
+def test_kernels_import_torch_and_triton_alone():
+    for path in _sources("kernels"):
         outside = {name.partition(".")[0] for name in _imports(path)}
-        outside -= {"torch", "triton", "sglang_gemma4_ext", *sys.stdlib_module_names}
-        assert not outside, path
-        inside = {n for n in _imports(path) if n.startswith("sglang_gemma4_ext")}
-        assert all(n.startswith("sglang_gemma4_ext.kernels") for n in inside), path
+        assert outside <= {"torch", "triton", PACKAGE, *sys.stdlib_module_names}, path
+
+
+def test_the_package_names_no_patch():
+    """It reaches them through patches/series.py."""
     names = {patch.name for patch in PATCHES}
-    for path in sorted((ROOT / "sglang_gemma4_ext").rglob("*.py")):
-        if {"patches", "kernels"} & set(path.relative_to(ROOT / "sglang_gemma4_ext").parts):
-            continue
+    for path in _sources("package"):
         assert not {n for n in _imports(path) if n.rpartition(".")[2] in names}, path
+
+
+def _sources(folder: str) -> list[Path]:
+    if folder != "package":
+        return sorted((ROOT / folder).rglob("*.py"))
+    package = ROOT / PACKAGE
+    links = {"patches", "kernels"}
+    return [
+        p for p in sorted(package.rglob("*.py")) if p.relative_to(package).parts[0] not in links
+    ]
+
+
+def _folder_of(name: str) -> str | None:
+    """The folder of ours that an imported name lies in; None for what is not ours."""
+    first, _, rest = name.partition(".")
+    if first == PACKAGE:
+        inside = rest.partition(".")[0]
+        return inside if inside in ("kernels", "patches") else "package"
+    return first if first in ("bench", "tests", "docs") else None
+
+
+def _is_test(node: ast.AST) -> bool:
+    return isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
 
 
 def _imports(path: Path) -> set[str]:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+from bench.checkpoints.shapes import write_config
 from sglang_gemma4_ext.plan.geometry import Geometry
-from tests.checkpoints.shapes import write_config
 
 
 def configurator(

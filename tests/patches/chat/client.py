@@ -10,8 +10,8 @@ from typing import Any
 
 import openai
 
+from bench.checkpoints.tokenizer import tokenizer
 from tests.chat.outputs import render_call
-from tests.checkpoints.tokenizer import tokenizer
 
 TOOLS = [
     {"type": "function", "function": {"name": name, "description": "d", "parameters": parameters}}

@@ -25,9 +25,9 @@ from fastapi import FastAPI, Request
 from fastapi.testclient import TestClient
 from sglang.srt.plugins.hook_registry import HookType, _wrap_fn
 
+from bench.checkpoints.tokenizer import TOKEN_ID, VOCAB, tokenizer
 from sglang_gemma4_ext.registry import Patch
 from tests.chat.masked import CLOSERS
-from tests.checkpoints.tokenizer import TOKEN_ID, VOCAB, tokenizer
 
 TEMPLATES = Path(__file__).resolve().parents[2] / "chat" / "templates"
 STOPS = (TOKEN_ID["<eos>"], TOKEN_ID["<turn|>"], TOKEN_ID["<|tool_response>"])

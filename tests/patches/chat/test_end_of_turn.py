@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from bench.checkpoints.tokenizer import TOKEN_ID, tokenizer
 from sglang_gemma4_ext.patches.chat import end_of_turn
-from tests.checkpoints.tokenizer import TOKEN_ID, tokenizer
 from tests.patches.chat.serving_layer import gemma_tokenizer
 from tests.patches.hooks import hook_of
 

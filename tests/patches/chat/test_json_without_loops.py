@@ -6,9 +6,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from bench.checkpoints.tokenizer import VOCAB
 from sglang_gemma4_ext.patches.chat import json_without_loops
 from tests.chat.masked import STOPS, made_tokenizer
-from tests.checkpoints.tokenizer import VOCAB
 
 SCHEMA = '{"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}'
 

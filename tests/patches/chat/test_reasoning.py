@@ -9,10 +9,10 @@ import pytest
 from sglang.srt.entrypoints.openai.protocol import ChatCompletionRequest
 from sglang.srt.parser.reasoning_parser import ReasoningParser
 
+from bench.checkpoints.tokenizer import tokenizer
 from sglang_gemma4_ext.chat.turn import Start
 from sglang_gemma4_ext.patches.chat import reasoning
 from tests.chat import outputs
-from tests.checkpoints.tokenizer import tokenizer
 from tests.patches.hooks import hook_of
 
 THOUGHT = "<|channel>thought\nHm.\n<channel|>"

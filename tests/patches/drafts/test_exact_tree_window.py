@@ -6,6 +6,8 @@ from __future__ import annotations
 import torch
 
 from sglang_gemma4_ext.kernels.tree_window import tree_window_mask
+from sglang_gemma4_ext.patches.drafts import exact_tree_window
+from tests.patches.hooks import hook_of
 from tests.serving.harness import run_to_end
 
 
@@ -36,3 +38,17 @@ def test_the_mask_by_definition():
     assert torch.equal(mask.view(2, tokens, -1)[1], torch.cat([expected, tree], 1))
     assert indptr.tolist() == [0, 28, 56]
     assert skipped.tolist() == [0, 1]
+
+
+def test_a_chain_keeps_sglangs_window(monkeypatch):
+    """In a chain a token's place in the batch is its depth."""
+    monkeypatch.setattr(exact_tree_window, "_is_tree", lambda: False)
+    hook = hook_of(exact_tree_window.PATCH, "around", "_forward_extend_kernel")
+    given = tuple(range(14))
+    passed = []
+
+    def kernel(backend, layer, *arguments, **options):
+        passed.append((arguments, options))
+
+    hook(kernel, None, None, *given, sliding_window_size=31)
+    assert passed == [(given, {"sliding_window_size": 31})]

@@ -7,9 +7,9 @@ import inspect
 
 import pytest
 
+from bench.checkpoints.shapes import write_config
 from sglang_gemma4_ext.patches.memory import context_ceiling
 from sglang_gemma4_ext.plan.geometry import BUILT_IN
-from tests.checkpoints.shapes import write_config
 from tests.patches.hooks import hook_of
 
 cut = hook_of(context_ceiling.PATCH, "before", "_derive_context_length")

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.checkpoints.shapes import write_config
 from sglang_gemma4_ext.patches.memory import memory_reserve
 from sglang_gemma4_ext.plan import planner, reserve
 from sglang_gemma4_ext.plan.activations import Step, activation_bytes
@@ -17,7 +18,6 @@ from sglang_gemma4_ext.plan.geometry import BUILT_IN, FULL, Geometry
 from sglang_gemma4_ext.plan.question import Question
 from sglang_gemma4_ext.plan.sizes import GIB, MIB
 from sglang_gemma4_ext.plan.weights import estimate
-from tests.checkpoints.shapes import write_config
 from tests.patches.hooks import hook_of
 
 SIZES = sorted({card.mib for card in CARDS.values()})

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from bench.checkpoints.shapes import write_config
+from bench.checkpoints.tiny import WINDOW
 from sglang_gemma4_ext.checkpoint.model_family import ModelInfo, read_model_info
 from sglang_gemma4_ext.machine import Gpu
 from sglang_gemma4_ext.patches.memory import swa_policy
@@ -25,8 +27,6 @@ from sglang_gemma4_ext.plan.sizes import GIB
 from sglang_gemma4_ext.plan.weights import estimate
 from sglang_gemma4_ext.settings import Settings
 from tests.checkpoints.assistant import build_assistant
-from tests.checkpoints.shapes import write_config
-from tests.checkpoints.tiny import WINDOW
 from tests.patches.upstream_pools import configurator
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where an MTP draft's query stands, and how far it sees."""
+
+from __future__ import annotations
+
+import inspect
+from types import SimpleNamespace
+
+import pytest
+import torch
+from sglang.srt.models.gemma4_mm import Gemma4ForConditionalGeneration
+from sglang.srt.speculative.frozen_kv_mtp_utils import set_frozen_kv_positions
+
+from sglang_gemma4_ext.patches.drafts import draft_position
+from tests.patches.hooks import hook_of
+
+
+@pytest.mark.parametrize(
+    ("target", "first"), [(object.__new__(Gemma4ForConditionalGeneration), 1), (object(), 0)]
+)
+def test_the_query_stands_behind_the_cached_keys(target, first):
+    """Positions 0 to L - 1 are cached; a multimodal class numbers the target's from one."""
+    batch = SimpleNamespace(seq_lens=torch.tensor([5, 1, 300]), positions=None)
+    inspect.unwrap(set_frozen_kv_positions)(batch, 1)
+    runner = SimpleNamespace(model=target)
+    worker = SimpleNamespace(target_worker=SimpleNamespace(model_runner=runner))
+    hook_of(draft_position.PATCH, "after", "_set_positions")(None, worker, batch)
+    assert batch.positions.tolist() == [5 + first, 1 + first, 300 + first]
+
+
+def test_the_window_is_counted_from_the_last_cached_key():
+    window = hook_of(draft_position.PATCH, "after", "get_attention_sliding_window_size")
+    assert window(1023, None) == 1022
+
+
+def test_sliding_layers_alone_get_that_window():
+    attention = [SimpleNamespace(sliding_window_size=size) for size in (1023, -1, None)]
+    layers = [SimpleNamespace(self_attn=SimpleNamespace(attn=a)) for a in attention]
+    assistant = SimpleNamespace(
+        model=SimpleNamespace(layers=layers), get_attention_sliding_window_size=lambda: 1022
+    )
+    hook_of(draft_position.PATCH, "after", "bind_frozen_kv_context")(None, assistant)
+    assert [a.sliding_window_size for a in attention] == [1022, -1, None]
