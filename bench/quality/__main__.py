@@ -50,7 +50,6 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--endpoint", action="append", default=[], help="URL up to and with /v1")
     parser.add_argument("--variants", action="store_true", help="the demo in all its forms")
     parser.add_argument("--only", action="append", help="of the variants, those with this name")
-    parser.add_argument("--letters-only", action="store_true", help="ask no variant in a chat")
     parser.add_argument("--out", type=Path, help="write the rows as JSON lines")
     parser.add_argument("--logs", type=Path, help="folder for the servers' logs")
     args, flags = parser.parse_args(argv[:at]), argv[at + 1 :]
@@ -110,8 +109,7 @@ def _measure(
                 continue
             model = variant.make(work / re.sub(r"\W+", "_", variant.name))
             served = ("--model-path", str(model), *variant.flags)
-            both = variant.chat and not args.letters_only
-            ways = [plain, in_chat] if both else [plain]
+            ways = [plain, in_chat] if variant.chat else [plain]
             for row in ask_server(variant.side, served, questions, ways, logs):
                 about = {"name": variant.name, "broken": variant.broken}
                 yield row | about | {"flags": list(variant.flags)}

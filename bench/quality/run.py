@@ -10,10 +10,11 @@ from typing import Any
 import aiohttp
 import requests
 
+from bench.processes import ServerError
 from bench.quality.compare import accuracy
 from bench.quality.harness import NO_LETTER, Answers, Asking, ask, model_name
 from bench.quality.mmlu import Questions
-from bench.servers import ServerError, Side, running
+from bench.servers import Side, running
 
 START_S = 1200
 
