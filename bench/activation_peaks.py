@@ -30,11 +30,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from bench.checkpoints.shapes import write_config
+from bench.checkpoints.tokenizer import tokenizer
 from bench.conditions import conditions, without_folders
 from sglang_gemma4_ext.plan.activations import Step, hidden_bytes, layers_bytes, logits_bytes
 from sglang_gemma4_ext.plan.geometry import BUILT_IN, FULL, SLIDING, Geometry
-from tests.checkpoints.shapes import write_config
-from tests.checkpoints.tokenizer import tokenizer
 
 MIB = 1 << 20
 LOGIT_ROWS = 64

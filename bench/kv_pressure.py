@@ -4,7 +4,7 @@
     python -m bench.kv_pressure [--json FILE]
 
 Long prompts come in together on a CPU, in fp32, through SGLang's Triton attention in Triton's
-interpreter. SGLang alone cannot serve there (DESIGN.md), so "stock" is the extension with its KV
+interpreter. SGLang alone cannot serve there, so "stock" is the extension with its KV
 patches left out: SGLang's own pools, split and admission. Both are as eager as SGLang can be told
 to be: they admit requests whose output may not fit.
 """
@@ -20,12 +20,13 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from bench.checkpoints.tiny import build
+from bench.checkpoints.tokenizer import prompt_ids
 from bench.conditions import conditions
-from tests.checkpoints.tiny import build
-from tests.serving.harness import Server, serve
-from tests.serving.parity import prompt_ids
+from bench.servers import EXTENSION, Server, running
 
 PROMPT, NEW, REQUESTS = 170, 24, 4
+START_S = 900
 # Full tokens of SGLang's split, which keeps 0.8 sliding tokens for each: three prompts fit, what
 # they generate does not. As one pool the same bytes hold all four requests to their end.
 FULL_TOKENS = 560
@@ -87,7 +88,7 @@ def load(server: Server) -> Outcome:
 def run(path: Path, folder: Path, name: str) -> Outcome:
     """The load on one of SERVERS; its log is left in folder."""
     flags = ("--model-path", str(path), *FLAGS, *SERVERS[name])
-    with serve(*flags, log_dir=folder / name) as server:
+    with running(EXTENSION, flags, folder / name, start_s=START_S) as server:
         return load(server)
 
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.conditions import ROOT, conditions
-from bench.servers import READY
+from bench.processes import READY
 
 START_SECONDS = 240
 SERVED = {"SGLANG_PLATFORM": "gemma4_cpu"}

@@ -7,9 +7,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import signal
-import socket
-import subprocess
 import sys
 import threading
 import time
@@ -21,10 +18,10 @@ from typing import Any
 import psutil
 import requests
 
+from bench import processes
 from bench.conditions import gpu
+from bench.processes import POLL_S
 
-READY = "The server is fired up"
-POLL_S = 0.3
 MIB = 1 << 20
 
 
@@ -43,20 +40,13 @@ EXTENSION = Side("extension", "sglang_gemma4_ext.launch_server")
 SIDES = {side.name: side for side in (STOCK, EXTENSION)}
 
 
-class ServerError(RuntimeError):
-    """A server that did not start; the message is its own last word, in one line."""
-
-
 @dataclass
-class Server:
-    """A running server. `peak_mib` grows while it runs.
+class Server(processes.Server):
+    """A running server whose memory is watched. `peak_mib` grows while it runs.
 
     used_before_mib: of the GPU's memory, before the server was started; None without a GPU
     """
 
-    url: str
-    log_file: Path
-    process: subprocess.Popen[bytes]
     used_before_mib: int | None = None
     peak_mib: int = 0
 
@@ -70,10 +60,6 @@ class Server:
         if used is None or self.used_before_mib is None:
             return _resident_mib(self.process.pid)
         return used - self.used_before_mib
-
-    @property
-    def log(self) -> str:
-        return self.log_file.read_text(errors="replace")
 
     def pools(self) -> dict[str, int | None]:
         """Tokens that the KV pools of full and sliding layers hold; None for what there is not."""
@@ -108,30 +94,23 @@ def running(
     start_s: seconds that it may take until it is ready
     Raises ServerError if it ends before that, or takes longer.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    port = _free_port()
-    log_file = folder / f"{side.name}-{port}.log"
+    port = str(processes.free_port())
     before = _gpu_used_mib()
-    with log_file.open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", side.module, *flags, "--port", str(port)],
-            stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-            env={**environment(side), **env},
-        )  # fmt: skip
-    server = Server(f"http://127.0.0.1:{port}", log_file, process, before)
-    done = threading.Event()
-    watcher = threading.Thread(target=_watch, args=(server, done), daemon=True)
-    watcher.start()
-    try:
-        _wait(server, start_s)
-        yield server
-    finally:
-        done.set()
-        watcher.join()
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        _wait_for_memory(before)
+    command = (sys.executable, "-m", side.module, *flags)
+    log_file = folder / f"{side.name}-{port}.log"
+    env = {**environment(side), **env}
+    with processes.started(command, log_file, port=port, env=env, cwd=Path.cwd()) as process:
+        server = Server(**vars(process), used_before_mib=before)
+        done = threading.Event()
+        watcher = threading.Thread(target=_watch, args=(server, done), daemon=True)
+        watcher.start()
+        try:
+            processes.wait_until_ready(server, start_s)
+            yield server
+        finally:
+            done.set()
+            watcher.join()
+    _wait_for_memory(before)
 
 
 def environment(side: Side) -> dict[str, str]:
@@ -139,25 +118,6 @@ def environment(side: Side) -> dict[str, str]:
     left_out = ("SGLANG_PLUGINS", "SGLANG_PLATFORM", "SGLANG_GEMMA4_EXT_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
     return {**kept, "HF_HUB_OFFLINE": "1", **side.env}
-
-
-def last_word(log: str) -> str:
-    """The sentence of a log that says why a server ended: our launcher's, or the exception."""
-    lines = [line.strip() for line in log.splitlines() if line.strip()]
-    told = [line for line in lines if re.match(r"(\w+\.)*\w*(Error|Exception|Exit)\b", line)]
-    ours = [line for line in lines if line.startswith("sglang-gemma4-ext: ")]
-    return (ours[-1:] or told[-1:] or lines[-1:] or ["it said nothing"])[0].split(". ")[0][:300]
-
-
-def _wait(server: Server, start_s: float) -> None:
-    deadline = time.monotonic() + start_s
-    while time.monotonic() < deadline:
-        if READY in server.log:
-            return
-        if server.process.poll() is not None:
-            raise ServerError(last_word(server.log))
-        time.sleep(POLL_S)
-    raise ServerError(f"not ready after {start_s:.0f} s")
 
 
 def _watch(server: Server, done: threading.Event) -> None:
@@ -187,9 +147,3 @@ def _wait_for_memory(before: int | None, most_s: float = 20) -> None:
         if (_gpu_used_mib() or 0) <= before + 256:
             return
         time.sleep(POLL_S)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

@@ -42,7 +42,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory) -> Callable[[str], Path]:
     """checkpoint(kind): the folder of a tiny checkpoint, built once a session."""
-    from tests.checkpoints.tiny import build
+    from bench.checkpoints.tiny import build
 
     built: dict[str, Path] = {}
 

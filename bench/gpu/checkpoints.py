@@ -24,8 +24,8 @@ VISION = {
 
 def write(name: str, weights: str, out: Path, toy: bool = False) -> Path:
     """config.json, tokenizer and processor of a released shape. `toy` keeps its kind alone."""
-    from tests.checkpoints.shapes import write_config
-    from tests.checkpoints.tiny import processor, towers
+    from bench.checkpoints.shapes import write_config
+    from bench.checkpoints.tiny import processor, towers
 
     geometry = BUILT_IN[name]
     write_config(_toy(geometry) if toy else geometry, out)

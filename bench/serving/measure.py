@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.servers import EXTENSION, Server, ServerError, Side, running
+from bench.processes import ServerError
+from bench.servers import EXTENSION, Server, Side, running
 from bench.serving import client
 from bench.serving.workloads import Workload
 

@@ -8,8 +8,8 @@ import random
 
 import xgrammar
 
+from bench.checkpoints.tokenizer import TOKEN_ID, VOCAB, tokenizer
 from sglang_gemma4_ext.chat.grammar import ControlTokens, control_tokens_in, text_vocabulary
-from tests.checkpoints.tokenizer import TOKEN_ID, VOCAB, tokenizer
 
 STOPS = [TOKEN_ID[token] for token in ("<eos>", "<turn|>", "<|tool_response>")]
 # Tokens that end something or begin a call: taken often, or random text would be without end.

@@ -8,6 +8,7 @@ import json
 import jsonschema
 import pytest
 
+from bench.checkpoints.tokenizer import VOCAB
 from sglang_gemma4_ext.chat import turn as reading
 from sglang_gemma4_ext.chat.events import Call, Text, Thought
 from sglang_gemma4_ext.chat.grammar import (
@@ -20,7 +21,6 @@ from sglang_gemma4_ext.chat.grammar import (
 )
 from sglang_gemma4_ext.chat.tools import Tools
 from tests.chat.masked import accepts, control_tokens, generate, made_tokenizer
-from tests.checkpoints.tokenizer import VOCAB
 
 Q = '<|"|>'
 TREE = {

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import transformers
 
-from tests.checkpoints.tiny import use_hub_config_form, values_of
+from bench.checkpoints.tiny import use_hub_config_form, values_of
 
 # The assistant attends to the target's own keys, so these are the target's.
 _OF_THE_TARGET = (

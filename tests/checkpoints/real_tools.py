@@ -19,9 +19,9 @@ from typing import Any
 import torch
 import transformers
 
+from bench.checkpoints.tokenizer import tokenizer
 from tests.checkpoints.nvfp4 import STACK
 from tests.checkpoints.reference import copy_companions, unfuse_experts, write_reference
-from tests.checkpoints.tokenizer import tokenizer
 
 FIXTURE = Path(__file__).parent / "fixtures" / "llmcompressor_moe"
 

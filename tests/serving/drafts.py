@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import transformers
 
-from tests.checkpoints.tiny import WINDOW
+from bench.checkpoints.tiny import WINDOW
 from tests.serving.parity import Reference
 
 # Keys and hidden states differ by fp32 rounding through the target, then once more.

@@ -5,77 +5,17 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import requests
+from bench.processes import READY, Server, free_port, started, wait_until_ready
 
-START_SECONDS = 240
+# A start takes 20 to 60 s with compiled bytecode; a slow machine that has none took 240 s.
+START_SECONDS = 900
 OURS = ("-m", "sglang_gemma4_ext.launch_server")
 STOCK = ("-m", "sglang.launch_server")
-
-
-@dataclass
-class Server:
-    """A running server: its address, its log and its process."""
-
-    url: str
-    log_file: Path
-    process: subprocess.Popen[bytes]
-
-    @property
-    def log(self) -> str:
-        return self.log_file.read_text(errors="replace")
-
-    def logs(self, text: str, since: int = 0, within_s: float = 10) -> bool:
-        """Whether `text` is in the log behind character `since`, or is soon.
-
-        A line may be written after the answer that it is about.
-        """
-        deadline = time.monotonic() + within_s
-        while text not in self.log[since:] and time.monotonic() < deadline:
-            time.sleep(0.1)
-        return text in self.log[since:]
-
-    def generate(
-        self, ids: Sequence[int], new_tokens: int, *, logprobs_from: int = 0, **sampling: Any
-    ) -> dict[str, Any]:
-        """Greedy by default, ignoring eos, with log-probabilities.
-
-        logprobs_from: the first prompt token to have one; -1 for the new tokens alone, without
-            which SGLang takes nothing from its radix cache.
-        """
-        body = {
-            "input_ids": list(ids),
-            "sampling_params": {
-                "temperature": 0,
-                "max_new_tokens": new_tokens,
-                "ignore_eos": True,
-                **sampling,
-            },
-            "return_logprob": True,
-            "logprob_start_len": logprobs_from,
-        }
-        answer = requests.post(f"{self.url}/generate", json=body, timeout=600)
-        answer.raise_for_status()
-        return answer.json()
-
-    def flush(self) -> None:
-        """Empty the radix cache."""
-        requests.post(f"{self.url}/flush_cache", timeout=60).raise_for_status()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def environment(**extra: str) -> dict[str, str]:
@@ -90,41 +30,16 @@ def serve(
     log_dir: Path,
     executable: Sequence[str] = (sys.executable, *OURS),
     env: Mapping[str, str] | None = None,
-    ready: str = "The server is fired up",
+    ready: str = READY,
     port: str | None = None,
 ) -> Iterator[Server]:
     """Start a server, yield it when it is ready, end its whole process group afterwards."""
     port = port or str(free_port())
+    given = {"port": port, "env": environment(**(env or {})), "cwd": log_dir}
     log_dir.mkdir(parents=True, exist_ok=True)
-    log_file = log_dir / f"server-{port}.log"
-    with log_file.open("wb") as log:
-        process = subprocess.Popen(
-            [*executable, *flags, "--port", port],
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=environment(**(env or {})),
-            cwd=log_dir,
-            start_new_session=True,
-        )
-    server = Server(f"http://127.0.0.1:{port}", log_file, process)
-    try:
-        _wait(server, ready)
+    with started((*executable, *flags), log_dir / f"server-{port}.log", **given) as server:
+        wait_until_ready(server, START_SECONDS, ready)
         yield server
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait(timeout=30)
-
-
-def _wait(server: Server, ready: str) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        if ready in server.log:
-            return
-        if server.process.poll() is not None:
-            raise RuntimeError(f"server ended early:\n{server.log[-3000:]}")
-        time.sleep(0.3)
-    raise TimeoutError(f"server not ready in {START_SECONDS} s:\n{server.log[-3000:]}")
 
 
 def run_to_end(

@@ -12,10 +12,11 @@ from typing import Any
 import torch
 import transformers
 
+from bench.checkpoints.tokenizer import prompt_ids as prompt_ids
+
 # Largest difference of a log-probability in fp32. transformers itself moves by up to 8e-5 on these
 # checkpoints when its arithmetic is reordered (sdpa for eager attention).
 FP32_TOLERANCE = 1e-4
-FIRST_CHARACTER_ID = 24
 
 
 @dataclass(frozen=True)
@@ -81,9 +82,3 @@ def served_log_probs(answer: dict[str, Any]) -> torch.Tensor:
     meta = answer["meta_info"]
     entries = meta["input_token_logprobs"][1:] + meta["output_token_logprobs"]
     return torch.tensor([float("nan") if value is None else value for value, *_ in entries])
-
-
-def prompt_ids(length: int, seed: int = 1) -> list[int]:
-    """A seeded prompt of ordinary characters, no special token among them."""
-    draw = torch.Generator().manual_seed(1000 * seed + length)
-    return torch.randint(FIRST_CHARACTER_ID, 512, (length,), generator=draw).tolist()

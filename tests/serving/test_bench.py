@@ -44,7 +44,7 @@ def check(rows: list[dict]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(2400)
+@pytest.mark.timeout(7200)
 def test_the_whole_table_on_100_questions(tmp_path: Path) -> None:
     out = tmp_path / "rows.jsonl"
     quality.main(["--data", "demo", "--count", "100", "--variants", "--out", str(out)])

@@ -139,7 +139,7 @@ def _scores(server: Server, count: int) -> dict[str, evaluate.Score]:
     items = [item for name in question_set.SETS for item in question_set.read(count, name)]
     prompts = [evaluate.prompt_ids(item) for item in items]
     body = {"input_ids": prompts, "sampling_params": {"temperature": 0, "max_new_tokens": 1}}
-    reply = requests.post(f"{server.url}/generate", json=body, timeout=600)
+    reply = requests.post(f"{server.url}/generate", json=body, timeout=1800)
     reply.raise_for_status()
     answers = [answer["output_ids"][0] for answer in reply.json()]
     assert all(len(encode(f" {letter}")) == 1 for letter in LETTERS)

@@ -22,8 +22,8 @@ from typing import Any
 import pytest
 import requests
 
+from bench.checkpoints.tiny import WINDOW
 from tests.checkpoints.assistant import build_assistant
-from tests.checkpoints.tiny import WINDOW
 from tests.probes import canary_on_cpu, draft_probe
 from tests.serving.drafts import DraftReference
 from tests.serving.harness import Server, serve
@@ -61,7 +61,7 @@ def leave(server: Server, prompt: list[int], after: int) -> None:
         "stream": True,
         "sampling_params": {"temperature": 0, "max_new_tokens": LONG},
     }
-    with requests.post(f"{server.url}/generate", json=body, stream=True, timeout=500) as answer:
+    with requests.post(f"{server.url}/generate", json=body, stream=True, timeout=1500) as answer:
         chunks = (json.loads(line[6:]) for line in answer.iter_lines() if line)
         for _ in range(after):
             assert next(chunks)["meta_info"]["finish_reason"] is None
@@ -116,7 +116,7 @@ def require_empty(server: Server) -> None:
 
 
 def load(server: Server) -> dict[str, Any]:
-    (only,) = requests.get(f"{server.url}/v1/loads", timeout=30).json()["loads"]
+    (only,) = requests.get(f"{server.url}/v1/loads", timeout=90).json()["loads"]
     return only
 
 

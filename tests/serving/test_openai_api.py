@@ -35,7 +35,7 @@ def server(checkpoint, tmp_path_factory) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def client(server) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=120)
+    return openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=360)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def chat(client: openai.OpenAI, model: str, messages=MESSAGES, **options):
 
 
 def running_requests(server: Server) -> int:
-    loads = requests.get(f"{server.url}/v1/loads", timeout=30).json()["loads"]
+    loads = requests.get(f"{server.url}/v1/loads", timeout=90).json()["loads"]
     return sum(load["num_running_reqs"] + load["num_waiting_reqs"] for load in loads)
 
 
@@ -69,7 +69,7 @@ def test_chat_applies_the_template(client, model):
 def test_completion_is_what_generate_gives(server, client, model):
     text = complete(client, model).choices[0].text
     body = {"text": PROMPT, "sampling_params": {"temperature": 0, "max_new_tokens": 24}}
-    assert text == requests.post(f"{server.url}/generate", json=body, timeout=60).json()["text"]
+    assert text == requests.post(f"{server.url}/generate", json=body, timeout=180).json()["text"]
 
 
 def test_streamed_deltas_make_the_whole(client, model):
@@ -94,7 +94,7 @@ def test_logprobs_are_those_of_generate_and_change_nothing(server, client, model
         "sampling_params": {"temperature": 0, "max_new_tokens": 24},
         "return_logprob": True,
     }
-    native = requests.post(f"{server.url}/generate", json=body, timeout=60).json()
+    native = requests.post(f"{server.url}/generate", json=body, timeout=180).json()
     expected = [row[0] for row in native["meta_info"]["output_token_logprobs"]]
     assert answer.logprobs.token_logprobs == pytest.approx(expected, abs=1e-4)
     assert answer.logprobs.tokens == list(answer.text)
@@ -195,7 +195,7 @@ def test_media_in_chat_is_refused_by_the_flags_name(client, model, part, request
 @pytest.mark.parametrize("kind", ["image", "audio", "video"])
 def test_media_in_generate_is_refused_by_the_flags_name(server, kind):
     body = {"text": PROMPT, f"{kind}_data": PIXEL, "sampling_params": {"max_new_tokens": 4}}
-    answer = requests.post(f"{server.url}/generate", json=body, timeout=60)
+    answer = requests.post(f"{server.url}/generate", json=body, timeout=180)
     assert answer.status_code == 400
     assert REFUSAL in answer.json()["error"]["message"]
     assert kind in answer.json()["error"]["message"]

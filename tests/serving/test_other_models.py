@@ -15,7 +15,7 @@ import requests
 import torch
 import transformers
 
-from tests.checkpoints.tokenizer import MAX_LENGTH, VOCAB, tokenizer
+from bench.checkpoints.tokenizer import MAX_LENGTH, VOCAB, tokenizer
 from tests.conftest import Home
 from tests.probes import bystander
 from tests.serving.harness import STOCK, Server, serve
@@ -93,7 +93,7 @@ def ask(server: Server) -> list[bytes]:
 def stream(server: Server, path: str, body: dict[str, Any]) -> bytes:
     """A streamed answer put together; how many tokens share a chunk is a matter of time."""
     whole = {"model": "m", "temperature": 0, "max_tokens": 24, "stream": True, **body}
-    answer = requests.post(f"{server.url}/v1/{path}", json=whole, timeout=120)
+    answer = requests.post(f"{server.url}/v1/{path}", json=whole, timeout=360)
     lines = [line.removeprefix(b"data: ") for line in answer.content.split(b"\n\n")]
     assert answer.ok and lines[-2:] == [b"[DONE]", b""]
     choices = [json.loads(line)["choices"][0] for line in lines[:-2]]

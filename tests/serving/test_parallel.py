@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from bench.checkpoints.tiny import build
 from tests.checkpoints.nvfp4 import quantize_checkpoint
-from tests.checkpoints.tiny import build
 from tests.serving.harness import free_port, run_to_end, serve
 from tests.serving.parity import FP32_TOLERANCE, Reference, prompt_ids
 

@@ -46,10 +46,10 @@ def test_a_checkpoints_code_does_not_run_and_no_secret_is_printed(checkpoint, tm
     env = {"HF_TOKEN": TOKEN, "TMPDIR": str(tmp_path), "HF_HOME": str(tmp_path / "hf")}
     with serve(*flags, log_dir=tmp_path / "logs", env=env, ready=READY) as server:
         body = {"text": "x", "sampling_params": {"max_new_tokens": 2}}
-        refused = requests.post(f"{server.url}/generate", json=body, timeout=60)
+        refused = requests.post(f"{server.url}/generate", json=body, timeout=180)
         assert refused.status_code == 401
         key = {"Authorization": f"Bearer {KEY}"}
-        answer = requests.post(f"{server.url}/generate", json=body, headers=key, timeout=60)
+        answer = requests.post(f"{server.url}/generate", json=body, headers=key, timeout=180)
         assert answer.status_code == 200
         log = server.log
     assert "api_key" in log and "<redacted>" in log

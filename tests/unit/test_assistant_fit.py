@@ -81,7 +81,7 @@ def test_the_launcher_refuses_before_sglang_is_imported(checkpoint, tmp_path):
     target = checkpoint("dense")
     draft = build_assistant(target, tmp_path / "draft", backbone=256)
     ended = run_to_end(
-        *("--model-path", str(target), "--speculative-draft-model-path", str(draft)), timeout=60
+        *("--model-path", str(target), "--speculative-draft-model-path", str(draft)), timeout=180
     )
     assert ended.returncode == 2
     assert "its backbone_hidden_size is 256 where the target's is 128" in ended.stdout

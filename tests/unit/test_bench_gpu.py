@@ -125,7 +125,7 @@ def test_without_a_gpu_it_says_what_it_needs(capsys, tmp_path: Path) -> None:
     ],
     ids=["one", "all"],
 )
-@pytest.mark.timeout(2400)
+@pytest.mark.timeout(7200)
 def test_every_step_runs_at_toy_size(names, tmp_path: Path) -> None:
     """Comparisons fail for stock alone, which has no CPU path for these models."""
     only = [part for name in names for part in ("--only", name)]

@@ -15,7 +15,8 @@ from PIL import Image
 from sglang.benchmark import serving
 
 from bench import servers
-from bench.servers import EXTENSION, STOCK, ServerError, last_word
+from bench.processes import ServerError, last_word
+from bench.servers import EXTENSION, STOCK
 from bench.serving import __main__ as command
 from bench.serving import client, measure, plot, report
 from bench.serving.workloads import FULL, SMOKE, Workload, chosen

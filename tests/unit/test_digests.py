@@ -39,7 +39,7 @@ def copy(tmp_path: Path) -> Path:
 def digests(folder: Path, *flags: str) -> tuple[int, str]:
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "sglang_gemma4_ext.digests", *flags],
-        cwd=folder, env=environment(), capture_output=True, text=True, timeout=300, check=False,
+        cwd=folder, env=environment(), capture_output=True, text=True, timeout=900, check=False,
     )  # fmt: skip
     assert "Traceback" not in done.stderr, done.stderr[-2000:]
     return done.returncode, done.stdout

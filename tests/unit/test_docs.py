@@ -98,7 +98,7 @@ def test_the_images_install_step_installs_the_plugin(tmp_path):
     subprocess.run(["git", "clone", "--quiet", ROOT, source], check=True)
     subprocess.run(["python3", "-m", "venv", home], check=True)
     command = step.replace("python3", str(home / "bin" / "python"))
-    subprocess.run(command.split(), cwd=source, check=True, timeout=300)
+    subprocess.run(command.split(), cwd=source, check=True, timeout=900)
     code = (
         "from importlib.metadata import entry_points as e; import sglang_gemma4_ext.registry;"
         "print([p.value for p in e(group='sglang.srt.plugins')])"

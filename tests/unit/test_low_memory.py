@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import pytest
 
+from bench.checkpoints.shapes import write_config
 from sglang_gemma4_ext import launch_server
 from sglang_gemma4_ext.launcher import low_memory
 from sglang_gemma4_ext.launcher.command_line import CommandLine
 from sglang_gemma4_ext.machine import Gpu
 from sglang_gemma4_ext.plan.geometry import BUILT_IN, PlanError
 from sglang_gemma4_ext.plan.sizes import GIB
-from tests.checkpoints.shapes import write_config
 
 
 @pytest.fixture

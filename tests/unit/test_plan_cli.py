@@ -15,6 +15,7 @@ import safetensors.torch
 import torch
 from PIL import Image
 
+from bench.checkpoints.shapes import write_config
 from sglang_gemma4_ext.checkpoint.files import Tensor, read_headers
 from sglang_gemma4_ext.checkpoint.model_family import read_model_info
 from sglang_gemma4_ext.plan import __main__ as cli
@@ -27,7 +28,6 @@ from sglang_gemma4_ext.plan.sizes import GIB, MIB, parse_size
 from sglang_gemma4_ext.plan.weights import estimate, from_headers, swizzled_scales
 from tests.checkpoints.assistant import build_assistant
 from tests.checkpoints.nvfp4 import quantize_checkpoint
-from tests.checkpoints.shapes import write_config
 
 
 def run(capsys, *argv: str) -> tuple[int, str, str]:

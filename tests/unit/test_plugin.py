@@ -23,7 +23,7 @@ def python(code: str, **env: str) -> subprocess.CompletedProcess[str]:
         env=environment(**env),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
         check=False,
     )
 
@@ -175,7 +175,7 @@ def test_doctor_reports_every_patch_as_json(checkpoint):
         [sys.executable, "-m", "sglang_gemma4_ext.doctor", "--json", "--model-path",
          str(checkpoint("moe"))],
         env=environment(SGLANG_GEMMA4_EXT_DISABLE="text_only"),
-        capture_output=True, text=True, timeout=300, check=False,
+        capture_output=True, text=True, timeout=900, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     data = json.loads(done.stdout)

@@ -88,7 +88,7 @@ print(*found)
 
 def test_a_semaphore_of_multiprocessing_is_found():
     done = subprocess.run(
-        [sys.executable, "-c", SEMAPHORES], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", SEMAPHORES], capture_output=True, text=True, check=True, timeout=180
     )
     (name,) = done.stdout.split()
     assert name.startswith("/dev/shm/sem.mp-") and not Path(name).exists()

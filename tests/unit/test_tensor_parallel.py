@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 import torch
 
+from bench.checkpoints.tiny import build
 from tests.checkpoints.nvfp4 import quantize_checkpoint
-from tests.checkpoints.tiny import build
 from tests.serving.harness import environment
 from tests.serving.parity import FP32_TOLERANCE, Reference, prompt_ids
 
@@ -29,7 +29,7 @@ def split(path: Path, ranks: int) -> subprocess.CompletedProcess[str]:
     flags = (str(path), str(ranks), str(LENGTH), str(NEW))
     return subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "tests.probes.ranks_of_a_real_runner", *flags],
-        env=environment(), capture_output=True, text=True, timeout=300, check=False,
+        env=environment(), capture_output=True, text=True, timeout=900, check=False,
     )  # fmt: skip
 
 

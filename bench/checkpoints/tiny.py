@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tiny random Gemma 4 checkpoints that transformers builds: `python -m tests.checkpoints.tiny`.
+"""Tiny random Gemma 4 checkpoints that transformers builds: `python -m bench.checkpoints.tiny`.
 
 Random as initialized they would test little: every norm and scale is one, all experts are alike
 and all logits nearly equal. So every tensor is drawn anew, seeded: norms and scales away from one,
@@ -21,7 +21,7 @@ from typing import Any
 import torch
 import transformers
 
-from tests.checkpoints.tokenizer import (
+from bench.checkpoints.tokenizer import (
     CHAT_TEMPLATE,
     MAX_LENGTH,
     SPECIAL_TOKENS,

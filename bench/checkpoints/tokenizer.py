@@ -6,6 +6,7 @@ Text and tokens match one to one, so a decoded stream has as many characters as 
 
 from __future__ import annotations
 
+import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, processors
 
@@ -73,3 +74,9 @@ def _characters() -> list[str]:
     points = "\n" + "".join(chr(i) for r in (*ranges, (0x4E00, 0x4F00)) for i in range(*r))
     printable = [c for c in points if c == "\n" or c.isprintable()]
     return printable[: VOCAB - len(SPECIAL_TOKENS)]
+
+
+def prompt_ids(length: int, seed: int = 1) -> list[int]:
+    """A seeded prompt of ordinary characters, no special token among them."""
+    draw = torch.Generator().manual_seed(1000 * seed + length)
+    return torch.randint(len(SPECIAL_TOKENS), VOCAB, (length,), generator=draw).tolist()

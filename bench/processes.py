@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Real servers as processes: started as a user starts them, waited for, and ended whole."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from sglang_gemma4_ext.shutdown import PREFIX
+
+READY = "The server is fired up"
+POLL_S = 0.3
+# One answer of a server that computes in Triton's interpreter on a slow machine.
+ANSWER_SECONDS = 1800
+
+
+class ServerError(RuntimeError):
+    """A server that did not start; the message is the last sentence of its log."""
+
+
+@dataclass
+class Server:
+    """A running server: its address, its log and its process."""
+
+    url: str
+    log_file: Path
+    process: subprocess.Popen[bytes]
+
+    @property
+    def log(self) -> str:
+        return self.log_file.read_text(errors="replace")
+
+    def logs(self, text: str, since: int = 0, within_s: float = 30) -> bool:
+        """Whether the log has `text` behind character `since`, now or soon.
+
+        SGLang may write a line after the answer that the line is about.
+        """
+        deadline = time.monotonic() + within_s
+        while text not in self.log[since:] and time.monotonic() < deadline:
+            time.sleep(0.1)
+        return text in self.log[since:]
+
+    def generate(
+        self, ids: Sequence[int], new_tokens: int, *, logprobs_from: int = 0, **sampling: Any
+    ) -> dict[str, Any]:
+        """Complete `ids`, with log-probabilities; greedy by default, ignoring eos.
+
+        logprobs_from: the first prompt token to have one; -1 for the new tokens alone, without
+            which SGLang takes nothing from its radix cache.
+        """
+        body = {
+            "input_ids": list(ids),
+            "sampling_params": {
+                "temperature": 0,
+                "max_new_tokens": new_tokens,
+                "ignore_eos": True,
+                **sampling,
+            },
+            "return_logprob": True,
+            "logprob_start_len": logprobs_from,
+        }
+        answer = requests.post(f"{self.url}/generate", json=body, timeout=ANSWER_SECONDS)
+        answer.raise_for_status()
+        return answer.json()
+
+    def flush(self) -> None:
+        """Empty the radix cache."""
+        requests.post(f"{self.url}/flush_cache", timeout=180).raise_for_status()
+
+
+@contextlib.contextmanager
+def started(
+    command: Sequence[str], log_file: Path, *, port: str, env: Mapping[str, str], cwd: Path
+) -> Iterator[Server]:
+    """Start a server's command, yield the server at once, and end its process group afterwards."""
+    log_file.parent.mkdir(parents=True, exist_ok=True)
+    with log_file.open("wb") as log:
+        process = subprocess.Popen(
+            [*command, "--port", port],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=env,
+            cwd=cwd,
+            start_new_session=True,
+        )
+    try:
+        yield Server(f"http://127.0.0.1:{port}", log_file, process)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait(timeout=90)
+
+
+def wait_until_ready(server: Server, seconds: float, ready: str = READY) -> None:
+    """Wait for `ready` in the log. Raises ServerError on an early end, or after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if ready in server.log:
+            return
+        if server.process.poll() is not None:
+            raise _failed(last_word(server.log), server)
+        time.sleep(POLL_S)
+    raise _failed(f"not ready after {seconds:.0f} s", server)
+
+
+def _failed(sentence: str, server: Server) -> ServerError:
+    error = ServerError(sentence)
+    error.add_note(f"The log ends:\n{server.log[-3000:]}")
+    return error
+
+
+def last_word(log: str) -> str:
+    """The sentence of a log that says why a server ended: our launcher's, or the exception."""
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    told = [line for line in lines if re.match(r"(\w+\.)*\w*(Error|Exception|Exit)\b", line)]
+    ours = [line for line in lines if line.startswith(PREFIX)]
+    return (ours[-1:] or told[-1:] or lines[-1:] or ["it said nothing"])[0].split(". ")[0][:300]
+
+
+def free_port() -> int:
+    """A port of this machine that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
