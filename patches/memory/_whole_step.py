@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A prefill, a decode and a verification step of the whole model before there are KV pools.
+"""Run a prefill, a decode and a verification step of the whole model before KV pools exist.
 
-SGLang has a dummy step, which it runs for autotuning once the pools are there. Here a copy of the
-runner takes it, on pools that SGLang makes as it makes the real ones, of one window, which is the
-least that its shared pool can be: 0.9 GB of the 31B, free again afterwards. Every token of a dummy
-batch has the first slot, which no request is given. The copy shares the model with the runner;
-pools, attention backend and buffers are its own, and go with it.
+SGLang runs a dummy step for autotuning once the pools exist. We run it earlier, on a copy of the
+runner with temporary pools one window long, and free them afterwards. That is the minimum of
+SGLang's shared pool, 0.9 GB for the 31B. Every token of a dummy batch uses the first slot, which no
+request is given. The copy shares the model with the runner and has pools, backend and buffers of
+its own.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ TOKENS = ("max_total_num_tokens", "full_max_total_num_tokens", "swa_max_total_nu
 
 
 def can_step(runner: Any) -> bool:
-    """Where a step has no collective, and Triton's kernels read the pools.
+    """Return whether a step has no collective, and Triton's kernels read the pools.
 
-    A draft's pools are its target's. With SGLANG_ENABLE_POST_CAPTURE_KV_SIZING SGLang itself runs
-    everything before it knows how large its pools are.
+    A draft reads its target's pools. With SGLANG_ENABLE_POST_CAPTURE_KV_SIZING SGLang itself runs
+    everything before it sizes its pools.
     """
     from sglang.srt.arg_groups.overrides import post_capture_kv_sizing_planned
     from sglang.srt.runtime_context import attention_backends, get_parallel
@@ -38,7 +38,7 @@ def can_step(runner: Any) -> bool:
 
 
 def step(runner: Any, tokens: int) -> None:
-    """Prefill that many tokens, at most a context of them, then decode one or verify drafts."""
+    """Prefill `tokens` tokens, at most a whole context, then decode one or verify drafts."""
     from sglang.srt.model_executor.forward_batch_info import ForwardMode
     from sglang.srt.model_executor.runner.base_runner import BaseRunner
     from sglang.srt.speculative.spec_info import SpeculativeAlgorithm
@@ -88,7 +88,7 @@ def _on_small_pools(runner: Any) -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The log names no pool that no request will see."""
+    """Keep the temporary pools out of the log."""
     before = logging.root.manager.disable
     logging.disable(logging.INFO)
     try:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""No context above what the model was made for, from whatever source.
+"""Cut a context length above the model's own maximum, wherever it comes from.
 
-SGLang derives the model's maximum and the context in one method. A longer wish is an error there,
-or is granted under SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN and in CI. Positions that a Gemma 4
-was never trained on give wrong text, and rows for them cost memory; so the wish is cut here, once,
-and said. Drafts are left alone: theirs is the target's context.
+SGLang derives the model's maximum and the context in one method. A longer context is an error
+there, or is granted under SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN and in CI. Gemma 4 writes wrong
+text at positions that it was never trained on, and their rows cost memory. So the context is cut
+here, once, with a log line. Drafts are left alone: theirs is the target's context.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ DERIVE = "sglang.srt.configs.model_config.ModelConfig._derive_context_length"
 
 
 def _cut(self: Any, context_length: int | None):
-    """BEFORE _derive_context_length: the wish, at most the model's own maximum."""
+    """BEFORE _derive_context_length: cut the context to the model's own maximum."""
     from sglang.srt.utils.hf_transformers_utils import get_context_length
 
     architectures = self.hf_config.architectures or ()

@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every kernel of a step runs once before SGLang measures how much memory is left for KV.
+"""Run every kernel of a step once before SGLang measures how much memory is left for KV.
 
-SGLang sizes the KV pools by the memory that is free after loading, and runs the model for the first
-time when it captures graphs. What a first run takes for good (code of compiled kernels, workspaces
-of cuBLAS and Marlin, local memory of kernels that spill, buffers of ours) then comes out of the
-reserve. Here each layer shape runs before, at token counts on both sides of every boundary between
-kernel configurations, and at a prefill chunk. Attention reads the pools: on a single GPU a step of
-the whole model runs on pools of one window (_whole_step.py).
+SGLang sizes the KV pools by the memory that is free after loading. It runs the model for the first
+time when it captures graphs. Memory that a first run keeps then comes out of the reserve: code of
+compiled kernels, workspaces of cuBLAS and Marlin, local memory of kernels that spill, our buffers.
+Here each layer shape runs before, at token counts on both sides of every boundary between kernel
+configurations, and at a prefill chunk. Attention reads the pools, so on a single GPU a step of the
+whole model runs on pools of one window (_whole_step.py).
 
-No collective runs: a rank that fails here must not keep others waiting; it logs why, and the kernel
-is compiled when first used.
+No collective runs, so that a rank that fails cannot keep the others waiting. It logs the reason,
+and the kernel is compiled when first used.
 
-SGLANG_ENABLE_POST_CAPTURE_KV_SIZING, off by default, is SGLang's own answer: it reserves addresses
-alone, captures its graphs, and sizes the pools by what is left. It needs CUDA, and prefill graphs
-up to the chunk. With it the reserve, and the whole step, are left to SGLang.
+SGLANG_ENABLE_POST_CAPTURE_KV_SIZING, off by default, is SGLang's own answer. It reserves addresses
+only, captures its graphs, and sizes the pools by what is left. It needs CUDA, and prefill graphs up
+to the chunk. With it, this patch leaves the reserve and the whole step to SGLang.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ Run = Callable[[int], Any]
 
 
 def _warm(result: None, runner: Any) -> None:
-    """AFTER ModelRunner.initialize: weights are final, pools and graphs are to come."""
+    """AFTER ModelRunner.initialize: weights are final; pools and graphs do not exist yet."""
     from sglang.srt.runtime_context import get_schedule
 
     architectures = set(runner.model_config.hf_config.architectures or ())
@@ -79,9 +79,10 @@ def _warm(result: None, runner: Any) -> None:
 
 
 def token_counts(device: torch.device, chunk: int | None) -> list[int]:
-    """At how many tokens to run: around each boundary of the kernels' tables, and a chunk.
+    """Return token counts around each boundary of the kernels' tables, and of a chunk.
 
-    In Triton's interpreter nothing is compiled: one token, and more than kernels for decode take.
+    Triton's interpreter compiles nothing: one token, and one more than decode kernels take,
+    suffice.
     """
     from sglang_gemma4_ext.kernels.nvfp4_dispatch import table_of
 
@@ -95,7 +96,7 @@ def token_counts(device: torch.device, chunk: int | None) -> list[int]:
 
 
 def first_runs(model: torch.nn.Module, device: str) -> Iterator[tuple[str, Run]]:
-    """(name, run) for each shape of linear, fused activation and routed experts in the model."""
+    """Yield (name, run) for each shape of linear, fused activation and routed experts."""
     from sglang.srt.layers.linear import LinearBase
 
     seen = set()
@@ -143,8 +144,8 @@ def _ran(name: str, run: Run, counts: list[int]) -> bool:
     try:
         for tokens in counts:
             run(tokens)
-    # Whatever it is: what fails here fails again, with its own message, at the first forward that
-    # takes this way, and may never be taken. What a GPU reports late is raised by _free_bytes.
+    # Any error: it comes again, with its own message, at the first forward that runs this kernel,
+    # and no request may ever need it. _free_bytes raises what a GPU reports late.
     except Exception:
         logger.warning("%s could not run before the pools", name, exc_info=True)
         return False
@@ -152,7 +153,7 @@ def _ran(name: str, run: Run, counts: list[int]) -> bool:
 
 
 def _free_bytes(device: str) -> int:
-    """What SGLang's own measurement would find free; 0 where it is of no GPU."""
+    """Return the free bytes that SGLang would measure; 0 without a GPU."""
     gc.collect()  # pools and backends hold each other
     if torch.device(device).type != "cuda":
         return 0
@@ -179,8 +180,8 @@ PATCH = Patch(
     name="kernels_before_pools",
     theme="memory",
     summary="Linears, routers, experts and a whole step run before the KV pools are sized",
-    why="SGLang runs Gemma 4 first when the pools have taken their share; its seam for kernels to "
-    "be compiled before, precompile_kernels_after_loading, is a method that Gemma 4 lacks",
+    why="SGLang first runs Gemma 4 after sizing the pools; its seam for earlier compiles, "
+    "precompile_kernels_after_loading, is a method that Gemma 4 lacks",
     upstream="unreported",
     retire_when="SGLang's Gemma 4 classes have precompile_kernels_after_loading",
     retired=_retired,

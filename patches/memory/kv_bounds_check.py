@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SGLANG_TRTLLM_MHA_DEBUG=1: what attention is about to read lies in its pool, or it says so.
+"""Check each KV slot before attention reads it, under SGLANG_TRTLLM_MHA_DEBUG=1.
 
 A page or slot beyond its pool is an illegal address on a GPU, reported long after and elsewhere.
-Before each layer the slots of its keys are looked at, by the backend's own metadata: `kv_indices`
-(Triton) or `page_table` and `swa_page_table` (TRTLLM-MHA, FlashAttention). A violation is a Python
-exception, and a file with the tables. So is an SWA slot beyond its pool when it is handed out.
+Here the slots are checked before each layer, in the backend's own metadata: `kv_indices` (Triton),
+or `page_table` and `swa_page_table` (TRTLLM-MHA, FlashAttention). A violation raises a Python
+exception and writes a file with the tables. So does an SWA slot beyond its pool when it is handed
+out.
 
-Each look waits for the GPU. Inside a CUDA graph there is none: search with
+Each check waits for the GPU. There is none inside a CUDA graph: search with
 --cuda-graph-backend-decode disabled --cuda-graph-backend-prefill disabled. PyTorch's own attention
-has checked indices anyway. Without the variable nothing is hooked.
+checks indices anyway. Without the variable nothing is hooked.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class KVBoundsError(RuntimeError):
 def _before_forward(
     self: Any, q: Any, k: Any, v: Any, layer: Any, forward_batch: Any, *args: Any, **kwargs: Any
 ) -> None:
-    """BEFORE AttentionBackend.forward, which every backend of one pool goes through."""
+    """BEFORE AttentionBackend.forward, which every backend with one pool calls."""
     metadata = getattr(self, "forward_metadata", None)
     if metadata is None or forward_batch.forward_mode.is_idle() or _is_capturing():
         return
@@ -53,7 +54,7 @@ def _is_sliding(pool: Any, layer_id: int) -> bool:
 
 
 def _reads(metadata: Any, layer: Any, sliding: bool, rows: int) -> list[tuple[str, Any, int]]:
-    """(table's name, the indices in it that this layer reads, how many there are to be read)."""
+    """Return (table, indices that this layer reads in it, size of the pool)."""
     found = vars(metadata)
     windowed = layer.sliding_window_size is not None and layer.sliding_window_size > -1
     prefix = "window_" if windowed else ""
@@ -78,7 +79,7 @@ def _page_size() -> int:
 
 
 def _before_mapping(self: Any, full_indices: torch.Tensor, swa_indices: torch.Tensor) -> None:
-    """BEFORE set_full_to_swa_mapping, through which every SWA slot is handed out."""
+    """BEFORE set_full_to_swa_mapping, which hands out every SWA slot."""
     sizes = {"size_full": self._size_full, "size_swa": self._size_swa, "page_size": self.page_size}
     # Slots count from one; the first page is where padding is written.
     for name, slots in (("full", full_indices), ("swa", swa_indices)):
@@ -103,9 +104,9 @@ def _require_within(
 
 
 def _keep(content: dict[str, Any]) -> str:
-    """Write a file that only this user may read; where it is, or why there is none.
+    """Write a file that only this user may read. Return its path, or why there is none.
 
-    A disk that is full must not hide what was found.
+    A full disk must not hide the violation.
     """
     prefix = f"gemma4_kv_bounds_{os.getpid()}_"
     try:

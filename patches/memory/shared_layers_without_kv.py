@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Layers that attend to another layer's KV get no rows of their own in the KV pools.
+"""Give no KV rows to layers that attend to another layer's KV.
 
 The last layers of E2B (20 of 35) and E4B (18 of 42) share the KV of an earlier layer. SGLang's
 attention reads and writes that earlier layer's rows (`layer_id=kv_shared_layer_index`), but its
 pools are built for all layers: 57 % and 43 % of the KV memory is never touched.
 
-The two pools map layer ids to rows, so layers that are left out of the lists simply have none.
+The two pools map layer ids to rows. Layers that are left out of the lists get no rows.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ PATCH = Patch(
     name="shared_layers_without_kv",
     theme="memory",
     summary="KV pools hold no rows for layers that share another layer's KV (E2B, E4B)",
-    why="get_hybrid_layer_ids lists all layers, so that the pools of E2B and E4B make room for "
-    "20 of 35 and 18 of 42 layers which never read or write it",
+    why="get_hybrid_layer_ids lists all layers, so the pools of E2B and E4B hold rows for 20 of 35 "
+    "and 18 of 42 layers that never use them",
     upstream="unreported",
     retire_when="get_hybrid_layer_ids leaves out the last num_kv_shared_layers layers",
     retired=_retired,

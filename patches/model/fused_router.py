@@ -131,7 +131,7 @@ def _row() -> Any:
 
 
 def _forward(original: Callable[..., torch.Tensor], router: Any, x: torch.Tensor) -> torch.Tensor:
-    """AROUND Gemma4Router.forward. The diffusion model's routers have no routing."""
+    """AROUND Gemma4Router.forward. The diffusion model's routers lack routing."""
     routing = getattr(router, "routing", None)
     if routing is None or not routing.takes(x):
         return original(router, x)

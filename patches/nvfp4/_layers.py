@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An NVFP4 layer in SGLang: its tensors checked while they load, then multiplied as they are.
+"""Check the tensors of an NVFP4 layer while they load, and multiply them as they are stored.
 
-A layer keeps the checkpoint's own tensors: packed [.., N, K/2] and block scales [.., N, K/16]. To
-them comes a scale per row, fp32 [.., N]: SGLang stacks q/k/v and gate/up into one weight, and a
-row's own tensor scale holds for it whatever the others have.
+A layer keeps the checkpoint's own tensors: packed [.., N, K/2] and block scales [.., N, K/16]. It
+also gets a scale per row, fp32 [.., N]. SGLang stacks q/k/v and gate/up into one weight, and each
+row keeps the tensor scale of its own part.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# What SGLang's MoE layers call "gelu" is the tanh form.
+# SGLang's MoE layers say "gelu" for the tanh form.
 _ACTIVATIONS: Mapping[str, Any] = {"gelu": "gelu_tanh", "silu": "silu"}
 _E4M3_NAN = 0x7F
 
@@ -77,9 +77,9 @@ def allow_fp32(dtypes: list[torch.dtype], *args: Any) -> list[torch.dtype]:
 
 @functools.cache
 def _fused() -> bool:
-    """Whether this process multiplies by the fused kernels; if so, their operators are there.
+    """Return whether this process multiplies by the fused kernels, and register their operators.
 
-    Asked while loading, for torch.compile cannot trace what it looks at.
+    Layers call it while loading, because torch.compile cannot trace its conditions.
     """
     fused = checkpoint.uses_fused(_here())
     if fused:
@@ -107,7 +107,7 @@ def _say_once(layer: Layer, n: int, k: int, activation: str | None = None) -> No
 
 
 def _shape(layer: Any) -> tuple[Any, ...]:
-    """What `checkpoint.takes` asks of a layer under construction, which knows its ranks only."""
+    """Return the arguments of `checkpoint.takes` for a layer under construction."""
     from sglang.srt.distributed.utils import get_group_rank_size
     from sglang.srt.layers.linear import LinearBase, RowParallelLinear
     from sglang.srt.layers.moe.fused_moe_triton import FusedMoE
@@ -165,7 +165,7 @@ def require_runnable_experts(layer: Any) -> None:
 def checked(
     loader: Callable[..., None], layer: Any, where: str, full_k: Mapping[Weight, int]
 ) -> Callable[..., None]:
-    """Wrap a weight loader: refuse what is no NVFP4 in the checkpoint's layout, note what came.
+    """Wrap a weight loader: refuse tensors that are not NVFP4, and record those that came.
 
     full_k: in-features of each of the layer's weights, before tensor parallelism
     """
@@ -242,7 +242,7 @@ def finish(layer: Any, weight: Weight, where: str, widths: Sequence[int]) -> Non
 
 
 def _parts(tensor: torch.Tensor) -> Sequence[torch.Tensor]:
-    """Its experts, so that what is made of them on the way is never a layer's."""
+    """Split a layer into its experts, so that temporaries are one expert large."""
     return tensor.unbind() if tensor.dim() == 3 else (tensor,)
 
 
@@ -254,7 +254,7 @@ def _lacking(where: str, what: str) -> str:
 
 
 def _zero_unused(layer: Any, weight: Weight, where: str, widths: Sequence[int]) -> None:
-    """Keys and values of a KV-shared layer: SGLang makes room, checkpoints have no weights."""
+    """Zero k and v of a KV-shared layer: SGLang allocates them, checkpoints lack them."""
     match = re.search(r"layers\.(\d+)\.self_attn\.qkv_proj$", where)
     if match is None or {shard for shard, _ in layer.nvfp4_seen[weight.packed]} != {"q"}:
         return

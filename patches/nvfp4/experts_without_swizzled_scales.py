@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ModelOpt NVFP4 experts have no second set of block scales, swizzled for Blackwell's kernels.
+"""Skip the second set of block scales of ModelOpt NVFP4 experts, swizzled for Blackwell.
 
-SGLang makes them with the layer, and nothing that serves experts before Blackwell, Marlin among
-it, reads or frees them: 47.6 MB a layer, 1.43 GB of 26B-A4B, for as long as the server runs.
+SGLang makes them with the layer. Nothing that serves experts before Blackwell reads or frees them:
+47.6 MB a layer, 1.43 GB of a 26B-A4B, for as long as the server runs.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""compressed-tensors NVFP4 checkpoints served exactly in PyTorch, with a scale for every row.
+"""Serve compressed-tensors NVFP4 checkpoints exactly, with a tensor scale for every row.
 
-`nvfp4-pack-quantized` with or without quantized activations (W4A4 is served weight-only, as SGLang
-does on GPUs before Blackwell). The schemes subclass SGLang's own and have their names, by which its
-weight loaders know the layouts.
+This covers `nvfp4-pack-quantized` with or without quantized activations: W4A4 is served
+weight-only, as SGLang does on GPUs before Blackwell. The schemes subclass SGLang's own and keep
+their class names, by which SGLang's weight loaders recognize the layouts.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def _linear_scheme(
     layer_name: str | None = None,
     matched_target: str | None = None,
 ) -> Any:
-    """AROUND get_linear_scheme: upstream's asks the GPU before it chooses."""
+    """AROUND get_linear_scheme, which asks the GPU before it chooses."""
     parts = config.get_scheme_dict(layer, layer_name, matched_target)
     if not _is_nvfp4(layer_name, parts) or not nvfp4.takes(layer):
         return original(config, layer, layer_name, matched_target)
@@ -43,7 +43,7 @@ def _linear_scheme(
 def _moe_scheme(
     original: Callable[..., Any], config: Any, layer: Any, layer_name: str | None = None
 ) -> Any:
-    """AROUND get_moe_scheme. All experts of a layer are alike; upstream looks at the first, too."""
+    """AROUND get_moe_scheme. All experts of a layer are alike, so the first one decides."""
     config._add_fused_moe_to_target_scheme_map()
     names = [f"{layer_name}.0.{leaf}" for leaf in ("gate_proj", "up_proj", "down_proj")]
     parts = [config.get_scheme_dict(layer, name) for name in names]
@@ -55,7 +55,7 @@ def _moe_scheme(
 
 
 def _is_nvfp4(layer_name: str | None, parts: dict[str, Any] | None) -> bool:
-    """Whether a config group's weights are NVFP4. Raises ValueError on another group size."""
+    """Return whether a group's weights are NVFP4. Raises ValueError on another group size."""
     weights = parts and parts["weights"]
     if not weights or weights.num_bits != 4 or weights.strategy != "tensor_group":
         return False
@@ -130,8 +130,8 @@ PATCH = Patch(
     name="nvfp4_compressed_tensors",
     theme="nvfp4",
     summary="compressed-tensors NVFP4 checkpoints serve without NVFP4 kernels, exactly",
-    why="without a GPU the choice of a scheme fails in torch.cuda; with one, stacked linears of "
-    "unequal tensor scales are refused; --fp4-gemm-backend has no reference among its choices",
+    why="without a GPU the choice of a scheme fails in torch.cuda; with one, stacked linears with "
+    "unequal tensor scales are refused; --fp4-gemm-backend offers no exact reference",
     upstream="unreported",
     retire_when="--fp4-gemm-backend offers a dequantizing reference",
     retired=_retired,

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""gelu(gate) * up happens in the NVFP4 matmul that makes gate and up: one launch a layer less.
+"""Apply gelu(gate) * up inside the NVFP4 matmul of gate and up, which saves a launch a layer.
 
-Only in layers whose weights the fused kernels multiply. fp32 sums go into the activation unrounded.
+It holds for layers whose weights the fused kernels multiply. The activation takes fp32 sums.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MLP = "sglang.srt.models.gemma3_causal.Gemma3MLP"
 
 
 def _forward(original: Callable[..., Any], self: Any, x: Any) -> Any:
-    """AROUND forward. A layer that is not NVFP4, or wrapped by LoRA, has no row scales."""
+    """AROUND forward. Layers that are not NVFP4, or that LoRA wraps, lack row scales."""
     gate_up = self.gate_up_proj
     weight = nvfp4.weight_of(gate_up)
     if weight is None:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Layers that an NVFP4 checkpoint left in BF16 are recognized under SGLang's names for them.
+"""Recognize the layers that an NVFP4 checkpoint left in BF16 under SGLang's names for them.
 
-A checkpoint lists what it did not quantize by the names of its own modules. SGLang asks for q, k
-and v of every attention layer, calls a layer's experts `moe.experts` and fuses and unwraps a
-tower's linears: a K = V layer, which has no v_proj to list, stops the server, and unquantized
-experts or towers count as NVFP4.
+A checkpoint lists its unquantized modules by their names there. SGLang asks for q, k and v of every
+attention layer, calls a layer's experts `moe.experts`, and fuses and unwraps a tower's linears. A
+K = V layer has no v_proj to list, so it stops the server. Unquantized experts or towers count as
+NVFP4.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _TOWER = re.compile(r"(model\.)?(?P<tower>(vision|audio)_tower|embed_(vision|aud
 
 
 def _complete(result: Any, model_config: Any, *args: Any, **kwargs: Any) -> None:
-    """AFTER get_quant_config: add SGLang's names to the list, whichever format it is of."""
+    """AFTER get_quant_config: add SGLang's names to the list, in either format."""
     for listed in ("exclude_modules", "ignore"):
         names = getattr(result, listed, None)
         if names:
@@ -34,7 +34,7 @@ def _complete(result: Any, model_config: Any, *args: Any, **kwargs: Any) -> None
 
 
 def completed(names: Iterable[str], text: Any) -> list[str]:
-    """`names` and, after them, what they mean in SGLang's module tree.
+    """Return `names`, followed by their names in SGLang's module tree.
 
     text: the text part of the model's configuration
     """
@@ -71,9 +71,9 @@ PATCH = Patch(
     name="nvfp4_ignored_layers",
     theme="nvfp4",
     summary="NVFP4 checkpoints with attention, experts or towers in BF16 load",
-    why="ignore lists are matched against SGLang's module names, which for K = V and KV-shared "
-    "attention, for experts and in towers differ from the checkpoint's; the mapper that other "
-    "models give for this renames and cannot add",
+    why="ignore lists are matched against SGLang's module names, which differ from those "
+    "in K = V and KV-shared attention, experts and towers; the mapper that other models give "
+    "renames and cannot add",
     upstream="unreported",
     retire_when="the Gemma 4 classes map the names of ignored layers",
     retired=_retired,

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ModelOpt NVFP4 checkpoints served exactly in PyTorch, weight-only, with a scale for every row.
+"""Serve ModelOpt NVFP4 checkpoints exactly, weight-only, with a tensor scale for every row.
 
-Both quant_algos, NVFP4 (its activation scales unused) and W4A16_NVFP4, through one pair of methods.
-They subclass SGLang's own and have their names, by which its weight loaders know the layouts.
+One pair of methods serves both quant_algos: NVFP4, whose activation scales stay unused, and
+W4A16_NVFP4. The methods subclass SGLang's own and keep their class names, by which SGLang's weight
+loaders recognize the layouts.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ LINEAR, W13, W2 = nvfp4.MODELOPT_WEIGHTS
 
 
 def _get_quant_method(original: Callable[..., Any], config: Any, layer: Any, prefix: str) -> Any:
-    """AROUND get_quant_method: the same layers as upstream, with methods of ours."""
+    """AROUND get_quant_method: give our methods to the layers that upstream quantizes."""
     if not config.is_checkpoint_nvfp4_serialized or not nvfp4.takes(layer):
         return original(config, layer, prefix)
     if config.is_awq:
@@ -46,7 +47,7 @@ def _linear_method() -> type:
     from sglang.srt.layers.quantization import modelopt_quant
 
     class ModelOptFp4LinearMethod(modelopt_quant.ModelOptFp4LinearMethod):
-        """Serves W4A16_NVFP4 too: SGLang reads its stacked scales only under this name."""
+        """Serve W4A16_NVFP4 too: SGLang reads its stacked scales only under this name."""
 
         def create_weights(self, layer, *args, weight_loader, **kwargs) -> None:
             full_k = {LINEAR: layer.input_size}
@@ -120,9 +121,9 @@ PATCH = Patch(
     name="nvfp4_modelopt",
     theme="nvfp4",
     summary="ModelOpt NVFP4 checkpoints serve without NVFP4 kernels, exactly",
-    why="without a GPU the MoE method refuses to be constructed and the dense one to process its "
+    why="without a GPU SGLang's MoE method cannot be constructed and its dense one cannot process "
     "weights; with one, stacked linears take the largest of their tensor scales and experts the "
-    "gate's; --fp4-gemm-backend has no reference among its choices",
+    "gate's; --fp4-gemm-backend offers no exact reference",
     upstream="unreported",
     retire_when="--fp4-gemm-backend offers a dequantizing reference",
     retired=_retired,
