@@ -82,8 +82,9 @@ def _emulated(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.fixture(scope="session")
-def device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
+def device(request: pytest.FixtureRequest) -> str:
+    emulated = _emulated_capability(request.config) is not None
+    return "cuda" if torch.cuda.is_available() and not emulated else "cpu"
 
 
 @pytest.fixture(scope="session")
