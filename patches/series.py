@@ -48,6 +48,7 @@ from sglang_gemma4_ext.patches.model import (
     extend_attention_tiles,
     fused_router,
     jit_bit_cast,
+    positions_from_zero,
     router_scale,
     text_only,
 )
@@ -71,6 +72,7 @@ PATCHES: tuple[Patch, ...] = (
     causal_lm_config.PATCH,
     unified_without_ple.PATCH,
     text_only.PATCH,
+    positions_from_zero.PATCH,
     exact_sliding_window.PATCH,
     exact_tree_window.PATCH,
     router_scale.PATCH,

@@ -3,9 +3,8 @@
 
 The assistant's queries stay at one position for a whole draft: that of the newest token, whose own
 keys are not in the cache yet (transformers: SinglePositionMultiTokenCandidateGenerator). After L
-cached keys at positions 0 to L - 1 it is L. SGLang takes L - 1. Besides, its multimodal classes
-number the target's tokens from one, which moves the keys and not the assistant: there the query
-stands two positions behind where it should.
+cached keys at positions 0 to L - 1 it is L. SGLang takes L - 1. The keys' own positions are right
+by `positions_from_zero`.
 """
 
 from __future__ import annotations
@@ -23,14 +22,7 @@ WORKER = "sglang.srt.speculative.frozen_kv_mtp_worker_v2.FrozenKVMTPDraftWorker"
 
 def _after_the_keys(result: None, self: Any, forward_batch: Any) -> None:
     """AFTER _set_positions, which writes the position of the last cached key, counted from zero."""
-    forward_batch.positions.add_(1 + _first_position(self.target_worker.model_runner.model))
-
-
-def _first_position(target: Any) -> int:
-    """The position that a target's first token has in its keys."""
-    from sglang.srt.models.gemma4_mm import Gemma4ForConditionalGeneration
-
-    return 1 if isinstance(target, Gemma4ForConditionalGeneration) else 0
+    forward_batch.positions.add_(1)
 
 
 def _window_of_next(result: int, self: Any) -> int:
@@ -56,10 +48,9 @@ PATCH = Patch(
     name="draft_position",
     theme="drafts",
     summary="MTP drafts ask from the newest token's position and see the window that it sees",
-    why="set_frozen_kv_positions takes the last cached key's position, and does not know that "
-    "Gemma4ForConditionalGeneration adds one to the target's; no flag moves it",
+    why="set_frozen_kv_positions takes the last cached key's position; no flag moves it",
     upstream="unreported",
-    retire_when="set_frozen_kv_positions takes seq_lens, and the target's numbering into account",
+    retire_when="set_frozen_kv_positions takes seq_lens",
     retired=_retired,
     hooks=(
         Hook(f"{WORKER}._set_positions", "9d253d8c922f", "after", _after_the_keys),
@@ -74,9 +65,6 @@ PATCH = Patch(
     relies_on=(
         Source(f"{UTILS}.set_frozen_kv_positions", "895d918567c1"),
         Source(f"{WORKER}.draft_forward", "cc9c7dd3d007"),
-        Source(
-            "sglang.srt.models.gemma4_mm.Gemma4ForConditionalGeneration.forward", "a6bd6d064e9d"
-        ),
         Source("sglang.srt.models.gemma4_mtp.Gemma4AssistantForCausalLM.forward", "a4dc8b83f0c7"),
     ),
 )

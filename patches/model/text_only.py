@@ -122,6 +122,24 @@ def _name_the_flag(result: str | None, self: Any, request: Any) -> str | None:
     return REFUSAL.format(media=sent.group(1).removeprefix("input_") if sent else "media")
 
 
+def _prefill_without_graphs(original: Callable[..., None], server_args: Any) -> None:
+    """AROUND the rules on breakable prefill graphs: the multimodal classes keep their rule.
+
+    SGLang turns these graphs off for models that serve media. The class, not the media, decides
+    how a prefill is captured. A backend that the command line names never gets here.
+    """
+    from sglang.srt.arg_groups.overrides import model_config_of
+
+    config = model_config_of(server_args)
+    served = config.is_multimodal
+    architectures = config.hf_config.architectures or ()
+    config.is_multimodal = served or bool(MULTIMODAL_ARCHITECTURES.intersection(architectures))
+    try:
+        original(server_args)
+    finally:
+        config.is_multimodal = served
+
+
 def _retired() -> bool:
     from sglang.srt.configs import model_config
 
@@ -150,6 +168,12 @@ PATCH = Patch(
             "41aa889ec46e",
             "before",
             _text_only_by_default,
+        ),
+        Hook(
+            "sglang.srt.arg_groups.cuda_graph_hook.disable_breakable_cudagraph_if_incompatible",
+            "4c3fef3ba8a0",
+            "around",
+            _prefill_without_graphs,
         ),
         Hook(f"{TOWERED}.__init__", "308673c80a96", "around", _without(TOWERS)),
         Hook(f"{TOWERED}.load_weights", "83483cee7304", "before", _skip_tower_weights),

@@ -13,7 +13,7 @@ import transformers
 
 from sglang_gemma4_ext.patches.model.experts_tanh_gelu import PATCH
 from tests.kernels.oracle import error
-from tests.unit.hooks import hook_of
+from tests.patches.hooks import hook_of
 
 EXPERTS, TOP_K, HIDDEN, INTERMEDIATE = 4, 2, 64, 48
 BLOCK_M = 16

@@ -96,3 +96,43 @@ def test_the_chat_apis_refusal_names_the_flag():
     name_flag = hook_of(text_only.PATCH, "after", "_validate_media_content")
     assert name_flag(None, None, None) is None
     assert "audio input; restart it" in name_flag("unsupported 'input_audio' content", None, None)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "backend"),
+    [
+        ("Gemma4ForConditionalGeneration", "disabled"),
+        ("Gemma4UnifiedForConditionalGeneration", "disabled"),
+        ("Gemma4ForCausalLM", "breakable"),
+    ],
+)
+def test_prefill_graphs_are_as_sglang_has_them(architecture, backend, monkeypatch):
+    from sglang.srt.arg_groups import cuda_graph_hook, overrides
+    from sglang.srt.model_executor.cuda_graph_config import default_cuda_graph_config
+
+    hf_config = SimpleNamespace(architectures=[architecture], model_type="gemma4")
+    model = SimpleNamespace(
+        hf_config=hf_config,
+        is_multimodal=False,
+        is_multimodal_breakable_cuda_graph_supported=False,
+    )
+    graphs = default_cuda_graph_config()
+    graphs.prefill.backend = cuda_graph_hook.Backend.BREAKABLE
+    arguments = SimpleNamespace(
+        cuda_graph_config=graphs, attn_cp_size=1, dcp_size=1, enable_two_batch_overlap=False,
+        moe_a2a_backend="none", enable_prefill_cp=False,
+    )  # fmt: skip
+    declared = []
+    monkeypatch.setattr(overrides, "model_config_of", lambda args: model)
+    monkeypatch.setattr(cuda_graph_hook, "model_config_of", lambda args: model)
+    monkeypatch.setattr(cuda_graph_hook, "resolving_view", lambda args: args)
+    monkeypatch.setattr(cuda_graph_hook, "resolved_view", lambda args: args)
+    monkeypatch.setattr(
+        cuda_graph_hook, "declare_resolution", lambda *args, **fields: declared.append(fields)
+    )
+    rules = cuda_graph_hook.disable_breakable_cudagraph_if_incompatible
+    hook_of(text_only.PATCH, "around", rules.__name__)(rules, arguments)
+    for fields in declared:
+        graphs = fields["cuda_graph_config"]
+    assert graphs.prefill.backend == backend
+    assert model.is_multimodal is False
