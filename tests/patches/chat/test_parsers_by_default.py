@@ -1,58 +1,131 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The parsers of a chat that the user did not choose."""
+"""Which parsers a server gets where the user named none, and what the summary says of it."""
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
+from sglang_gemma4_ext.chat.template_files import read_template
 from sglang_gemma4_ext.context import Context
+from sglang_gemma4_ext.launcher.summary import describe_chat
+from sglang_gemma4_ext.machine import Gpu
 from sglang_gemma4_ext.patches.chat import parsers_by_default
-from sglang_gemma4_ext.settings import Settings
+from sglang_gemma4_ext.settings import Settings, SettingsError
+from tests.patches.chat.serving_layer import template
 from tests.patches.hooks import hook_of
 
+choose = hook_of(parsers_by_default.PATCH, "before", "handle_platform_defaults")
 BOTH = {"tool_call_parser": "gemma4", "reasoning_parser": "gemma4"}
 
 
 @pytest.fixture
 def chosen(monkeypatch):
-    """chosen(tools, policy, **given): what the patch declares for such a server."""
+    """A function that returns what the hook declares for a server's arguments."""
     from sglang.srt.arg_groups import overrides
 
-    def run(tools: bool = True, policy: str = "auto", **given: str) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        settings = Settings.from_env({}) if policy == "auto" else Settings(chat_parsers=policy)
-        monkeypatch.setattr(parsers_by_default.Settings, "from_env", lambda: settings)
-        monkeypatch.setattr(overrides, "resolving_view", lambda args: args)
-        monkeypatch.setattr(overrides, "declare_resolution", lambda a, s, **kw: found.update(kw))
-        monkeypatch.setattr(parsers_by_default, "read_template", lambda *args: "a template")
-        monkeypatch.setattr(parsers_by_default, "declares_tools", lambda template: tools)
-        open_flags = dict.fromkeys(
+    declared: dict[str, str] = {}
+    monkeypatch.setattr(overrides, "resolving_view", lambda args: args)
+    monkeypatch.setattr(
+        overrides, "declare_resolution", lambda args, source, **found: declared.update(found)
+    )
+
+    def call(**fields):
+        declared.clear()
+        unset = dict.fromkeys(
             ("tool_call_parser", "reasoning_parser", "tokenizer_path", "revision", "chat_template")
         )
-        args = SimpleNamespace(**{**open_flags, "model_path": "somewhere", **given})
-        hook_of(parsers_by_default.PATCH, "before", "handle_platform_defaults")(args)
-        return found
+        choose(SimpleNamespace(**(unset | fields)))
+        return dict(declared)
 
-    return run
-
-
-def test_both_parsers_are_gemma4s(chosen):
-    assert chosen() == BOTH
+    return call
 
 
-@pytest.mark.parametrize("flag", BOTH)
-def test_the_users_parser_stays(chosen, flag):
-    assert chosen(**{flag: "hermes"}) == {name: "gemma4" for name in BOTH if name != flag}
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "chat_template.jinja").write_text(template("2026-07-15_large"))
+    return str(tmp_path)
 
 
-def test_a_template_without_tools_has_no_parsers(chosen):
-    assert chosen(tools=False) == {}
+def test_both_parsers_are_chosen_for_a_template_with_tools(chosen, folder):
+    assert chosen(model_path=folder) == BOTH
 
 
-def test_off_changes_nothing(chosen):
-    assert chosen(policy="off") == {}
-    off = Context(Settings(chat_parsers="off"))
-    assert "--gemma4-chat-parsers off" in parsers_by_default.PATCH.stands_down(off)
+def test_the_users_own_flags_win(chosen, folder):
+    assert chosen(model_path=folder, tool_call_parser="hermes") == {"reasoning_parser": "gemma4"}
+    assert chosen(model_path=folder, tool_call_parser="a", reasoning_parser="b") == {}
+
+
+def test_a_template_without_tools_gets_no_parser(chosen, folder, tmp_path):
+    (tmp_path / "chat_template.jinja").write_text("{{ messages }}")
+    assert chosen(model_path=folder) == {}
+
+
+def test_a_template_given_by_flag_counts(chosen, folder, tmp_path):
+    plain = tmp_path / "plain.jinja"
+    plain.write_text("{{ messages }}")
+    assert chosen(model_path=folder, chat_template=str(plain)) == {}
+    assert chosen(model_path=folder, chat_template="chatml") == {}
+
+
+def test_the_setting_turns_it_off(chosen, folder, monkeypatch):
+    monkeypatch.setenv("SGLANG_GEMMA4_EXT_CHAT_PARSERS", "off")
+    assert chosen(model_path=folder) == {}
+
+
+def test_the_setting_travels_in_the_environment():
+    env: dict[str, str] = {}
+    Settings(chat_parsers="off").export(env)
+    assert Settings.from_env(env).chat_parsers == "off"
+    with pytest.raises(SettingsError, match="--gemma4-chat-parsers must be one of auto, off"):
+        Settings(chat_parsers="on")
+
+
+def test_the_doctor_names_the_flag_where_it_is_off():
+    gpu = Gpu("none", "", None)
+    off = Context(Settings(chat_parsers="off"), None, gpu, "0.5.23")
+    assert parsers_by_default.PATCH.stands_down(off) == "by --gemma4-chat-parsers off"
+    assert parsers_by_default.PATCH.stands_down(Context(Settings(), None, gpu, "0.5.23")) is None
+
+
+@pytest.mark.parametrize(
+    ("calls", "thoughts", "setting", "line"),
+    [
+        ("gemma4", "gemma4", "auto", "tool calls and thoughts parsed by gemma4"),
+        ("hermes", "gemma4", "auto", "tool calls parsed by hermes, thoughts parsed by gemma4"),
+        (
+            None,
+            None,
+            "off",
+            "tool calls and thoughts left in the text (--gemma4-chat-parsers off)",
+        ),
+        (
+            None,
+            None,
+            "auto",
+            "tool calls and thoughts left in the text (no chat template with tools)",
+        ),
+    ],
+)
+def test_the_summary_says_who_parses(calls, thoughts, setting, line):
+    cfg = SimpleNamespace(tool_call_parser=calls, reasoning_parser=thoughts)
+    assert describe_chat(cfg, Settings(chat_parsers=setting)) == line
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "found"),
+    [
+        ("chat_template.jinja", "T", "T"),
+        ("chat_template.json", json.dumps({"chat_template": "T"}), "T"),
+        ("tokenizer_config.json", json.dumps({"chat_template": "T"}), "T"),
+        ("tokenizer_config.json", json.dumps({"chat_template": [{"template": "T"}]}), "T"),
+        ("tokenizer_config.json", json.dumps({"chat_template": 7}), None),
+        ("tokenizer_config.json", "not JSON", None),
+        ("config.json", "{}", None),
+    ],
+)
+def test_a_template_is_found_wherever_checkpoints_keep_it(tmp_path, name, content, found):
+    (tmp_path / name).write_text(content)
+    assert read_template(str(tmp_path)) == found
