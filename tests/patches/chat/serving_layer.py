@@ -119,7 +119,7 @@ class Engine:
     async def generate_request(self, request: Any, raw: Any = None) -> AsyncIterator[Any]:
         """For each of the `n` choices: forced tokens where the grammar allows, else random ones."""
         self.requests.append(request)
-        most = request.sampling_params["max_new_tokens"]
+        most, whole = request.sampling_params["max_new_tokens"], []
         for index in range(request.sampling_params["n"]):
             grammar = self.grammar_of(request)
             chance = random.Random(self.seed + index)
@@ -136,8 +136,11 @@ class Engine:
                     if len(out) >= most:
                         finish = {"type": "length", "length": most}
                 self.written = self.tokenizer.decode(out)
-                if request.stream or finish is not None:
+                if request.stream:
                     yield self._chunk(request, out, finish, index)
+            whole.append(self._chunk(request, out, finish, index))
+        if not request.stream:
+            yield whole if len(whole) > 1 else whole[0]
 
     def grammar_of(self, request: Any) -> Any:
         """The grammar that SGLang's scheduler would hold this request to."""
