@@ -1,37 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a checkpoint's own files say about NVFP4, and whether this process needs the exact path."""
+"""Decide whether this process needs the exact NVFP4 path, and for which layers."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sglang_gemma4_ext.checkpoint.model_family import ModelInfo
+from sglang_gemma4_ext.checkpoint.quantization import describe
 from sglang_gemma4_ext.context import Context
 
 if TYPE_CHECKING:
     from sglang_gemma4_ext.kernels.nvfp4_dispatch import Layer, Table
 
-HF_QUANT_CONFIG = "hf_quant_config.json"
-MODELOPT = "modelopt"
-COMPRESSED_TENSORS = "compressed-tensors"
 # What SGLang's Marlin applies between gate_up and down of gated experts; anything else, such as
 # Gemma 4's gelu, stops the server at its first token.
 MARLIN_ACTIVATIONS = ("silu", "situ")
-
-
-def nvfp4_format(model: ModelInfo) -> str | None:
-    """MODELOPT or COMPRESSED_TENSORS for an NVFP4 checkpoint, else None."""
-    config = model.config.get("quantization_config") or {}
-    if config.get("quant_method") == COMPRESSED_TENSORS:
-        groups = (config.get("config_groups") or {}).values()
-        formats = {config.get("format"), *(group.get("format") for group in groups)}
-        return COMPRESSED_TENSORS if "nvfp4-pack-quantized" in formats else None
-    config = config or _read_json(model.path, HF_QUANT_CONFIG)
-    algorithm = (config.get("quantization") or config).get("quant_algo")
-    return MODELOPT if "NVFP4" in str(algorithm).upper() else None
 
 
 def stands_down(ctx: Context, quant_format: str) -> str | None:
@@ -47,8 +29,13 @@ def stands_down(ctx: Context, quant_format: str) -> str | None:
             "SGLang's Marlin kernels serve NVFP4 on this GPU: the fused ones were not measured to "
             "be faster on it (--gemma4-nvfp4 fused takes them all the same)"
         )
-    if ctx.model is not None and nvfp4_format(ctx.model) != quant_format:
+    if ctx.model is None:
+        return None
+    quantization = describe(ctx.model)
+    if quantization.nvfp4_tool != quant_format:
         return f"the checkpoint is not an NVFP4 one of {quant_format}"
+    if quantization.per_layer:
+        return f"ModelOpt's {quantization.label} is served by SGLang's own methods"
     return None
 
 
@@ -91,16 +78,3 @@ def absent_projections(text: Any, layer: int) -> frozenset[str]:
     if getattr(text, "attention_k_eq_v", False) and text.layer_types[layer] == "full_attention":
         return frozenset({"v"})
     return frozenset()
-
-
-def _read_json(path: str, name: str) -> Mapping[str, Any]:
-    """A JSON file of a local folder or a hub name; empty where there is none."""
-    found = str(Path(path) / name)
-    if not Path(path).is_dir():
-        from transformers.utils import cached_file
-
-        found = cached_file(path, name, _raise_exceptions_for_missing_entries=False) or ""
-    try:
-        return json.loads(Path(found).read_text())
-    except (OSError, ValueError):
-        return {}

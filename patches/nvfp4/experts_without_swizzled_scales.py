@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 
+from sglang_gemma4_ext.checkpoint.quantization import describe
+from sglang_gemma4_ext.checkpoint.schemes import MODELOPT
 from sglang_gemma4_ext.context import Context
-from sglang_gemma4_ext.patches.nvfp4._dispatch import MODELOPT, nvfp4_format
 from sglang_gemma4_ext.registry import Hook, Patch, Source
 
 QUANTIZATION = "sglang.srt.layers.quantization"
@@ -45,7 +46,7 @@ def _swizzle(original: Callable[..., torch.Tensor], scale: torch.Tensor) -> torc
 def _stands_down(ctx: Context) -> str | None:
     if not ctx.settings.cpu and not ctx.gpu.is_target:
         return "other GPUs multiply by the swizzled scales"
-    if ctx.model is None or (ctx.model.is_moe and nvfp4_format(ctx.model) == MODELOPT):
+    if ctx.model is None or (ctx.model.is_moe and describe(ctx.model).nvfp4_tool == MODELOPT):
         return None
     return "the model has no experts in ModelOpt's NVFP4"
 

@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from sglang_gemma4_ext.checkpoint.schemes import COMPRESSED_TENSORS, MODELOPT
 from sglang_gemma4_ext.context import Context
 from sglang_gemma4_ext.patches.nvfp4 import _dispatch as checkpoint
 from sglang_gemma4_ext.patches.nvfp4 import _layers as nvfp4
@@ -30,7 +31,7 @@ def _forward(original: Callable[..., Any], self: Any, x: Any) -> Any:
 
 
 def _stands_down(ctx: Context) -> str | None:
-    formats = (checkpoint.MODELOPT, checkpoint.COMPRESSED_TENSORS)
+    formats = (MODELOPT, COMPRESSED_TENSORS)
     reasons = [checkpoint.stands_down(ctx, quant_format) for quant_format in formats]
     if all(reasons):
         return reasons[0] if ctx.model is None else "the fused NVFP4 kernels have nothing to do"

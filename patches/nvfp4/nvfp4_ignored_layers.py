@@ -13,8 +13,9 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from sglang_gemma4_ext.checkpoint.quantization import describe
 from sglang_gemma4_ext.context import Context
-from sglang_gemma4_ext.patches.nvfp4._dispatch import absent_projections, nvfp4_format
+from sglang_gemma4_ext.patches.nvfp4._dispatch import absent_projections
 from sglang_gemma4_ext.registry import Hook, Patch, Source
 
 QUANTIZATION = "sglang.srt.layers.quantization"
@@ -55,7 +56,7 @@ def completed(names: Iterable[str], text: Any) -> list[str]:
 
 
 def _stands_down(ctx: Context) -> str | None:
-    if ctx.model is None or nvfp4_format(ctx.model):
+    if ctx.model is None or describe(ctx.model).declares("nvfp4"):
         return None
     return "the checkpoint is not an NVFP4 one"
 

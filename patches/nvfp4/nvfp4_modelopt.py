@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from sglang_gemma4_ext.checkpoint import schemes
 from sglang_gemma4_ext.context import Context
 from sglang_gemma4_ext.patches.nvfp4 import _dispatch as checkpoint
 from sglang_gemma4_ext.patches.nvfp4 import _layers as nvfp4
@@ -108,7 +109,7 @@ def _moe_method() -> type:
 
 
 def _stands_down(ctx: Context) -> str | None:
-    return checkpoint.stands_down(ctx, checkpoint.MODELOPT)
+    return checkpoint.stands_down(ctx, schemes.MODELOPT)
 
 
 def _retired() -> bool:

@@ -8,12 +8,13 @@ any size. Hub names are left to SGLang.
 from __future__ import annotations
 
 import collections
+import logging
 import re
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from sglang_gemma4_ext.checkpoint.expected import compare
 from sglang_gemma4_ext.checkpoint.files import (
     CheckpointError,
     Tensor,
@@ -30,14 +31,18 @@ from sglang_gemma4_ext.checkpoint.model_family import (
     ModelInfo,
     read_model_info,
 )
+from sglang_gemma4_ext.checkpoint.quantization import describe
+from sglang_gemma4_ext.checkpoint.schemes import NVFP4_GROUP, Quantization
 
-GROUP_SIZE = 16
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _LAYER = re.compile(r"(?:model\.)?(?:language_model\.)?(?:model\.)?layers\.(\d{1,6})\.(.+)\.[^.]+")
 _REMOTE = re.compile(r"\w+://")
 # packed tensor -> the scales without which it means nothing, by format
 _MODELOPT = (".weight", (".weight_scale", ".weight_scale_2"))
 _COMPRESSED_TENSORS = (".weight_packed", (".weight_scale", ".weight_global_scale"))
+_FLOATS = ("BF16", "F16", "F32", "F8_E4M3", "F8_E5M2")
+
+logger = logging.getLogger(__name__)
 
 
 def check_address(host: str, port: int) -> None:
@@ -99,11 +104,12 @@ def check_checkpoint(
     json_object(info.config, "text_config", config)
     json_objects(info.text, "per_layer_config", config)
     kinds = _layer_kinds(info.text, config)
-    _check_group_size(folder, info)
-    if weights:
-        tensors = read_headers(folder)
-        _check_scales(tensors, declares_nvfp4(folder, info), folder)
-        _check_layers(tensors, kinds)
+    quantization = describe(info)
+    _check_group_size(quantization)
+    if weights and (tensors := read_headers(folder)):
+        _check_scales(tensors, quantization, folder)
+        _check_names(tensors, info, quantization)
+        _check_layers(tensors, kinds, quantization)
     return info
 
 
@@ -124,57 +130,35 @@ def check_tokenizer(folder: Path) -> None:
         raise CheckpointError(f"{file} is truncated or not JSON; download it again")
 
 
-def declares_nvfp4(folder: Path, info: ModelInfo) -> bool:
-    """Whether config.json or hf_quant_config.json says that there are NVFP4 weights."""
-    return any(True for _ in _group_sizes(folder, info))
-
-
-def _check_group_size(folder: Path, info: ModelInfo) -> None:
-    for where, size in _group_sizes(folder, info):
-        if size != GROUP_SIZE:
+def _check_group_size(quantization: Quantization) -> None:
+    for scheme in quantization.schemes:
+        if scheme.format == "nvfp4" and scheme.group != NVFP4_GROUP:
             raise CheckpointError(
-                f"{where} declares NVFP4 with group size {size}; NVFP4 has one scale per "
-                f"{GROUP_SIZE} weights, so quantize again with group_size={GROUP_SIZE}"
+                f"{quantization.file} declares NVFP4 with group size {scheme.group}; NVFP4 has one "
+                f"scale per {NVFP4_GROUP} weights, so quantize again with group_size={NVFP4_GROUP}"
             )
 
 
-def _group_sizes(folder: Path, info: ModelInfo) -> Iterator[tuple[Path, int]]:
-    """(where, group size) of each NVFP4 declaration, of ModelOpt or compressed-tensors."""
-    legacy = folder / "hf_quant_config.json"
-    if legacy.is_file():
-        yield from ((legacy, size) for size in _modelopt_sizes(load_json(legacy), legacy))
-    file = folder / "config.json"
-    config = json_object(info.config, "quantization_config", file)
-    if config.get("quant_method") == "compressed-tensors":
-        sizes = _compressed_tensors_sizes(config, file)
-    else:
-        sizes = _modelopt_sizes(config, file)
-    yield from ((file, size) for size in sizes)
+def _check_names(tensors: dict[str, Tensor], info: ModelInfo, quantization: Quantization) -> None:
+    """Refuse a checkpoint that lacks tensors; log those that have no place in the model."""
+    found = compare(tensors, info, quantization)
+    if found.missing:
+        raise CheckpointError(
+            f"{info.path} {found}: the weights or config.json are of another model, renamed or "
+            "incomplete; export or download the checkpoint again"
+        )
+    if found.unknown:
+        logger.warning(
+            "%s holds %d tensors that Gemma 4 has no place for, first %s; they are not loaded",
+            *(info.path, len(found.unknown), found.unknown[0]),
+        )
 
 
-def _modelopt_sizes(config: dict[str, Any], file: Path) -> Iterator[int]:
-    """ModelOpt: one algorithm for all layers, or `quantized_layers` with one for each."""
-    config = json_object(config, "quantization", file) or config
-    for part in (config, *json_objects(config, "quantized_layers", file)):
-        if "NVFP4" not in str(part.get("quant_algo")):
-            continue
-        groups = json_objects(part, "config_groups", file)
-        for weights in [json_object(group, "weights", file) for group in groups] or [part]:
-            if weights.get("num_bits", 4) == 4:
-                yield json_integer(weights, "group_size", file) or GROUP_SIZE
-
-
-def _compressed_tensors_sizes(config: dict[str, Any], file: Path) -> Iterator[int]:
-    for group in json_objects(config, "config_groups", file):
-        weights = json_object(group, "weights", file)
-        if str(group.get("format") or config.get("format")).startswith("nvfp4"):
-            yield json_integer(weights, "group_size", file) or GROUP_SIZE
-
-
-def _check_scales(tensors: dict[str, Tensor], declared: bool, folder: Path) -> None:
-    if not declared:
+def _check_scales(tensors: dict[str, Tensor], quantization: Quantization, folder: Path) -> None:
+    if not quantization.declares("nvfp4"):
         names = ("weight_scale_2", "weight_global_scale")
-        if any(name.rpartition(".")[2] in names for name in tensors):
+        undeclared = any(name.rpartition(".")[2] in names for name in tensors)
+        if undeclared and not quantization.declares("unknown"):
             raise CheckpointError(
                 f"{folder} holds NVFP4 tensors that neither config.json nor hf_quant_config.json "
                 "declares: copy both from where the weights came from"
@@ -184,8 +168,9 @@ def _check_scales(tensors: dict[str, Tensor], declared: bool, folder: Path) -> N
         if tensor.dtype != "U8":
             continue
         for suffix, scales in (_MODELOPT, _COMPRESSED_TENSORS):
-            if name.endswith(suffix):
-                _check_packed(name, tensors, [name.removesuffix(suffix) + s for s in scales])
+            module = name.removesuffix(suffix)
+            if name.endswith(suffix) and quantization.of(module).format != "unknown":
+                _check_packed(name, tensors, [module + scale for scale in scales])
 
 
 def _check_packed(name: str, tensors: dict[str, Tensor], scales: list[str]) -> None:
@@ -196,11 +181,11 @@ def _check_packed(name: str, tensors: dict[str, Tensor], scales: list[str]) -> N
             "is incomplete, export or download it again"
         )
     *outer, half = tensors[name].shape or (0,)
-    expected, found = (*outer, half * 2 // GROUP_SIZE), tensors[scales[0]].shape
+    expected, found = (*outer, half * 2 // NVFP4_GROUP), tensors[scales[0]].shape
     if found != expected:
         raise CheckpointError(
             f"NVFP4 weight {name} has block scales of shape {list(found)} where "
-            f"{list(expected)} is expected: group size {GROUP_SIZE}, plain row-major scales; "
+            f"{list(expected)} is expected: group size {NVFP4_GROUP}, plain row-major scales; "
             "pre-interleaved (swizzled) scales must be exported again without swizzling"
         )
 
@@ -212,36 +197,38 @@ def _layer_kinds(text: dict[str, Any], file: Path) -> list[tuple[str, bool]]:
     return [(kind, index < own_kv) for index, kind in enumerate(layer_types)]
 
 
-def _check_layers(tensors: dict[str, Tensor], kinds: list[tuple[str, bool]]) -> None:
-    """Layers of one kind have the same modules of the same shapes, quantized or not.
+def _check_layers(
+    tensors: dict[str, Tensor], kinds: list[tuple[str, bool]], quantization: Quantization
+) -> None:
+    """Refuse a layer whose modules have other shapes than those of other layers of its kind.
 
-    SGLang starts without a tensor, or with one too small, and answers from what memory held.
+    SGLang starts with a tensor that is too small, and answers from what memory held.
     """
     shapes: dict[tuple[Any, str], dict[int, tuple[int, ...]]] = {}  # of a module by layer
     for name, tensor in tensors.items():
         match = _LAYER.fullmatch(name)
         if match is None or ".experts." in name or int(match[1]) >= len(kinds):
             continue
-        if name.endswith((".weight", ".weight_packed")) and tensor.shape:
+        shape = _logical_shape(name, tensor, quantization)
+        if shape is not None:
             index, module = int(match[1]), match[2]
-            *outer, last = tensor.shape
-            shape = (*outer, last * 2 if tensor.dtype == "U8" else last)
             shapes.setdefault((kinds[index], module), {})[index] = shape
-    for (kind, module), by_layer in shapes.items():
-        _check_module(module, by_layer, [i for i, other in enumerate(kinds) if other == kind])
+    for (_, module), by_layer in shapes.items():
+        found = collections.Counter(by_layer.values()).most_common()
+        if len(found) > 1:
+            odd = next(index for index, shape in by_layer.items() if shape == found[-1][0])
+            raise CheckpointError(
+                f"layer {odd} has {module}.weight of shape {list(found[-1][0])} where other layers "
+                f"of its kind have {list(found[0][0])}: export or download the checkpoint again"
+            )
 
 
-def _check_module(module: str, shapes: dict[int, tuple[int, ...]], members: list[int]) -> None:
-    missing = [index for index in members if index not in shapes]
-    if missing:
-        raise CheckpointError(
-            f"layer {missing[0]} has no {module}.weight, which other layers of its kind have: the "
-            "checkpoint is incomplete, export or download it again"
-        )
-    found = collections.Counter(shapes.values()).most_common()
-    if len(found) > 1:
-        odd = next(index for index, shape in shapes.items() if shape == found[-1][0])
-        raise CheckpointError(
-            f"layer {odd} has {module}.weight of shape {list(found[-1][0])} where other layers of "
-            f"its kind have {list(found[0][0])}: export or download the checkpoint again"
-        )
+def _logical_shape(name: str, tensor: Tensor, quantization: Quantization) -> tuple[int, ...] | None:
+    """The shape of the weight that a tensor stands for; None in a packing that is not known."""
+    if not name.endswith((".weight", ".weight_packed")) or not tensor.shape:
+        return None
+    if tensor.dtype in _FLOATS:
+        return tensor.shape
+    *outer, last = tensor.shape
+    nvfp4 = tensor.dtype == "U8" and quantization.of(name.rpartition(".")[0]).format == "nvfp4"
+    return (*outer, last * 2) if nvfp4 else None

@@ -13,10 +13,9 @@ from typing import Any
 from sglang_gemma4_ext import __version__, shutdown
 from sglang_gemma4_ext.checkpoint.model_family import (
     MULTIMODAL_ARCHITECTURES,
-    ModelInfo,
     read_model_info,
 )
-from sglang_gemma4_ext.checkpoint.preflight import declares_nvfp4
+from sglang_gemma4_ext.checkpoint.quantization import describe
 from sglang_gemma4_ext.context import sglang_version
 from sglang_gemma4_ext.launcher.memory_summary import describe_memory
 from sglang_gemma4_ext.machine import detect_gpu
@@ -50,21 +49,13 @@ def describe_model(path: str, revision: str | None, multimodal: bool | None) -> 
         return f"{path}: not a Gemma 4, served as plain SGLang would"
     kind = f"{model.text.get('num_experts')} experts" if model.is_moe else "dense"
     parts = [model.architecture, kind]
-    if quantization := describe_quantization(model):
+    if quantization := describe(model).label:
         parts.append(quantization)
     if model.architecture in MULTIMODAL_ARCHITECTURES:
         parts.append(
             "multimodal" if multimodal else "text-only (--enable-multimodal for images and audio)"
         )
     return f"{path}: {', '.join(parts)}"
-
-
-def describe_quantization(model: ModelInfo) -> str:
-    config = model.config.get("quantization_config") or {}
-    name = config.get("quant_algo") or config.get("format") or config.get("quant_method")
-    if name is None and Path(model.path).is_dir() and declares_nvfp4(Path(model.path), model):
-        name = "NVFP4"
-    return str(name or "")
 
 
 def _memory(cfg: Any, settings: Settings) -> list[str]:

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from sglang_gemma4_ext.checkpoint.files import CheckpointError, read_header, read_headers
-from sglang_gemma4_ext.checkpoint.preflight import check_address, check_checkpoint, declares_nvfp4
+from sglang_gemma4_ext.checkpoint.preflight import check_address, check_checkpoint
+from sglang_gemma4_ext.checkpoint.quantization import describe
 
 N, K = 32, 64
 LINEAR = "model.language_model.layers.0.mlp.up_proj"
@@ -41,7 +42,7 @@ FORMATS = pytest.mark.parametrize(
     [(MODELOPT_CONFIG, MODELOPT), (CT_CONFIG, COMPRESSED_TENSORS)],
     ids=["modelopt", "compressed-tensors"],
 )
-BYTES = {"U8": 1, "F8_E4M3": 1, "BF16": 2, "F32": 4}
+BYTES = {"U8": 1, "F8_E4M3": 1, "BF16": 2, "F16": 2, "F32": 4, "I32": 4}
 
 
 def write_weights(file: Path, tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> Path:
@@ -219,20 +220,29 @@ def test_group_size_32_in_every_place_that_states_it(folder):
 
 
 SLIDING, FULL = "sliding_attention", "full_attention"
-TEXT = {"layer_types": [SLIDING, SLIDING, SLIDING, FULL, SLIDING], "num_kv_shared_layers": 1}
+TEXT = {
+    "layer_types": [SLIDING, SLIDING, SLIDING, FULL, SLIDING],
+    "num_kv_shared_layers": 1,
+    "attention_k_eq_v": True,
+    "hidden_size_per_layer_input": 0,
+}
+LAYERS = "model.language_model.layers"
 
 
 def layers(**changes) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Five layers; changes: tensors by name, with None to leave one out."""
-    tensors = {}
+    tensors = {"model.language_model.embed_tokens.weight": ("BF16", (N, K))}
     for index, kind in enumerate(TEXT["layer_types"]):
         width = 2 * N if index == 4 else N
-        tensors[f"model.language_model.layers.{index}.mlp.up_proj.weight"] = ("BF16", (width, K))
-        if kind == SLIDING:
-            tensors[f"model.language_model.layers.{index}.self_attn.v_proj.weight"] = (
-                "BF16",
-                (N, K),
-            )
+        shared, full = index == 4, kind == FULL
+        attention = "qo" if shared else "qko" if full else "qkvo"
+        for name in (
+            *(f"self_attn.{leaf}" for leaf in attention),
+            "mlp.gate",
+            "mlp.up",
+            "mlp.down",
+        ):
+            tensors[f"{LAYERS}.{index}.{name}_proj.weight"] = ("BF16", (width, K))
     tensors.update({f"model.language_model.layers.{n}": entry for n, entry in changes.items()})
     return {name: entry for name, entry in tensors.items() if entry}
 
@@ -243,7 +253,7 @@ def test_a_layer_unlike_the_others_of_its_kind(folder):
     write_weights(file, layers())
     assert check_checkpoint(str(folder)).is_gemma4
     write_weights(file, layers(**{"1.mlp.up_proj.weight": None}))
-    assert "layer 1 has no mlp.up_proj.weight, which other layers of" in refusal(folder)
+    assert f"lacks 1 tensor that its config.json asks for ({LAYERS}.1.mlp.up" in refusal(folder)
     write_weights(file, layers(**{"1.mlp.up_proj.weight": ("BF16", (N - 1, K))}))
     assert f"layer 1 has mlp.up_proj.weight of shape {[N - 1, K]} where" in refusal(folder)
     write_config(folder, MODELOPT_CONFIG, text_config=TEXT)
@@ -263,7 +273,44 @@ def test_other_packed_formats_are_not_taken_for_nvfp4(folder):
     bnb = {f"{LINEAR}.weight": ("U8", (N * K // 2, 1)), f"{LINEAR}.weight.absmax": ("F32", (32,))}
     write_weights(folder / "model.safetensors", bnb)
     info = check_checkpoint(str(folder))
-    assert not declares_nvfp4(folder, info)
+    assert not describe(info).declares("nvfp4")
+
+
+INT4 = {
+    f"{LAYERS}.0.mlp.up_proj.weight_packed": ("I32", (N, K // 8)),
+    f"{LAYERS}.0.mlp.up_proj.weight_scale": ("BF16", (N, K // 32)),
+}
+INT8 = {f"{LAYERS}.0.mlp.up_proj.weight_packed": ("I32", (N, K // 4))}
+AWQ = {
+    f"{LAYERS}.0.mlp.up_proj.qweight": ("I32", (K, N // 8)),
+    f"{LAYERS}.0.mlp.up_proj.scales": ("F16", (K // 32, N)),
+}
+BNB = {f"{LAYERS}.0.mlp.up_proj.weight": ("U8", (N * K // 2, 1))}
+INT_CONFIG = {
+    "quant_method": "compressed-tensors",
+    "format": "pack-quantized",
+    "config_groups": {"g": {"weights": {"num_bits": 4, "type": "int", "group_size": 32}}},
+}
+
+
+@pytest.mark.parametrize(
+    ("section", "packed"),
+    [
+        (INT_CONFIG, INT4),
+        (INT_CONFIG, INT8),
+        ({**INT_CONFIG, "format": "nvfp4-pack-quantized"}, INT8),
+        ({"quant_method": "awq", "bits": 4, "group_size": 32}, AWQ),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, BNB),
+        ({"quant_method": "from-next-year"}, {f"{LAYERS}.0.mlp.up_proj.codes": ("U8", (5,))}),
+    ],
+)
+def test_a_packed_layer_beside_plain_ones_passes(folder, section, packed):
+    write_config(folder, section, text_config=TEXT)
+    tensors = {n: t for n, t in layers().items() if n != f"{LAYERS}.0.mlp.up_proj.weight"}
+    write_weights(folder / "model.safetensors", tensors | packed)
+    assert check_checkpoint(str(folder)).is_gemma4
+    write_weights(folder / "model.safetensors", tensors)
+    assert f"({LAYERS}.0.mlp.up_proj.weight)" in refusal(folder)
 
 
 def test_addresses():

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from sglang_gemma4_ext.checkpoint.assistant_fit import check_fit
 from sglang_gemma4_ext.checkpoint.files import CheckpointError, read_header
-from sglang_gemma4_ext.checkpoint.preflight import check_checkpoint, declares_nvfp4
+from sglang_gemma4_ext.checkpoint.preflight import check_checkpoint
+from sglang_gemma4_ext.checkpoint.quantization import describe
 from tests.unit.test_preflight import (
     COMPRESSED_TENSORS,
     CT_CONFIG,
@@ -87,7 +88,7 @@ def look(folder: Path) -> None:
     with one_sentence_at_most():
         info = check_checkpoint(str(folder))
         if info is not None and info.is_gemma4:
-            declares_nvfp4(folder, info)
+            describe(info)
 
 
 def whole(folder: Path) -> Path:
