@@ -111,7 +111,8 @@ ANSWERS = {
 @pytest.mark.parametrize("name", ANSWERS)
 def test_a_client_gets_the_answer(scripted: Scripted, name: str, stream: bool):
     output, fields, expected, _ = ANSWERS[name]
-    assert given(scripted, output, fields, stream) == expected
+    found = given(scripted, output, fields, stream)
+    assert found == expected, found
 
 
 def given(scripted: Scripted, output: str, fields: dict, stream: bool) -> tuple:
