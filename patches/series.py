@@ -16,6 +16,7 @@ from sglang_gemma4_ext.patches.chat import (
 )
 from sglang_gemma4_ext.patches.checkpoints import (
     causal_lm_config,
+    outer_tie_rules,
     unified_kv_scales,
     unified_without_ple,
 )
@@ -71,6 +72,7 @@ from sglang_gemma4_ext.registry import Patch
 PATCHES: tuple[Patch, ...] = (
     causal_lm_config.PATCH,
     unified_without_ple.PATCH,
+    outer_tie_rules.PATCH,
     text_only.PATCH,
     positions_from_zero.PATCH,
     exact_sliding_window.PATCH,
