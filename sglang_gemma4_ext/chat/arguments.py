@@ -162,7 +162,7 @@ class ArgumentRules:
             return self._string(schema)
         if kind in ("integer", "number"):
             return self._number(schema, kind)
-        return _NAMED.get(kind, "value")
+        return _NAMED.get(str(kind), "value")
 
     def _pairs(self, schema: Mapping[str, Any]) -> str:
         """Pairs in the template's order, the optional ones left out or not.

@@ -133,7 +133,8 @@ class CallParser:
     def _skip_spaces(self) -> Wait:
         reader = self.reader
         while True:
-            reader.take(SPACES.match(reader.text, reader.pos).end() - reader.pos)
+            spaces = SPACES.match(reader.text, reader.pos)
+            reader.take(spaces.end() - reader.pos if spaces else 0)
             if reader.left:
                 return
             if reader.ended:

@@ -110,7 +110,7 @@ class Calls:
         reader = self._reader
         while True:
             run = _LEFTOVER_CLOSERS.match(reader.text, reader.pos)
-            reader.take(run.end() - reader.pos)
+            reader.take(run.end() - reader.pos if run else 0)
             if reader.left or reader.ended:
                 return
             yield

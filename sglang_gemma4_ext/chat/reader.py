@@ -67,7 +67,8 @@ class Reader:
         A run of more than `most` characters is cut there.
         """
         while True:
-            size = run.match(self.text, self.pos).end() - self.pos
+            found = run.match(self.text, self.pos)
+            size = found.end() - self.pos if found else 0
             if size >= most:
                 return most
             if size < self.left or self.ended:

@@ -53,7 +53,8 @@ def closes(reader: Reader, skip: int) -> Generator[None, None, bool]:
     """
     ahead = skip
     while True:
-        at = _SPACES.match(reader.text, reader.pos + ahead).end()
+        found = _SPACES.match(reader.text, reader.pos + ahead)
+        at = found.end() if found else reader.pos + ahead
         if at - reader.pos - skip > _MOST_SPACES:
             return False
         rest = reader.text[at : at + LONGEST]

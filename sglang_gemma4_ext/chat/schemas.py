@@ -32,9 +32,9 @@ def joined(outer: Mapping[str, Any], inner: Mapping[str, Any]) -> dict[str, Any]
     Their properties and their required names are put together.
     """
     out = {**inner, **outer}
-    both = [part.get("properties") for part in (inner, outer)]
-    if all(isinstance(properties, Mapping) for properties in both):
-        out["properties"] = {**both[0], **both[1]}
+    ours, theirs = inner.get("properties"), outer.get("properties")
+    if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
+        out["properties"] = {**ours, **theirs}
     required = [
         name
         for part in (outer, inner)

@@ -170,7 +170,7 @@ def _attention_shapes(text: Mapping[str, Any]) -> tuple[tuple[int, int], tuple[i
     """(KV heads, head_dim) of sliding and of full layers."""
     sliding = text["num_key_value_heads"], text["head_dim"]
     own = text.get("per_layer_config") or {}
-    full = next((own[str(i)] for i, t in enumerate(text["layer_types"])
+    full: Mapping[str, Any] = next((own[str(i)] for i, t in enumerate(text["layer_types"])
                  if t == FULL and str(i) in own), {})  # fmt: skip
     heads = text.get("num_global_key_value_heads") or full.get("num_key_value_heads")
     dim = text.get("global_head_dim") or full.get("head_dim")

@@ -102,8 +102,8 @@ def split(budget: int, kv: KvBytes, ratio: float, page: int = 1) -> Pools:
 def share(budget: int, kv: KvBytes, page: int = 1) -> Pools:
     """One buffer: each pool may grow until the bytes run out."""
     budget = max(budget, 0)
-    pools = (budget // size // page * page for size in (kv.full, kv.swa))
-    return Pools(*pools, shared_bytes=budget)
+    full, swa = (budget // size // page * page for size in (kv.full, kv.swa))
+    return Pools(full, swa, shared_bytes=budget)
 
 
 def seed_ratio(geometry: Geometry) -> float:
