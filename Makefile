@@ -4,6 +4,7 @@ UV_VERSION := 0.13.8
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+LINT := .venv-lint
 # Two workers, each with one core: a server's start keeps little more than one busy.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 
@@ -18,13 +19,19 @@ test: setup lint  ## everything that a commit must pass; ARGS="-k name" selects
 test-slow: setup  ## the long ones too
 	$(PYTEST) -m "not gpu" $(ARGS)
 
-lint: setup
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+lint: $(LINT)/.ready  ## ruff and mypy, in a small environment of their own
+	$(LINT)/bin/ruff check .
+	$(LINT)/bin/ruff format --check .
+	$(LINT)/bin/mypy
 
-format: setup
-	$(BIN)/ruff check --fix .
-	$(BIN)/ruff format .
+format: $(LINT)/.ready
+	$(LINT)/bin/ruff check --fix .
+	$(LINT)/bin/ruff format .
+
+$(LINT)/.ready: requirements.lock Makefile
+	$(PYTHON) -m venv $(LINT)
+	$(LINT)/bin/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock ruff mypy
+	touch $@
 
 setup: $(READY)
 
@@ -37,4 +44,4 @@ $(READY): requirements.lock pyproject.toml Makefile
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(LINT) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
