@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`--gemma4-low-memory`: the plan's tight choices as SGLang's flags, for 24 and 32 GB cards.
 
-A smaller prefill chunk and few requests need less beside weights and KV: the reserve is what the
-model works with, with no allowance on top. A flag that the user gave stands, and the plan is made
-around it.
+The plan is the one that `python -m sglang_gemma4_ext.plan --gemma4-low-memory` prints. A flag that
+the user gave stands, and the plan is made around it.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sglang_gemma4_ext.launcher.command_line import DRAFT_MODEL, MODEL, TENSOR_PARALLEL, CommandLine
-from sglang_gemma4_ext.plan import planner, served
+from sglang_gemma4_ext.plan import search, served
 from sglang_gemma4_ext.plan.geometry import PlanError
 from sglang_gemma4_ext.plan.question import Question
 from sglang_gemma4_ext.settings import SwaPolicy
@@ -33,7 +32,7 @@ def apply(
     """
     if line.value(FRACTION) is not None:
         raise PlanError(f"--gemma4-low-memory chooses {FRACTION}: give one of the two")
-    plan = planner.make(_question(line, memory, policy, capability))
+    plan = search.fit(_question(line, memory, policy, capability))
     if not plan.fits:
         raise PlanError(f"{plan.reason}; the nearest that fits: {plan.nearest}")
     chosen = {

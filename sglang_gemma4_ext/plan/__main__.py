@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import get_args
 
 from sglang_gemma4_ext.checkpoint.files import CheckpointError
-from sglang_gemma4_ext.plan import planner, report, served
+from sglang_gemma4_ext.plan import planner, report, search, served
 from sglang_gemma4_ext.plan.answer import Plan
-from sglang_gemma4_ext.plan.cards import CARDS, find_card
+from sglang_gemma4_ext.plan.cards import CARDS, Card, find_card
 from sglang_gemma4_ext.plan.geometry import BUILT_IN, PlanError
-from sglang_gemma4_ext.plan.question import KV_DTYPE_BYTES, Question
+from sglang_gemma4_ext.plan.question import E4M3_SINCE, KV_DTYPE_BYTES, Question, parse_allowed
 from sglang_gemma4_ext.plan.sizes import parse_size
 from sglang_gemma4_ext.plan.weights import FORMATS
 from sglang_gemma4_ext.settings import SwaPolicy
@@ -43,7 +43,14 @@ def build_parser() -> argparse.ArgumentParser:
     add("--speculative-num-draft-tokens", type=int)
     add("--enable-multimodal", action="store_true", help="count the towers too")
     add("--gemma4-swa-policy", choices=get_args(SwaPolicy), default="auto")
-    add("--gemma4-low-memory", action="store_true")
+    add("--for-requests", type=int, metavar="N", default=1,
+        help="the context is the longest that N requests have at once (default: 1)")  # fmt: skip
+    add("--gemma4-fit", choices=("auto", "off"), default="auto",
+        help="choose chunk, requests, context and reserve; off: as SGLang chooses")  # fmt: skip
+    add("--gemma4-allow", default="", metavar="kv8",
+        help="lossy choices that the plan may make; kv8: KV in fp8_e4m3")  # fmt: skip
+    add("--gemma4-low-memory", action="store_true",
+        help="context before throughput on GPUs of 60 GiB and more, too")  # fmt: skip
     add("--stock", action="store_true", help="plan for SGLang 0.5.23 without this extension")
     add("--json", action="store_true", help="print JSON")
     add("--plot", type=Path, metavar="FILE.png", help="draw the plan beside stock SGLang's")
@@ -54,13 +61,18 @@ def main(argv: list[str] | None = None) -> int:
     """Print a plan. 0: it fits; 1: it does not; 2: the question has no answer, in one sentence."""
     args = build_parser().parse_args(argv)
     try:
-        plan = planner.make(question_of(args))
+        question = question_of(args)
+        plan = search.fit(question) if args.gemma4_fit == "auto" else planner.make(question)
+        gains = search.options(question, plan) if plan.fits else []
         if args.plot:
-            _plot(plan, args.plot)
+            _plot(question, plan, args.plot)
     except (PlanError, CheckpointError) as error:
         print(f"sglang-gemma4-ext: {error}", file=sys.stderr)
         return 2
-    print(json.dumps(report.to_json(plan), indent=2) if args.json else report.to_text(plan))
+    if args.json:
+        print(json.dumps(report.to_json(plan, gains), indent=2))
+    else:
+        print(report.to_text(plan, gains))
     return 0 if plan.fits else 1
 
 
@@ -89,12 +101,24 @@ def question_of(args: argparse.Namespace) -> Question:
         chunk=args.chunked_prefill_size,
         mem_fraction=args.mem_fraction_static,
         swa_ratio=args.swa_full_tokens_ratio,
-        kv_dtype=args.kv_cache_dtype,
+        kv_dtype=_kv_dtype(args, card),
+        at_once=args.for_requests,
+        low_memory=args.gemma4_low_memory,
         page=args.page_size,
         policy=args.gemma4_swa_policy,
-        low_memory=args.gemma4_low_memory,
         ours=not args.stock,
     )
+
+
+def _kv_dtype(args: argparse.Namespace, card: Card | None) -> str:
+    """The user's choice, else 8 bits where that is allowed and runs. Raises PlanError."""
+    if "kv8" not in parse_allowed(args.gemma4_allow) or args.kv_cache_dtype != "auto":
+        return args.kv_cache_dtype
+    if card is None or card.capability < E4M3_SINCE:
+        raise PlanError(
+            "--gemma4-allow kv8 needs --gpu with a GPU of compute capability 8.9 or above"
+        )
+    return "fp8_e4m3"
 
 
 def _check_flags(args: argparse.Namespace) -> None:
@@ -103,7 +127,8 @@ def _check_flags(args: argparse.Namespace) -> None:
         raise PlanError("say which GPU: --gpu NAME, or --memory AMOUNT for one that has no name")
     if args.gpu is not None and args.memory is not None:
         raise PlanError("--gpu and --memory both name a GPU: leave one of them out")
-    if args.stock and (args.gemma4_low_memory or args.gemma4_swa_policy != "auto"):
+    ours = args.gemma4_low_memory or args.gemma4_allow or args.gemma4_swa_policy != "auto"
+    if args.stock and ours:
         raise PlanError("--stock plans without the extension: leave out --gemma4-* flags")
     if args.gemma4_low_memory and args.mem_fraction_static is not None:
         raise PlanError("--gemma4-low-memory chooses --mem-fraction-static: give one of the two")
@@ -111,14 +136,14 @@ def _check_flags(args: argparse.Namespace) -> None:
         raise PlanError("--speculative-num-draft-tokens needs --speculative-draft-model-path")
 
 
-def _plot(plan: Plan, file: Path) -> None:
+def _plot(question: Question, plan: Plan, file: Path) -> None:
     from sglang_gemma4_ext.plan.plot import draw
 
     if file.suffix.lower() != ".png":
         raise PlanError(f"--plot writes a .png file, not {file.name}")
     plans = [(report.title(plan), plan)]
     if plan.question.ours:
-        stock = replace(plan.question, ours=False, policy="auto", low_memory=False)
+        stock = replace(question, ours=False, policy="auto", kv_dtype="auto")
         answer = planner.make(stock)
         plans.append((report.title(answer), answer))
     draw(plans, file)

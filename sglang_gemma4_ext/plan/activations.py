@@ -18,6 +18,7 @@ it traced by at least a twentieth, and test_activations.py holds it below a half
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 from sglang_gemma4_ext.plan.geometry import Geometry
@@ -62,7 +63,7 @@ def hidden_bytes(geometry: Geometry, tokens: int, step: Step) -> int:
 def layers_bytes(geometry: Geometry, tokens: int, step: Step) -> int:
     """The widest layer, with what lives through all of them, or the PLE stack before them."""
     ple = geometry.layers * geometry.ple
-    widest = max(_layer(geometry, layer, step.tp) for layer in range(geometry.layers))
+    widest = _widest_layer(geometry, step.tp)
     entry = geometry.hidden + 9 * ple
     through = 3 * geometry.hidden + ple
     return tokens * step.dtype_bytes * max(entry, through + widest)
@@ -70,6 +71,11 @@ def layers_bytes(geometry: Geometry, tokens: int, step: Step) -> int:
 
 def logits_bytes(geometry: Geometry, rows: int, step: Step) -> int:
     return rows * geometry.vocab * (2 * step.dtype_bytes // step.tp + 2 * _FP32)
+
+
+@functools.cache
+def _widest_layer(geometry: Geometry, tp: int) -> int:
+    return max(_layer(geometry, layer, tp) for layer in range(geometry.layers))
 
 
 def _layer(geometry: Geometry, layer: int, tp: int) -> int:

@@ -22,28 +22,24 @@ def nearest(question: Question, plan_of: Callable[[Question], Plan]) -> str:
 
 
 def _smaller(question: Question) -> list[tuple[str, Question]]:
-    low = replace(question, low_memory=True, mem_fraction=None, chunk=None)
-    short = replace(low, context=None)
-    few = replace(short, requests=1)
-    fp8 = replace(low, kv_dtype="fp8_e4m3")
-    steps = [] if question.low_memory or not question.ours else [("--gemma4-low-memory", low)]
-    if question.ours and question.runs_e4m3 and question.kv_dtype_bytes > 1:
-        steps.append(("--gemma4-low-memory --kv-cache-dtype fp8_e4m3", fp8))
-    if question.ours and question.requests is not None and question.requests > 1:
-        steps.append(("--gemma4-low-memory --max-running-requests 1", replace(low, requests=1)))
-    if question.ours:
-        steps += [
-            ("--gemma4-low-memory and a shorter --context-length", short),
-            ("--gemma4-low-memory --max-running-requests 1 and a shorter context", few),
-        ]
+    """Questions that ask for less, or for another checkpoint or more GPUs, in words."""
+    steps = []
     if not question.ours:
         steps.append(("this extension, without --stock", replace(question, ours=True)))
+    if question.ours and question.runs_e4m3 and question.kv_dtype_bytes > 1:
+        kv8 = replace(question, kv_dtype="fp8_e4m3")
+        steps.append(("KV in 8 bits, --gemma4-allow kv8", kv8))
+    if question.at_once > 1:
+        steps.append(("--for-requests 1", replace(question, at_once=1)))
+    if question.context is not None:
+        steps.append(("a shorter --context-length", replace(question, context=None)))
+        alone = replace(question, context=None, at_once=1)
+        steps.append(("--for-requests 1 and a shorter --context-length", alone))
+    if question.mem_fraction is not None:
+        steps.append(("no --mem-fraction-static", replace(question, mem_fraction=None)))
     packed = estimate(question.geometry, "nvfp4", question.tp)
     if packed.total < question.weights.total:
-        words = "the model's NVFP4 checkpoint"
-        steps.append((words, replace(question, weights=packed)))
-        if question.ours:
-            steps.append((f"{words} and --gemma4-low-memory", replace(low, weights=packed)))
+        steps.append(("the model's NVFP4 checkpoint", replace(question, weights=packed)))
     more = (tp for tp in (2, 4, 8) if tp > question.tp)
     return [*steps, *((f"--tp {tp}", _parallel(question, tp)) for tp in more)]
 
@@ -60,21 +56,15 @@ def _parallel(question: Question, tp: int) -> Question:
 
 
 def flags(plan: Plan) -> list[str]:
-    """What makes the launcher run this plan; nothing that the user has to repeat."""
+    """What makes the launcher run this plan, to paste behind --model-path."""
     question, load = plan.question, plan.load
     context = min(plan.longest_request, question.context or question.geometry.max_context)
     found = [f"--context-length {context}"]
-    if question.low_memory:
-        # Chooses reserve, chunk and requests by itself.
-        found.insert(0, "--gemma4-low-memory")
-        if question.chunk is not None:
-            found.append(f"--chunked-prefill-size {load.chunk}")
-    else:
-        found += [
-            f"--mem-fraction-static {plan.fraction:g}",
-            f"--chunked-prefill-size {load.chunk}",
-        ]
-    if load.requests is not None and not (question.low_memory and question.requests is None):
+    found += [
+        f"--mem-fraction-static {plan.fraction:g}",
+        f"--chunked-prefill-size {load.chunk}",
+    ]
+    if load.requests is not None:
         found.append(f"--max-running-requests {load.requests}")
     if question.ours and question.policy != "auto" and question.swa_ratio is None:
         found.append(f"--gemma4-swa-policy {question.policy}")

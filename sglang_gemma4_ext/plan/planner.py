@@ -20,30 +20,17 @@ STOCK_EXPERTS = (
     "stock SGLang 0.5.23 does not answer with NVFP4 experts before Blackwell: its Marlin kernels "
     "refuse their gelu"
 )
-# A smaller chunk computes with less and leaves less sliding KV in flight, and prefills slower.
-LOW_MEMORY_CHUNKS = (2048, 1024, 512, 256)
-LOW_MEMORY_REQUESTS = 16
 
 
 def make(question: Question) -> Plan:
-    """Answer a question. Raises PlanError on contradictions; what does not fit is an answer."""
+    """Answer a question as it is. Raises PlanError on contradictions."""
     check(question)
-    plan = _best(question)
-    return plan if plan.fits else replace(plan, nearest=advice.nearest(question, _best))
+    plan = answer(question)
+    return plan if plan.fits else replace(plan, nearest=advice.nearest(question, answer))
 
 
-def _best(question: Question) -> Plan:
-    """In low-memory mode the largest of LOW_MEMORY_CHUNKS that fits, unless the user chose."""
-    if not question.low_memory or question.chunk is not None:
-        return _plan(question)
-    plans = (_plan(replace(question, chunk=chunk)) for chunk in LOW_MEMORY_CHUNKS)
-    for plan in plans:
-        if plan.fits:
-            break
-    return replace(plan, question=question)
-
-
-def _plan(question: Question) -> Plan:
+def answer(question: Question) -> Plan:
+    """Where each byte goes under the question's choices, and SGLang's where it leaves them open."""
     load = _load(question)
     fraction = _fraction(question, load)
     parts = _parts(question, load, reserve.kept_by(question.memory, fraction))
@@ -70,9 +57,6 @@ def _plan(question: Question) -> Plan:
 def _load(question: Question) -> reserve.Load:
     requests = question.requests
     load = reserve.default_load(question.memory, question.geometry, question.tp, requests)
-    if question.low_memory:
-        # The table and the graphs of requests that cannot run anyway are not free.
-        requests = requests or LOW_MEMORY_REQUESTS
     return replace(
         load,
         chunk=question.chunk or load.chunk,
@@ -89,9 +73,7 @@ def _fraction(question: Question, load: reserve.Load) -> float:
         return question.mem_fraction
     if not question.ours or not question.is_target:
         return reserve.sglang_fraction(question.memory, load)
-    return reserve.best_fraction(
-        question.memory, question.geometry, load, low_memory=question.low_memory
-    )
+    return reserve.best_fraction(question.memory, question.geometry, load, tight=question.tight)
 
 
 def _parts(question: Question, load: reserve.Load, kept: int) -> dict[str, int]:
@@ -194,11 +176,11 @@ def _verdict(
     if longest == 0 or longest < wanted:
         most = f"{longest + NEW_TOKENS} tokens" if longest else "no request"
         return False, f"the KV pools hold {most}, too few for a context of {question.context or 1}"
-    if question.context and question.requests:
+    if question.context and question.at_once > 1:
         count = pools.concurrent(
             split, kv, question.geometry.window, max(1, wanted), NEW_TOKENS, serving
         )
-        if count < question.requests:
-            many = f"{count} of {question.requests} requests"
+        if count < question.at_once:
+            many = f"{count} of {question.at_once} requests"
             return False, f"{many} of {question.context} tokens fit at once"
     return True, f"{parts['kv'] / GIB:.1f} GiB are left for KV"

@@ -15,6 +15,9 @@ KV_DTYPE_BYTES = {"auto": 2, "bfloat16": 2, "float16": 2, "fp8_e4m3": 1, "fp8_e5
 # SGLang's Triton attention compiles for an E4M3 cache from this compute capability on.
 E4M3_SINCE = (8, 9)
 
+# Lossy choices that --gemma4-allow permits.
+ALLOWABLE = frozenset({"kv8"})
+
 
 @dataclass(frozen=True)
 class Question:
@@ -23,6 +26,9 @@ class Question:
     memory: bytes of one GPU as nvidia-smi reports them.
     capability: its compute capability; None where only its memory is known.
     card: its name, for people.
+    at_once: requests of the whole context that must run at once.
+    tight: keep free what the model works with, with no allowance on top.
+    low_memory: context counts before throughput on large GPUs too.
     policy: how KV memory is split; see policy.py.
     ours: with the extension's patches; False plans stock SGLang 0.5.23.
     """
@@ -40,6 +46,8 @@ class Question:
     draft: Draft = NO_DRAFT
     page: int = 1
     policy: SwaPolicy = "auto"
+    at_once: int = 1
+    tight: bool = False
     low_memory: bool = False
     ours: bool = True
     capability: tuple[int, int] | None = None
@@ -49,6 +57,12 @@ class Question:
     def is_target(self) -> bool:
         """Whether the extension's memory patches are for this GPU; a nameless one counts so."""
         return self.capability is None or (8, 0) <= self.capability < (10, 0)
+
+    @property
+    def is_free(self) -> bool:
+        """Whether the plan may choose memory: the user and the GPU leave it to the extension."""
+        settled = self.mem_fraction is not None or self.swa_ratio is not None or self.tight
+        return self.ours and self.is_target and not settled
 
     @property
     def runs_e4m3(self) -> bool:
@@ -66,6 +80,14 @@ class Question:
         return Server(self.is_target, beside, kv_dtype=self.kv_dtype)
 
 
+def parse_allowed(text: str) -> frozenset[str]:
+    """The lossy choices in a comma-separated list. Raises PlanError on one that is not offered."""
+    names = frozenset(name.strip() for name in text.split(",") if name.strip())
+    for name in sorted(names - ALLOWABLE):
+        raise PlanError(f"--gemma4-allow offers {', '.join(sorted(ALLOWABLE))}, not {name!r}")
+    return names
+
+
 def check(question: Question) -> None:
     """Raises PlanError on a question that contradicts itself, its model or its GPU."""
     most = question.geometry.max_context
@@ -78,12 +100,17 @@ def check(question: Question) -> None:
         ("--context-length", question.context),
         ("--max-running-requests", question.requests),
         ("--chunked-prefill-size", question.chunk),
+        ("--for-requests", question.at_once),
         ("--tp", question.tp),
     ):
         if value is not None and value < 1:
             raise PlanError(f"{flag} must be at least 1, not {value}")
     if question.geometry.heads % question.tp:
         raise PlanError(f"--tp {question.tp} does not divide {question.geometry.heads} query heads")
+    if question.requests is not None and question.requests < question.at_once:
+        raise PlanError(
+            f"--max-running-requests {question.requests} is below --for-requests {question.at_once}"
+        )
     fraction, ratio = question.mem_fraction, question.swa_ratio
     if fraction is not None and not 0 < fraction < 1:
         raise PlanError(f"--mem-fraction-static must be between 0 and 1, not {fraction}")

@@ -3,20 +3,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from math import ceil
 from typing import Any
 
 from sglang_gemma4_ext.plan.answer import RESERVE, Plan
 from sglang_gemma4_ext.plan.question import Question
+from sglang_gemma4_ext.plan.reserve import default_load
+from sglang_gemma4_ext.plan.search import Option
 from sglang_gemma4_ext.plan.sizes import GIB
 
 _BAR = 40
+SCHEMA = 1  # of the JSON; raised whenever a key changes its meaning or goes
 LEGEND = {
     RESERVE + "unmodelled": "allocator slack, kernel workspaces, NCCL, and SGLang's allowance",
     "weights: swizzled scales": "NVFP4 experts' scales again, in Blackwell's layout",
 }
 
 
-def to_text(plan: Plan) -> str:
+def to_text(plan: Plan, gains: Sequence[Option] = ()) -> str:
     """The verdict first, then where the memory goes, then what fits into the KV pools."""
     question = plan.question
     verdict = f"{'Yes' if plan.fits else 'No'}: {plan.reason}."
@@ -25,13 +30,15 @@ def to_text(plan: Plan) -> str:
         lines.append(f"The nearest that fits: {plan.nearest}.")
     lines += ["", *_table(plan.parts, question.memory), *_legend(plan.parts), ""]
     if plan.fits:
-        lines += [*_capacity(plan), "", "Flags:", *(f"  {flag}" for flag in plan.flags)]
+        lines += [*_capacity(plan), *_prefill(plan), *_gains(gains)]
+        lines += ["", "Flags:", *(f"  {flag}" for flag in plan.flags)]
     return "\n".join(lines).rstrip()
 
 
-def to_json(plan: Plan) -> dict[str, Any]:
+def to_json(plan: Plan, gains: Sequence[Option] = ()) -> dict[str, Any]:
     """The same as plain values: bytes, tokens, counts."""
     return {
+        "schema": SCHEMA,
         "model": plan.question.geometry.name,
         "fits": plan.fits,
         "reason": plan.reason,
@@ -53,6 +60,9 @@ def to_json(plan: Plan) -> dict[str, Any]:
             {"prompt_tokens": prompt, "new_tokens": new, "requests": count}
             for (prompt, new), count in plan.concurrent.items()
         ],
+        "options": [
+            {"choice": gain.words, "longest_request_tokens": gain.tokens} for gain in gains
+        ],
         "flags": plan.flags,
     }
 
@@ -61,6 +71,21 @@ def title(plan: Plan) -> str:
     question = plan.question
     who = "sglang-gemma4-ext" if question.ours else "stock SGLang 0.5.23"
     return f"Gemma 4 {question.geometry.name} ({question.weights.source}) on {gpu(question)}, {who}"
+
+
+def _prefill(plan: Plan) -> list[str]:
+    """What a chunk that the plan made smaller costs."""
+    question, chunk = plan.question, plan.load.chunk
+    default = default_load(question.memory, question.geometry, question.tp).chunk
+    if chunk >= default:
+        return []
+    now, then = (ceil(plan.longest_request / size) for size in (chunk, default))
+    return [f"Prefill of the longest request: {now:,} chunks of {chunk}, not {then:,} of {default}"]
+
+
+def _gains(gains: Sequence[Option]) -> list[str]:
+    rows = [f"  {gain.tokens:>9,} tokens with {gain.words}" for gain in gains]
+    return ["", "Longer, at a price:", *rows] if rows else []
 
 
 def gpu(question: Question) -> str:

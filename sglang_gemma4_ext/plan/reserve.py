@@ -12,7 +12,7 @@ Ours replaces that one number; nothing is added to it, so nothing is counted twi
   as `flat`, and what SGLang allocates after it has sized the pools.
 - `swa_scoped`: an allowance of max(2 GiB, memory / 6) for the unmodelled, + one chunk's
   activations; for models whose sliding KV saturates. Dense-KV models keep max(memory / 3, 2 GiB).
-- The reserve is min(flat, max(working, swa_scoped)), and min(flat, working) in low-memory mode.
+- The reserve is min(flat, max(working, swa_scoped)), and min(flat, working) of a tight plan.
 """
 
 from __future__ import annotations
@@ -122,10 +122,10 @@ def swa_scoped(memory: int, geometry: Geometry, load: Load) -> int:
     return min(dense, max(2 * GIB, memory // 6) + chunk)
 
 
-def reserve(memory: int, geometry: Geometry, load: Load, *, low_memory: bool = False) -> int:
+def reserve(memory: int, geometry: Geometry, load: Load, *, tight: bool = False) -> int:
     """The one number: never above SGLang's."""
     needed = working(geometry, load)
-    if not low_memory:
+    if not tight:
         needed = max(needed, swa_scoped(memory, geometry, load))
     return min(flat(memory, load), needed)
 
@@ -143,11 +143,9 @@ def sglang_fraction(memory: int, load: Load) -> float:
     return round(1 - flat(memory, load) / memory, 3)
 
 
-def best_fraction(
-    memory: int, geometry: Geometry, load: Load, *, low_memory: bool = False
-) -> float:
+def best_fraction(memory: int, geometry: Geometry, load: Load, *, tight: bool = False) -> float:
     """mem_fraction_static under our reserve, never below SGLang's own."""
-    ours = fraction(memory, reserve(memory, geometry, load, low_memory=low_memory))
+    ours = fraction(memory, reserve(memory, geometry, load, tight=tight))
     return max(ours, sglang_fraction(memory, load))
 
 

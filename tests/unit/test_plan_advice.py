@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sglang_gemma4_ext.plan import advice, planner, pools, report, weights
+from sglang_gemma4_ext.plan import advice, planner, pools, report, search, weights
 from sglang_gemma4_ext.plan.answer import NEW_TOKENS
 from sglang_gemma4_ext.plan.cards import CARDS
 from sglang_gemma4_ext.plan.geometry import BUILT_IN, PlanError
@@ -35,9 +35,6 @@ def question(model: str, gib: float, fmt: str = "nvfp4", **more: Any) -> Questio
         ({"chunk": 1024}, "--chunked-prefill-size 1024"),
         ({"context": 8192}, "--context-length 8192"),
         ({"mem_fraction": 0.7}, "--mem-fraction-static 0.7"),
-        ({"low_memory": True}, "--gemma4-low-memory"),
-        ({"low_memory": True, "requests": 3}, "--max-running-requests 3"),
-        ({"low_memory": True, "chunk": 512}, "--chunked-prefill-size 512"),
     ],
 )
 def test_what_was_asked_for_is_passed_on(asked, passed):
@@ -64,30 +61,26 @@ def test_the_fraction_that_is_passed_keeps_the_reserve():
 @pytest.mark.parametrize(
     ("asked", "nearest"),
     [
-        (question("12B", 16, context=262_144), "--gemma4-low-memory (up to 262144 tokens"),
         (
-            question("12B", 13, context=262_144, capability=(8, 9)),
-            "--gemma4-low-memory --kv-cache-dtype fp8_e4m3 (",
+            question("12B", 12, context=262_144, capability=(8, 9)),
+            "KV in 8 bits, --gemma4-allow kv8 (",
         ),
+        (question("12B", 12, context=262_144, capability=(8, 6)), "a shorter --context-length ("),
+        (question("26B-A4B", 24, context=262_144, at_once=4), "--for-requests 1 ("),
         (
-            question("12B", 13, context=262_144, capability=(8, 6)),
-            "--gemma4-low-memory and a shorter --context-length (",
+            question("26B-A4B", 16, at_once=4, context=262_144, requests=4),
+            "a shorter --context-length (",
         ),
-        (
-            question("26B-A4B", 24, context=262_144, requests=4),
-            "--gemma4-low-memory --max-running-requests 1 (",
-        ),
-        (question("26B-A4B", 18, context=262_144), "--gemma4-low-memory and a shorter --context"),
-        (question("31B", 24, "bf16"), "the model's NVFP4 checkpoint and --gemma4-low-memory ("),
-        (question("31B", 20, "bf16"), "--tp 4 ("),
+        (question("12B", 12, mem_fraction=0.5), "no --mem-fraction-static ("),
+        (question("31B", 24, "bf16"), "the model's NVFP4 checkpoint ("),
+        (question("31B", 19, "bf16"), "--tp 4 ("),
         (question("31B", 4, "bf16"), "a GPU with more memory"),
         (question("12B", 24, context=65_536, ours=False), "this extension, without --stock ("),
         (question("26B-A4B", 48, ours=False), "this extension, without --stock ("),
-        (question("31B", 31, context=8192, ours=False), "--tp 2 ("),
     ],
 )
 def test_the_nearest_is_the_smallest_step_that_fits(asked, nearest):
-    answer = planner.make(asked)
+    answer = search.fit(asked)
     assert not answer.fits
     assert answer.nearest.startswith(nearest), answer.nearest
 
@@ -100,9 +93,9 @@ def test_towers_are_on_every_gpu():
 
 
 def test_too_few_requests_and_too_short_a_context_are_said():
-    several = planner.make(question("26B-A4B", 24, context=262_144, requests=4, low_memory=True))
+    several = search.fit(question("26B-A4B", 24, context=262_144, at_once=4))
     assert several.reason == "1 of 4 requests of 262144 tokens fit at once"
-    long = planner.make(question("26B-A4B", 18, context=262_144, low_memory=True))
+    long = search.fit(question("26B-A4B", 18, context=262_144))
     assert f"the KV pools hold {long.longest + NEW_TOKENS} tokens, too few" in long.reason
 
 
@@ -142,7 +135,7 @@ def test_a_draft_and_a_page_size_are_passed_on():
     assert "--speculative-num-draft-tokens 3" in answer.flags
 
 
-@pytest.mark.parametrize(("asked", "cap"), [({"requests": 8}, 8), ({"low_memory": True}, 16)])
+@pytest.mark.parametrize(("asked", "cap"), [({"requests": 1}, 1), ({"requests": 2}, 2)])
 def test_no_more_requests_are_counted_than_the_cap(asked, cap):
     answer = planner.make(question("12B", 24, **asked))
     assert max(answer.concurrent.values()) == answer.load.requests == cap
@@ -171,9 +164,9 @@ def test_an_e4m3_cache_is_planned_only_where_it_runs(capability, runs):
 def test_no_advice_names_a_cache_that_does_not_run(model, card):
     card = CARDS[card]
     gib = card.memory / GIB
-    for fmt in weights.FORMATS:
+    for fmt in ("bf16", "nvfp4"):
         asked = question(model, gib, fmt, context=131_072, requests=8, capability=card.capability)
-        answer = planner.make(asked)
+        answer = search.fit(asked)
         said = f"{answer.nearest} {' '.join(answer.flags)}"
         assert "e4m3" not in said or card.capability >= (8, 9)
 

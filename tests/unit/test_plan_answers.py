@@ -2,7 +2,7 @@
 """The planner's answers to the questions people ask, each worked out by hand.
 
 Bytes: NVFP4 is 9/16 a weight, BF16 is 2. KV of a token: heads x head_dim x 2 (K and V) x 2 bytes
-x layers. The reserve of low-memory mode: activations, graphs, tables, TP and slack, as below.
+x layers. The reserve of a tight plan: activations, graphs, tables, TP and slack, as below.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sglang_gemma4_ext.plan import planner, pools, reserve, weights
+from sglang_gemma4_ext.plan import planner, pools, reserve, search, weights
 from sglang_gemma4_ext.plan.answer import NEW_TOKENS, Plan
 from sglang_gemma4_ext.plan.geometry import BUILT_IN, PlanError
 from sglang_gemma4_ext.plan.question import Question
@@ -58,13 +58,13 @@ ELEMENTS = {
 }
 
 
-def low_memory_reserve(model: str, chunk: int, context: int, graph_batch: int = 16) -> int:
+def tight_reserve(model: str, chunk: int, context: int, graph_batch: int = 16) -> int:
     """Everything by hand, for 16 requests."""
     geometry = BUILT_IN[model]
     # In BF16, and 15 % more. The logits of 16 rows, 12 bytes a word, are less in all of these.
     computing = int(1.15 * (chunk * 2 * ELEMENTS[model]))
-    # SGLang's prefill graphs: 8 MiB each of 22, 30, 38 or 42 buckets; decode: 2 MiB a request.
-    graphs = ({256: 22, 512: 30, 1024: 38, 2048: 42}[chunk] * 8 + graph_batch * 2) * MIB
+    # SGLang's prefill graphs: 8 MiB each of 22, 30, 38, 42 or 50 buckets; decode: 2 MiB a request.
+    graphs = ({256: 22, 512: 30, 1024: 38, 2048: 42, 4096: 50}[chunk] * 8 + graph_batch * 2) * MIB
     table = 4 * (16 + 1) * (context + 5)
     indices = 8 * graph_batch * (context + geometry.window)
     partial = 4 * graph_batch * geometry.heads * 8 * (256 + 512 + 1)
@@ -74,14 +74,14 @@ def low_memory_reserve(model: str, chunk: int, context: int, graph_batch: int = 
 
 def test_12b_nvfp4_on_24_gb():
     """Yes, at its whole 262,144 tokens, two at once."""
-    answer = plan("12B", "nvfp4", 24, low_memory=True)
+    answer = plan("12B", "nvfp4", 24, tight=True, chunk=2048, requests=16)
     # 40 sliding layers: q 4096, k and v 2048 each, o 4096 wide; 8 full: q and o 8192, k = v 512.
     attention = 40 * 3840 * (4096 + 2 * 2048 + 4096) + 8 * 3840 * (8192 + 2 * 512 + 8192)
     mlp = 48 * 3 * 3840 * 15_360
     embeddings = 262_144 * 3840
     held = (attention + mlp) * 9 // 16 + embeddings * 2
     assert answer.question.weights.total == held == 8_153_333_760
-    reserved = ours(low_memory_reserve("12B", 2048, 262_144), 24)
+    reserved = ours(tight_reserve("12B", 2048, 262_144), 24)
     assert kept(answer) == reserved
     assert answer.parts["kv"] == 24 * GIB - CONTEXT - held - reserved
     # A whole context: 262,145 full tokens of 16,384 bytes and 2 x 1024 + 129 + 1 sliding ones of
@@ -95,14 +95,14 @@ def test_12b_nvfp4_on_24_gb():
 
 def test_26b_a4b_nvfp4_on_24_gb():
     """Yes, at 262,144 tokens; stock SGLang leaves it 1 GiB, and a fortieth of that context."""
-    answer = plan("26B-A4B", "nvfp4", 24, low_memory=True)
+    answer = plan("26B-A4B", "nvfp4", 24, tight=True, chunk=2048, requests=16)
     # 25 sliding layers: 8192 + 4096 wide; 5 full: q and o 8192, k = v 2 x 512.
     attention = 25 * 2816 * (4096 + 2 * 2048 + 4096) + 5 * 2816 * (8192 + 2 * 1024 + 8192)
     mlp, experts = 30 * 3 * 2816 * 2112, 30 * 128 * 3 * 2816 * 704
     bf16 = 262_144 * 2816 + 30 * 128 * 2816  # embeddings, routers
     held = (attention + mlp + experts) * 9 // 16 + bf16 * 2
     assert answer.question.weights.total == held == 15_278_061_568
-    reserved = ours(low_memory_reserve("26B-A4B", 2048, 262_144), 24)
+    reserved = ours(tight_reserve("26B-A4B", 2048, 262_144), 24)
     assert answer.parts["kv"] == 24 * GIB - CONTEXT - held - reserved
     one = 262_145 * 20_480 + 2050 * 204_800
     flying = 2 * 2048 * 204_800
@@ -133,19 +133,18 @@ def test_stock_at_tp_2_swizzles_padded_blocks():
 
 
 def test_31b_nvfp4_on_32_gb_at_128k():
-    """Not by default; in low-memory mode with prefill chunks of 512, one request at a time."""
+    """Not by default; fitted with prefill chunks of 512, one request at a time."""
     refused = plan("31B", "nvfp4", 32, context=131_072)
     assert not refused.fits
-    assert "--gemma4-low-memory" in refused.nearest
 
-    answer = plan("31B", "nvfp4", 32, context=131_072, low_memory=True)
+    answer = search.fit(replace(refused.question, requests=16))
     # 50 sliding layers: q and o 8192, k and v 4096; 10 full: q and o 16,384, k = v 2048.
     attention = 50 * 5376 * (8192 + 2 * 4096 + 8192) + 10 * 5376 * (16_384 + 2 * 2048 + 16_384)
     held = (attention + 60 * 3 * 5376 * 21_504) * 9 // 16 + 262_144 * 5376 * 2
     assert answer.question.weights.total == held == 19_354_288_128
 
     def left(chunk: int) -> int:
-        reserved = ours(low_memory_reserve("31B", chunk, 131_072), 32)
+        reserved = ours(tight_reserve("31B", chunk, 131_072), 32)
         return 32 * GIB - CONTEXT - held - reserved
 
     one = 131_073 * 81_920 + 2050 * 819_200
@@ -163,8 +162,8 @@ def test_31b_on_96_gb_at_262k_against_the_876k_tokens_of_vllm():
     876K full tokens are 876,000 x 81,920 bytes = 66.8 GiB: KV of full layers alone. Counted so,
     ours is above it; stock has 93K, for each of its tokens pays 737,280 bytes, nine times as much.
     """
-    answer = plan("31B", "nvfp4", 96, context=262_144, low_memory=True)
-    reserved = ours(low_memory_reserve("31B", 2048, 262_144), 96)
+    answer = plan("31B", "nvfp4", 96, context=262_144, tight=True, chunk=2048, requests=16)
+    reserved = ours(tight_reserve("31B", 2048, 262_144), 96)
     left = 96 * GIB - CONTEXT - 19_354_288_128 - reserved
     assert answer.parts["kv"] == left
     assert answer.kv_tokens == left // 81_920 > 876_000
@@ -181,7 +180,7 @@ def test_31b_on_96_gb_at_262k_against_the_876k_tokens_of_vllm():
     assert kept(stock) == flat
     assert stock.kv_tokens == (96 * GIB - CONTEXT - 19_354_288_128 - flat) // 737_280
 
-    bf16 = plan("31B", "bf16", 96, context=262_144, low_memory=True)
+    bf16 = plan("31B", "bf16", 96, context=262_144, tight=True, chunk=2048, requests=16)
     assert bf16.fits
     assert bf16.concurrent[(261_120, 1024)] == 1
 
@@ -200,11 +199,11 @@ def test_e4b_on_12_gb():
     assert "the weights alone (14.0 GiB) do not fit 12.0 GiB" in refused.reason
     assert refused.nearest.startswith("the model's NVFP4 checkpoint")
 
-    answer = plan("E4B", "nvfp4", 12, low_memory=True)
+    answer = plan("E4B", "nvfp4", 12, tight=True, chunk=2048, requests=16)
     held = (attention + mlp) * 9 // 16 + 2 * (ple + embeddings)
     assert answer.question.weights.total == held
     # Its whole context does not fit, at any chunk: what fits is found at chunk 2048.
-    reserved = ours(low_memory_reserve("E4B", 2048, 131_072, graph_batch=8), 12)
+    reserved = ours(tight_reserve("E4B", 2048, 131_072, graph_batch=8), 12)
     left = 12 * GIB - CONTEXT - held - reserved
     assert answer.parts["kv"] == left
     # Owned layers alone: 4 full x 4096 and 20 sliding x 2048 bytes; a request of n + 1024 tokens.
@@ -222,7 +221,7 @@ memories = st.integers(8 * GIB, 192 * GIB)
 def test_every_byte_is_accounted_for_and_min_holds(model, fmt, memory, tp, low, ours):
     geometry = BUILT_IN[model]
     held = weights.estimate(geometry, fmt, tp)
-    question = Question(geometry, held, memory, tp, low_memory=low and ours, ours=ours)
+    question = Question(geometry, held, memory, tp, tight=low and ours, ours=ours)
     answer = planner.make(question)
     assert sum(answer.parts.values()) == memory
     assert all(size >= 0 for part, size in answer.parts.items() if part != "kv")
@@ -265,7 +264,7 @@ def test_more_memory_never_holds_less(model, one, other, low):
     geometry = BUILT_IN[model]
     held = weights.estimate(geometry, "nvfp4")
     less, more = (
-        planner.make(Question(geometry, held, memory, chunk=2048, requests=16, low_memory=low))
+        planner.make(Question(geometry, held, memory, chunk=2048, requests=16, tight=low))
         for memory in sorted((one, other))
     )
     if reserve.flat(less.question.memory, less.load) == reserve.flat(

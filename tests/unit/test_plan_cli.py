@@ -55,7 +55,7 @@ def test_no_with_the_nearest_that_fits(capsys):
     status, out, _ = run(capsys, "--model-path", "31B", "--gpu", "a10g")
     assert status == 1
     assert "No: the weights alone (57.4 GiB) do not fit 22.5 GiB." in out
-    assert "The nearest that fits: the model's NVFP4 checkpoint and --gemma4-low-memory" in out
+    assert "The nearest that fits: the model's NVFP4 checkpoint (up to " in out
 
 
 @pytest.mark.parametrize(("gpu", "noted"), [("b200", True), ("RTX 5090", True), ("h200", False)])

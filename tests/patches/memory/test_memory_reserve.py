@@ -138,7 +138,7 @@ def test_dense_kv_keeps_its_reserve():
 def test_min_holds(model, memory, chunk, batch, drafts, low):
     load = reserve.Load(chunk, batch, 131_072, 64, drafts)
     geometry = BUILT_IN[model]
-    kept = reserve.reserve(memory, geometry, load, low_memory=low)
+    kept = reserve.reserve(memory, geometry, load, tight=low)
     assert kept <= reserve.flat(memory, load)
     assert reserve.swa_scoped(memory, geometry, load) <= reserve.dense_kv_reserve(memory)
     assert kept >= min(reserve.flat(memory, load), reserve.working(geometry, load))

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Find the best plan: choose chunk, requests and context where the user chose nothing.
+
+A candidate keeps free what the model works with and no allowance on top (reserve.py). It is
+admitted if it serves no load worse than stock SGLang would: at least its longest request and, for
+each of pools.WORKLOADS, at least as many requests at once. Among those the best is
+
+- below 60 GiB: the longest context for `at_once` requests, then the largest chunk, then the most
+  requests at once;
+- below 60 GiB with a context from the user: the most requests of that length at once, then the
+  largest chunk;
+- from 60 GiB on throughput counts first: SGLang's own chunk, then the most requests of 8,192 +
+  1,024 tokens, then the longest context. The reserve keeps its allowance.
+
+A chunk below EXACT_CHUNK prefills slower and is taken only where nothing fits without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from sglang_gemma4_ext.plan import advice, planner, reserve
+from sglang_gemma4_ext.plan.answer import NEW_TOKENS, Plan
+from sglang_gemma4_ext.plan.question import Question, check
+from sglang_gemma4_ext.plan.served import NO_DRAFT
+from sglang_gemma4_ext.plan.sizes import GIB
+
+THROUGHPUT_FROM = 60 * GIB  # where SGLang, too, chooses for throughput
+TYPICAL = (8192, 1024)
+EXACT_CHUNK, SMALLEST_CHUNK = 512, 256
+FEWEST_REQUESTS, MOST_REQUESTS = 16, 2048
+
+
+@dataclass(frozen=True)
+class Option:
+    """A lossy or slower choice, in words, and the longest request that it would allow."""
+
+    words: str
+    tokens: int
+
+
+def fit(question: Question) -> Plan:
+    """The best plan for a question, or why nothing fits and what would.
+
+    Raises PlanError on contradictions. Where no candidate serves as much as stock SGLang, and on a
+    GPU that the extension's memory patches are not for, the plan is the one of planner.answer.
+    """
+    check(question)
+    plan = best(question)
+    return plan if plan.fits else replace(plan, nearest=advice.nearest(question, best))
+
+
+def best(question: Question) -> Plan:
+    """The best plan, without advice where nothing fits."""
+    if not question.is_free:
+        return planner.answer(question)
+    stock = planner.answer(replace(question, ours=False, policy="auto"))
+    for slow in (False, True):
+        plans = [plan for plan in _candidates(question, stock, slow) if plan.fits]
+        if plans:
+            return max(plans, key=lambda plan: _merit(question, plan))
+    plain = planner.answer(question)
+    return plain if plain.fits else _tightest(question)
+
+
+def _tightest(question: Question) -> Plan:
+    """The plan that leaves most for KV, to say by how much it does not fit."""
+    chunk = question.chunk or SMALLEST_CHUNK
+    requests = question.requests or max(FEWEST_REQUESTS, question.at_once)
+    return planner.answer(replace(question, tight=True, chunk=chunk, requests=requests))
+
+
+def for_throughput(question: Question) -> bool:
+    """Whether throughput counts first: on a large GPU, unless the user asks for low memory."""
+    return question.memory >= THROUGHPUT_FROM and not question.low_memory
+
+
+def options(question: Question, plan: Plan) -> list[Option]:
+    """What lossy or slower choices would add to the best plan of a question, most first."""
+    choices = []
+    if question.kv_dtype == "auto" and question.runs_e4m3 and question.is_free:
+        kv8 = replace(question, kv_dtype="fp8_e4m3")
+        choices.append(("--gemma4-allow kv8 (KV in fp8_e4m3, lossy)", kv8))
+    if question.chunk is None and question.is_free:
+        words = f"--chunked-prefill-size {SMALLEST_CHUNK} (more launches in prefill)"
+        choices.append((words, replace(question, chunk=SMALLEST_CHUNK)))
+    if question.draft and question.is_free:
+        choices.append(("no draft (one token a step)", replace(question, draft=NO_DRAFT)))
+    found = ((words, best(choice)) for words, choice in choices)
+    gains = [Option(words, other.longest_request) for words, other in found if other.fits]
+    gains = [gain for gain in gains if gain.tokens > plan.longest_request]
+    return sorted(gains, key=lambda gain: -gain.tokens)
+
+
+def _candidates(question: Question, stock: Plan, slow: bool) -> Iterator[Plan]:
+    fewest = max(FEWEST_REQUESTS, question.at_once, *stock.concurrent.values())
+    for chunk in _chunks(question, slow):
+        longest = 0
+        for requests in _request_counts(question, fewest):
+            tight = not for_throughput(question)
+            tried = replace(question, tight=tight, chunk=chunk, requests=requests)
+            context = question.context or _longest_context(tried)
+            # More running requests take of the KV memory: worth a look only at no cost in context.
+            if context < longest and tight:
+                break
+            longest = max(longest, context)
+            if context:
+                plan = planner.answer(replace(tried, context=context))
+                if _serves_as_much(plan, stock):
+                    yield plan
+
+
+def _chunks(question: Question, slow: bool) -> list[int]:
+    default = reserve.default_load(question.memory, question.geometry, question.tp).chunk
+    if question.chunk is not None:
+        return [question.chunk]
+    if slow:
+        return [SMALLEST_CHUNK]
+    if for_throughput(question):
+        return [default]
+    return [default >> step for step in range(8) if default >> step >= EXACT_CHUNK]
+
+
+def _request_counts(question: Question, fewest: int) -> list[int]:
+    if question.requests is not None:
+        return [question.requests]
+    powers = [1 << power for power in range(MOST_REQUESTS.bit_length())]
+    return [count for count in powers if count >= fewest] or [MOST_REQUESTS]
+
+
+def _longest_context(question: Question) -> int:
+    """The longest context of which `at_once` requests fit, or 0.
+
+    The request table grows with the context, so the context decides how much it may be.
+    """
+    low, high = 0, question.geometry.max_context
+    while low < high:
+        middle = (low + high + 1) // 2
+        fits = middle > NEW_TOKENS and planner.answer(replace(question, context=middle)).fits
+        low, high = (middle, high) if fits else (low, middle - 1)
+    return low
+
+
+def _serves_as_much(plan: Plan, stock: Plan) -> bool:
+    """Whether no load is served worse than by stock SGLang."""
+    if plan.longest_request < stock.longest_request:
+        return False
+    return all(plan.concurrent.get(load, 0) >= n for load, n in stock.concurrent.items())
+
+
+def _merit(question: Question, plan: Plan) -> tuple[int, ...]:
+    """What the best plan has most of, the most important first."""
+    context, chunk = plan.load.context, plan.load.chunk
+    at_once, unused = sum(plan.concurrent.values()), -(plan.load.requests or 0)
+    whole = plan.concurrent.get((context - NEW_TOKENS, NEW_TOKENS), 0)
+    if for_throughput(question):
+        return plan.concurrent.get(TYPICAL, whole), context, at_once, unused
+    if question.context is not None:
+        return whole, chunk, at_once, unused
+    return context, chunk, at_once, unused

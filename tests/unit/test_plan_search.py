@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The fitted plan: by hand, against brute force, monotone, and never less than SGLang's own."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sglang_gemma4_ext.plan import planner, search, weights
+from sglang_gemma4_ext.plan.answer import NEW_TOKENS, Plan
+from sglang_gemma4_ext.plan.cards import CARDS
+from sglang_gemma4_ext.plan.geometry import BUILT_IN, PlanError
+from sglang_gemma4_ext.plan.question import Question, parse_allowed
+from sglang_gemma4_ext.plan.served import Draft
+from sglang_gemma4_ext.plan.sizes import GIB, MIB
+from tests.unit.test_plan_answers import CONTEXT, ours, tight_reserve
+
+
+def asked(model: str, fmt: str, gpu: str | float, **choices) -> Question:
+    geometry, held = BUILT_IN[model], weights.estimate(BUILT_IN[model], fmt, choices.get("tp", 1))
+    if isinstance(gpu, str):
+        card = CARDS[gpu]
+        return Question(geometry, held, card.memory, capability=card.capability, **choices)
+    return Question(geometry, held, int(gpu * GIB), **choices)
+
+
+# Bytes of the weights: test_plan_answers.py works them out. Then of a full and of a sliding token.
+HELD = {
+    ("12B", "nvfp4"): (8_153_333_760, 16_384, 327_680),
+    ("26B-A4B", "nvfp4"): (15_278_061_568, 20_480, 204_800),
+    ("31B", "nvfp4"): (19_354_288_128, 81_920, 819_200),
+    ("E4B", "bf16"): (15_035_006_976, 16_384, 40_960),
+}
+
+
+@pytest.mark.parametrize(
+    ("model", "fmt", "gib", "at_once", "chunk", "context"),
+    [
+        ("12B", "nvfp4", 12, 1, 512, 129_727),
+        ("12B", "nvfp4", 12, 2, 512, 44_740),
+        ("12B", "nvfp4", 16, 1, 2048, 262_144),
+        ("12B", "nvfp4", 24, 2, 4096, 262_144),
+        ("31B", "nvfp4", 24, 1, 512, 27_466),
+        ("31B", "nvfp4", 32, 1, 512, 131_839),
+        ("31B", "nvfp4", 48, 2, 512, 160_385),
+        ("26B-A4B", "nvfp4", 18, 1, 512, 90_301),
+        ("26B-A4B", "nvfp4", 24, 1, 4096, 262_144),
+        ("E4B", "bf16", 16, 1, 512, 27_683),
+    ],
+)
+def test_by_hand(model, fmt, gib, at_once, chunk, context):
+    """So many whole contexts fit beside the reserve for them, and not one token more."""
+    plan = search.fit(asked(model, fmt, gib, at_once=at_once))
+    held, full, sliding = HELD[model, fmt]
+    most, window = BUILT_IN[model].max_context, BUILT_IN[model].window
+
+    def left(chunk: int, context: int) -> int:
+        """KV bytes without these requests of that context; 16 running requests are the fewest."""
+        batch = 8 if gib < 20 else 16
+        kept = ours(tight_reserve(model, chunk, context, graph_batch=batch), gib)
+        # A full token each, and one spare; a window of the prompt, of what follows at most a
+        # window, 128 that wait to be freed and one page; the step and a spare page.
+        swa = min(context - 1024, window) + min(1024, window + 128 + 1) + 1 + 1
+        one = (context + 1) * full + swa * sliding
+        flying = 2 * min(context - 1024, chunk) * sliding
+        return gib * GIB - CONTEXT - held - kept - flying - at_once * one
+
+    assert (plan.load.chunk, plan.load.context) == (chunk, context)
+    assert left(chunk, context) >= 0
+    assert context == most or left(chunk, context + 1) < 0
+    if chunk != 4096 and (gib >= 20 or chunk != 2048):  # not SGLang's own: a larger one holds less
+        assert left(2 * chunk, context) < 0
+
+
+@given(
+    st.sampled_from(sorted(BUILT_IN)), st.sampled_from(["nvfp4", "fp8"]),
+    st.integers(9 * GIB, 59 * GIB), st.integers(1, 3), st.sampled_from([None, 4096]),
+)  # fmt: skip
+@settings(max_examples=15, deadline=None)
+def test_no_other_choice_is_better(model, fmt, memory, at_once, context):
+    """Brute force over chunk, requests and context, each answered on its own."""
+    question = asked(model, fmt, memory / GIB, at_once=at_once, context=context)
+    plan = search.best(question)
+    stock = planner.answer(replace(question, ours=False))
+    fewest = max(search.FEWEST_REQUESTS, at_once, *stock.concurrent.values())
+    steps = (
+        plan.load.context - 1,
+        plan.load.context,
+        plan.load.context + 1,
+        plan.load.context + 99,
+    )
+    contexts = [context] if context else [c for c in steps if c <= question.geometry.max_context]
+    others: list[Plan] = []
+    for chunk, requests, length in itertools.product(
+        (4096, 2048, 1024, 512), (16, 32, 64, 128, 512), contexts
+    ):
+        if requests >= fewest and length > NEW_TOKENS and not (chunk == 4096 and memory < 20 * GIB):
+            tried = replace(question, tight=True, chunk=chunk, requests=requests, context=length)
+            other = planner.answer(tried)
+            if other.fits and search._serves_as_much(other, stock):
+                others.append(other)
+    if plan.fits and plan.question.tight and plan.load.chunk >= search.EXACT_CHUNK:
+        assert search._merit(question, plan) >= max(search._merit(question, o) for o in others)
+    else:
+        assert not others
+
+
+@pytest.mark.parametrize("card", sorted(CARDS))
+@pytest.mark.parametrize("model", sorted(BUILT_IN))
+def test_never_less_than_sglangs_own_choice(model, card):
+    never_less(asked(model, "nvfp4", card))
+
+
+@given(
+    st.sampled_from(sorted(BUILT_IN)), st.sampled_from(sorted(weights.FORMATS)),
+    st.integers(6 * GIB, 192 * GIB), st.sampled_from([1, 2, 4]),
+    st.sampled_from([None, 512, 8192]), st.sampled_from([None, 4, 300]),
+    st.sampled_from([None, 2048, 65_536]), st.sampled_from([1, 64]), st.booleans(),
+)  # fmt: skip
+@settings(max_examples=10, deadline=None)
+def test_never_less_around_any_flags(
+    model, fmt, memory, tp, chunk, requests, context, page, drafting
+):
+    draft = Draft("draft", 200 * MIB, 4, 4) if drafting else Draft()
+    never_less(
+        asked(model, fmt, memory / GIB, tp=tp, chunk=chunk, requests=requests, context=context,
+              page=page, draft=draft)
+    )  # fmt: skip
+
+
+def never_less(question: Question) -> None:
+    plan, stock = search.best(question), planner.answer(replace(question, ours=False))
+    if plan.question == question:
+        # Nothing is fitted and the launcher adds no flag: flags or a draft leave no better choice.
+        settled = question.chunk or question.requests or question.context or question.draft
+        assert settled or not (stock.fits and question.is_free)
+        return
+    assert plan.longest_request >= stock.longest_request
+    for load, count in stock.concurrent.items():
+        assert plan.concurrent.get(load, 0) >= count
+    for name in ("chunk", "requests", "context"):
+        if (value := getattr(question, name)) is not None:
+            assert getattr(plan.load, name) == value
+
+
+@given(st.sampled_from(sorted(BUILT_IN)), st.integers(9 * GIB, 59 * GIB), st.integers(0, 8 * GIB))
+@settings(max_examples=20, deadline=None)
+def test_more_memory_never_holds_a_shorter_request(model, memory, more):
+    less, larger = (
+        search.best(asked(model, "nvfp4", min(size, 59 * GIB) / GIB))
+        for size in (memory, memory + more)
+    )
+    # A slow chunk that is no longer needed gives way to one that holds a little less.
+    if less.load.chunk >= search.EXACT_CHUNK:
+        assert less.longest_request <= larger.longest_request
+
+
+def test_large_gpus_keep_their_chunk_and_allowance():
+    plan = search.fit(asked("12B", "nvfp4", "h100"))
+    plain = planner.answer(asked("12B", "nvfp4", "h100"))
+    assert plan.load.chunk == plain.load.chunk == 8192
+    assert plan.concurrent[search.TYPICAL] >= plain.concurrent[search.TYPICAL]
+    tight = search.fit(asked("12B", "nvfp4", "h100", low_memory=True))
+    assert tight.reserve < plan.reserve
+
+
+@pytest.mark.parametrize("settled", [{"mem_fraction": 0.8}, {"swa_ratio": 0.5}, {"ours": False}])
+def test_what_the_user_settles_is_not_searched(settled):
+    question = asked("12B", "nvfp4", "l4", **settled)
+    assert search.fit(question) == planner.make(question)
+
+
+def test_a_blackwell_is_left_to_sglang():
+    question = asked("12B", "nvfp4", "rtx5090")
+    assert search.fit(question) == planner.make(question)
+
+
+@pytest.mark.parametrize(("card", "offered"), [("l4", True), ("a10g", False)])
+def test_eight_bits_are_offered_where_they_run(card, offered):
+    question = asked("31B", "nvfp4", card)
+    words = [option.words for option in search.options(question, search.fit(question))]
+    assert any("kv8" in text for text in words) == offered
+    assert any("--chunked-prefill-size 256" in text for text in words)
+
+
+def test_each_option_holds_what_it_says():
+    question = asked("31B", "nvfp4", "rtx4090")
+    plan = search.fit(question)
+    kv8, slow = search.options(question, plan)
+    assert kv8.tokens == search.fit(replace(question, kv_dtype="fp8_e4m3")).longest_request
+    assert slow.tokens == search.fit(replace(question, chunk=256)).longest_request
+    assert kv8.tokens > slow.tokens > plan.longest_request
+
+
+def test_an_unknown_allowance_is_refused():
+    assert parse_allowed("kv8, ") == {"kv8"}
+    with pytest.raises(PlanError, match="offers kv8, not 'head2'"):
+        parse_allowed("kv8,head2")
+
+
+@pytest.mark.parametrize("draft", [Draft(), Draft("draft", 200 * MIB, 4, 4)])
+def test_an_answer_takes_under_two_seconds(draft):
+    question = asked("31B", "nvfp4", "rtx4090", draft=draft)
+    began = time.perf_counter()
+    plan = search.fit(question)
+    search.options(question, plan)
+    assert time.perf_counter() - began < 2
