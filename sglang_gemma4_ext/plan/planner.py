@@ -139,7 +139,7 @@ def _at_once(
 ) -> int:  # fmt: skip
     """How many such requests run at once: what the pools hold, at most the cap on requests."""
     held = pools.concurrent(split, kv, question.geometry.window, prompt, new, serving)
-    return held if load.requests is None else min(held, load.requests)
+    return min(held, load.requests or reserve.MANY_RUNNING)
 
 
 def _lengths(question: Question) -> list[tuple[int, int]]:

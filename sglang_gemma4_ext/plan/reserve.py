@@ -38,7 +38,7 @@ _DEFAULTS = (
     (160 * 1024, 8192, 256, 512),
     (float("inf"), 16_384, 512, 512),
 )
-_MANY_RUNNING = 2048  # SGLang's max_running_requests when nothing else bounds it
+MANY_RUNNING = 2048  # SGLang's max_running_requests when nothing else bounds it
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def late_allocations(geometry: Geometry, load: Load) -> int:
     graph buffers: int64 key indices for a whole context per row, and for a window; partial
     results of split decode, fp32 [rows, heads, 8 splits, head_dim] for both head dims.
     """
-    requests = _MANY_RUNNING if load.requests is None else load.requests
+    requests = MANY_RUNNING if load.requests is None else load.requests
     table = 4 * (requests + 1) * (load.context + 4 + load.draft_tokens)
     rows = load.graph_batch * load.draft_tokens
     heads = geometry.heads // load.tp

@@ -113,7 +113,9 @@ def test_no_other_choice_is_better(model, fmt, memory, at_once, context):
 @pytest.mark.parametrize("card", sorted(CARDS))
 @pytest.mark.parametrize("model", sorted(BUILT_IN))
 def test_never_less_than_sglangs_own_choice(model, card):
-    never_less(asked(model, "nvfp4", card))
+    question = asked(model, "nvfp4", card)
+    fits = planner.answer(replace(question, ours=False)).parts["kv"] > 0
+    assert never_less(question) or not (fits and question.is_target)
 
 
 @given(
@@ -133,19 +135,18 @@ def test_never_less_around_any_flags(
     )  # fmt: skip
 
 
-def never_less(question: Question) -> None:
+def never_less(question: Question) -> bool:
+    """Whether anything was fitted; what was serves at least what stock SGLang would."""
     plan, stock = search.best(question), planner.answer(replace(question, ours=False))
     if plan.question == question:
-        # Nothing is fitted and the launcher adds no flag: flags or a draft leave no better choice.
-        settled = question.chunk or question.requests or question.context or question.draft
-        assert settled or not (stock.fits and question.is_free)
-        return
+        return False  # the launcher adds no flag
     assert plan.longest_request >= stock.longest_request
     for load, count in stock.concurrent.items():
         assert plan.concurrent.get(load, 0) >= count
     for name in ("chunk", "requests", "context"):
         if (value := getattr(question, name)) is not None:
             assert getattr(plan.load, name) == value
+    return True
 
 
 @given(st.sampled_from(sorted(BUILT_IN)), st.integers(9 * GIB, 59 * GIB), st.integers(0, 8 * GIB))
