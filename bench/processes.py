@@ -17,7 +17,7 @@ from typing import Any
 
 import requests
 
-from sglang_gemma4_ext.shutdown import PREFIX
+from sglang_gemma4_ext import PREFIX
 
 READY = "The server is fired up"
 POLL_S = 0.3

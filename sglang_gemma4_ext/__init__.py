@@ -3,3 +3,7 @@
 
 __version__ = "0.1.0"
 VERIFIED_SGLANG = "0.5.23"
+# The name of our entry points in SGLang's groups.
+PLUGIN = "gemma4_ext"
+# Begins each message of ours that ends a process.
+PREFIX = "sglang-gemma4-ext: "

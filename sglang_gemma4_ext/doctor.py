@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from sglang_gemma4_ext import VERIFIED_SGLANG, __version__
+from sglang_gemma4_ext import PLUGIN, PREFIX, VERIFIED_SGLANG, __version__
 from sglang_gemma4_ext.checkpoint.model_family import ModelInfo, read_model_info
 from sglang_gemma4_ext.context import Context, sglang_version
 from sglang_gemma4_ext.machine import detect_gpu
@@ -26,7 +26,7 @@ from sglang_gemma4_ext.registry import Outcome, Patch, State, apply, changed_sou
 from sglang_gemma4_ext.settings import Settings, SettingsError, plugin_allowed
 
 PACKAGES = ("sglang", "sglang-kernel", "torch", "triton", "transformers", "compressed-tensors")
-PLUGIN_GROUP, PLUGIN_NAME = "sglang.srt.plugins", "gemma4_ext"
+PLUGIN_GROUP = "sglang.srt.plugins"
 
 
 def examine(patches: Sequence[Patch], ctx: Context) -> list[Outcome]:
@@ -45,7 +45,7 @@ def report(outcomes: Sequence[Outcome], ctx: Context) -> dict[str, Any]:
         "packages": {name: _version(name) for name in PACKAGES},
         "verified_on_sglang": VERIFIED_SGLANG,
         "plugin_installed": _plugin_installed(),
-        "plugin_allowed": plugin_allowed(PLUGIN_NAME),
+        "plugin_allowed": plugin_allowed(PLUGIN),
         "gpu": str(ctx.gpu),
         "target_gpu": ctx.gpu.is_target,
         "model": ctx.model.path if ctx.model else None,
@@ -103,7 +103,7 @@ def _plugin_words(data: dict[str, Any]) -> str:
 
 def _plugin_installed() -> bool:
     points = importlib.metadata.entry_points(group=PLUGIN_GROUP)
-    return any(point.name == PLUGIN_NAME for point in points)
+    return any(point.name == PLUGIN for point in points)
 
 
 def _version(package: str) -> str:
@@ -121,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--model-path", help="a checkpoint: which patches it gets")
     args = parser.parse_args(argv)
     if not sglang_version():
-        print("sglang-gemma4-ext: SGLang is not installed here", file=sys.stderr)
+        print(f"{PREFIX}SGLang is not installed here", file=sys.stderr)
         return 1
     try:
         settings = Settings.from_env()
@@ -129,7 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             # What the launcher would choose on this machine.
             settings = replace(settings, cpu=True)
     except SettingsError as error:
-        print(f"sglang-gemma4-ext: {error}", file=sys.stderr)
+        print(f"{PREFIX}{error}", file=sys.stderr)
         return 1
     model = _read_model(parser, args.model_path)
     warnings.simplefilter("ignore")

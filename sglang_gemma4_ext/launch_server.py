@@ -14,7 +14,7 @@ import sys
 from dataclasses import replace
 from typing import get_args
 
-from sglang_gemma4_ext import __version__, plugin, run_folder, shutdown
+from sglang_gemma4_ext import PLUGIN, PREFIX, __version__, plugin, run_folder, shutdown
 from sglang_gemma4_ext.checkpoint.assistant_fit import check_fit
 from sglang_gemma4_ext.checkpoint.preflight import check_address, check_checkpoint
 from sglang_gemma4_ext.launcher import low_memory
@@ -32,7 +32,6 @@ from sglang_gemma4_ext.settings import (
     plugin_allowed,
 )
 
-PLUGIN = "gemma4_ext"
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", "30000"  # SGLang's own
 BAD_INPUT = 2  # as argparse has it
 
@@ -147,7 +146,7 @@ def _prepare(ours: argparse.Namespace, theirs: list[str]) -> CommandLine:
         chosen = low_memory.apply(
             line, gpu_memory_bytes(), settings.swa_policy, detect_gpu().capability
         )
-        print(f"sglang-gemma4-ext: {chosen}", file=sys.stderr, flush=True)
+        print(f"{PREFIX}{chosen}", file=sys.stderr, flush=True)
     settings.export(speculative=line.value(*DRAFT_MODEL) is not None, ranks=line.ranks)
     return line
 
@@ -260,7 +259,7 @@ def _print_help(parser: argparse.ArgumentParser) -> int:
 
 
 def _complain(sentence: str) -> None:
-    print(f"{shutdown.PREFIX}{sentence}", file=sys.stderr, flush=True)
+    print(f"{PREFIX}{sentence}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

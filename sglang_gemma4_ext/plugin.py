@@ -14,7 +14,7 @@ import multiprocessing
 import signal
 from typing import Any
 
-from sglang_gemma4_ext import VERIFIED_SGLANG, run_folder, shutdown
+from sglang_gemma4_ext import PREFIX, VERIFIED_SGLANG, run_folder, shutdown
 from sglang_gemma4_ext.settings import Settings, SettingsError, run_folder_path
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ def activate() -> None:
         settings = Settings.from_env()
         check_names(settings)
     except SettingsError as error:
-        raise SystemExit(f"sglang-gemma4-ext: {error}") from None
+        raise SystemExit(f"{PREFIX}{error}") from None
     register_resolution_hook("handle_model_source_paths")(_on_model_path)
     HookRegistry.register(BOOTSTRAP, _on_model_config, HookType.BEFORE)
     if run_folder_path() is not None:
@@ -69,7 +69,7 @@ def require_bootstrap() -> None:
         held = False
     if not held:
         raise SystemExit(
-            "sglang-gemma4-ext: this SGLang did not load the plugin: install the package (pip "
+            f"{PREFIX}this SGLang did not load the plugin: install the package (pip "
             f"install .) beside SGLang {VERIFIED_SGLANG}; {BOOTSTRAP} must exist"
         )
 
@@ -122,7 +122,7 @@ def apply_for(path: str, revision: str | None = None) -> None:
     try:
         _outcomes = apply(PATCHES, Context.here(Settings.from_env(), model))
     except HeldBackError as error:
-        raise SystemExit(f"sglang-gemma4-ext: {error}") from None
+        raise SystemExit(f"{PREFIX}{error}") from None
     for outcome in _outcomes:
         if outcome.state is State.BROKEN:
             logger.warning("%s is skipped: %s", outcome.patch.name, "; ".join(outcome.reasons))

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Literal
 
+from sglang_gemma4_ext import PLUGIN
 from sglang_gemma4_ext.context import Context
 
 HookKind = Literal["before", "after", "around", "replace"]
@@ -171,7 +172,7 @@ def apply(patches: Iterable[Patch], ctx: Context, *, strict: bool = True) -> lis
     """
     from sglang.srt.plugins.hook_registry import HookRegistry, HookSource, HookType
 
-    source = HookSource("gemma4_ext", "sglang-gemma4-ext")
+    source = HookSource(PLUGIN, "sglang-gemma4-ext")
     outcomes = decide(patches, ctx)
     if strict and any(outcome.stops_server for outcome in outcomes):
         raise HeldBackError(outcomes, ctx.sglang)

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from sglang_gemma4_ext.context import Context
+from sglang_gemma4_ext.kernels.nvfp4_dispatch import INTERPRETED
 from sglang_gemma4_ext.kernels.router_dispatch import row_of
 from sglang_gemma4_ext.machine import detect_gpu
 from sglang_gemma4_ext.registry import Hook, Patch, Source
@@ -29,8 +30,6 @@ logger = logging.getLogger(__name__)
 
 MODEL = "sglang.srt.models.gemma4_causal"
 TOPK = "sglang.srt.layers.moe.topk"
-# Stands in for the GPU in Triton's interpreter, where speed is of no interest.
-INTERPRETED = (9, 0)
 
 
 class Routing:

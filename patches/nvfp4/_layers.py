@@ -68,6 +68,13 @@ def weight_of(linear: Any) -> Weight | None:
     return next((weight for weight in linears if hasattr(linear, weight.rows)), None)
 
 
+def sglang_has_a_reference() -> bool:
+    """Whether --fp4-gemm-backend of this SGLang offers a dequantizing reference."""
+    from sglang.srt.layers.quantization import fp4_utils
+
+    return any("dequant" in str(backend.value) for backend in fp4_utils.Fp4GemmRunnerBackend)
+
+
 def allow_fp32(dtypes: list[torch.dtype], *args: Any) -> list[torch.dtype]:
     """AFTER get_supported_act_dtypes: all but the fused kernels on a GPU compute in fp32, too."""
     if _fused() and not Settings.from_env().cpu:

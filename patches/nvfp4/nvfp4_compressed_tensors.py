@@ -121,12 +121,6 @@ def _stands_down(ctx: Context) -> str | None:
     return checkpoint.stands_down(ctx, schemes.COMPRESSED_TENSORS)
 
 
-def _retired() -> bool:
-    from sglang.srt.layers.quantization import fp4_utils
-
-    return any("dequant" in str(backend.value) for backend in fp4_utils.Fp4GemmRunnerBackend)
-
-
 PATCH = Patch(
     name="nvfp4_compressed_tensors",
     theme="nvfp4",
@@ -135,7 +129,7 @@ PATCH = Patch(
     "unequal tensor scales are refused; --fp4-gemm-backend offers no exact reference",
     upstream="unreported",
     retire_when="--fp4-gemm-backend offers a dequantizing reference",
-    retired=_retired,
+    retired=nvfp4.sglang_has_a_reference,
     hooks=(
         Hook(f"{CONFIG}.get_linear_scheme", "c898ae29c89b", "around", _linear_scheme),
         Hook(f"{CONFIG}.get_moe_scheme", "39d9a186a707", "around", _moe_scheme),

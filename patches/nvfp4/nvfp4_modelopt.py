@@ -112,12 +112,6 @@ def _stands_down(ctx: Context) -> str | None:
     return checkpoint.stands_down(ctx, schemes.MODELOPT)
 
 
-def _retired() -> bool:
-    from sglang.srt.layers.quantization import fp4_utils
-
-    return any("dequant" in str(backend.value) for backend in fp4_utils.Fp4GemmRunnerBackend)
-
-
 PATCH = Patch(
     name="nvfp4_modelopt",
     theme="nvfp4",
@@ -127,7 +121,7 @@ PATCH = Patch(
     "gate's; --fp4-gemm-backend offers no exact reference",
     upstream="unreported",
     retire_when="--fp4-gemm-backend offers a dequantizing reference",
-    retired=_retired,
+    retired=nvfp4.sglang_has_a_reference,
     hooks=(
         Hook(f"{CONFIG}.get_quant_method", "dca00d112e22", "around", _get_quant_method),
         Hook(f"{CONFIG}.get_supported_act_dtypes", "abd6f8bfd63b", "after", nvfp4.allow_fp32),

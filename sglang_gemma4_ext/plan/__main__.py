@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
+from sglang_gemma4_ext import PREFIX
 from sglang_gemma4_ext.checkpoint.files import CheckpointError
 from sglang_gemma4_ext.plan import planner, report, search, served
 from sglang_gemma4_ext.plan.answer import Plan
@@ -67,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.plot:
             _plot(question, plan, args.plot)
     except (PlanError, CheckpointError) as error:
-        print(f"sglang-gemma4-ext: {error}", file=sys.stderr)
+        print(f"{PREFIX}{error}", file=sys.stderr)
         return 2
     if args.json:
         print(json.dumps(report.to_json(plan, gains), indent=2))

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from sglang_gemma4_ext.shutdown import PREFIX
+from sglang_gemma4_ext import PREFIX
 from tests.checkpoints.nvfp4 import quantize_checkpoint
 from tests.serving.harness import free_port, run_to_end
 
