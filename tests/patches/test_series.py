@@ -102,22 +102,38 @@ ALWAYS = {
 @pytest.mark.parametrize(
     ("architecture", "text", "own"),
     [
-        ("Gemma4ForConditionalGeneration", {}, {"text_only", "positions_from_zero"}),
+        (
+            "Gemma4ForConditionalGeneration",
+            {},
+            {"outer_tie_rules", "text_only", "positions_from_zero"},
+        ),
         (
             "Gemma4ForConditionalGeneration",
             {"num_experts": 8},
-            {"text_only", "positions_from_zero", "router_scale", "experts_tanh_gelu"},
+            {
+                "outer_tie_rules",
+                "text_only",
+                "positions_from_zero",
+                "router_scale",
+                "experts_tanh_gelu",
+            },
         ),
         (
             "Gemma4ForConditionalGeneration",
             {"num_kv_shared_layers": 18},
-            {"text_only", "positions_from_zero", "shared_layers_without_kv"},
+            {"outer_tie_rules", "text_only", "positions_from_zero", "shared_layers_without_kv"},
         ),
         ("Gemma4ForCausalLM", None, {"causal_lm_config"}),
         (
             "Gemma4UnifiedForConditionalGeneration",
             {},
-            {"text_only", "positions_from_zero", "unified_without_ple", "unified_kv_scales"},
+            {
+                "outer_tie_rules",
+                "text_only",
+                "positions_from_zero",
+                "unified_without_ple",
+                "unified_kv_scales",
+            },
         ),
     ],
 )

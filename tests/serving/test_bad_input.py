@@ -115,7 +115,7 @@ def test_a_folder_that_is_no_checkpoint(tmp_path):
         (cut("model.safetensors", 1_000_000), "model.safetensors is truncated: its header"),
         (lose_a_shard, "lacks 1 of 2 weight files, model-00002-of-00002.safetensors first"),
         (cut("tokenizer.json", 500), "tokenizer.json is truncated or not JSON"),
-        (retensor("layers.1.mlp.up_proj.weight", lambda t: None), "layer 1 has no mlp.up_proj"),
+        (retensor("layers.1.mlp.up_proj.weight", lambda t: None), "layers.1.mlp.up_proj.weight)"),
     ],
     ids=["config", "header", "body", "shard", "tokenizer", "tensor"],
 )

@@ -6,9 +6,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import transformers
+
+from sglang_gemma4_ext.patches.checkpoints import outer_tie_rules
+from tests.patches.hooks import hook_of
 
 READ = """
 import sys
@@ -35,3 +39,9 @@ def test_sglang_reads_the_tie_that_transformers_reads(tied, checkpoint, tmp_path
         check=False,
     )
     assert f"tied: {tied}" in done.stdout, done.stderr
+
+
+def test_a_config_without_a_tie_of_its_own_is_left_alone() -> None:
+    config = SimpleNamespace(text_config=SimpleNamespace(tie_word_embeddings=True))
+    hook_of(outer_tie_rules.PATCH, "after", "_apply_gemma4_attention_overrides")(None, config)
+    assert config.text_config.tie_word_embeddings is True
