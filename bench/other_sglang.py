@@ -102,8 +102,8 @@ def examine(python: Path) -> dict[str, Any]:
     doctor = json.loads(said)
     states = {patch["name"]: patch["state"] for patch in doctor["patches"]}
     broken = [name for name, state in states.items() if state == "broken"]
-    launcher = ("-m", f"{OURS}.launch_server", "--demo")
-    stock = ("-m", "sglang.launch_server", "--model-path", model, "--device", "cpu")
+    launcher = ("-m", f"{OURS}.launch_server", "--demo", "--log-level", "debug")
+    stock = ("-m", "sglang.launch_server", "--model-path", model, "--log-level", "debug")
     return {
         "packages": doctor["packages"],
         "made_for": doctor["verified_on_sglang"],

@@ -61,15 +61,26 @@ from sglang_gemma4_ext.patches.nvfp4 import (
     nvfp4_modelopt,
 )
 from sglang_gemma4_ext.patches.requests import (
+    metrics_key,
     request_fields,
     request_samples,
     request_sampling,
     request_tokens,
     secrets_unlogged,
 )
+from sglang_gemma4_ext.patches.server import (
+    reason_at_end,
+    scheduler_reason,
+    sockets_in_folder,
+    summary_at_ready,
+)
 from sglang_gemma4_ext.registry import Patch
 
 PATCHES: tuple[Patch, ...] = (
+    scheduler_reason.PATCH,
+    sockets_in_folder.PATCH,
+    reason_at_end.PATCH,
+    summary_at_ready.PATCH,
     causal_lm_config.PATCH,
     unified_without_ple.PATCH,
     outer_tie_rules.PATCH,
@@ -92,6 +103,7 @@ PATCHES: tuple[Patch, ...] = (
     request_samples.PATCH,
     request_sampling.PATCH,
     secrets_unlogged.PATCH,
+    metrics_key.PATCH,
     chat_history.PATCH,
     tool_declarations.PATCH,
     outdated_template.PATCH,

@@ -227,25 +227,13 @@ def _verdict(error: SystemExit) -> tuple[int, str]:
 def _run(argv: list[str]) -> None:
     from sglang.launch_server import run_server
     from sglang.srt.plugins import load_plugins
-    from sglang.srt.plugins.hook_registry import HookRegistry, HookType
     from sglang.srt.server_args import prepare_server_args
 
-    from sglang_gemma4_ext.launcher import summary
-
-    HookRegistry.register(
-        "sglang.srt.entrypoints.http_server.launch_server",
-        summary.announce_when_ready,
-        HookType.BEFORE,
-    )
-    HookRegistry.register(
-        shutdown.RUNNING_SIGQUIT, shutdown.in_place_of_running_sigquit, HookType.REPLACE
-    )
     load_plugins()
     plugin.require_bootstrap()
     server_args = prepare_server_args(argv)
     server_args.custom_sigquit_handler = shutdown.SigquitReport()
     server_args.resolve_once()
-    summary.summarize(server_args)
     run_server(server_args)
 
 

@@ -4,7 +4,8 @@
 `activate` watches two places through which every process learns of its model: the step of argument
 resolution that settles the model's path (main process), and the constructor of ModelConfig
 (schedulers). The patches themselves are looked at only when that model turns out to be a Gemma 4:
-any other runs on an SGLang that differs by one pass-through call.
+any other runs on an SGLang that differs by one pass-through call. Our launcher's servers also get
+the patches of theme "server", whatever their model.
 """
 
 from __future__ import annotations
@@ -14,14 +15,16 @@ import multiprocessing
 import signal
 from typing import Any
 
-from sglang_gemma4_ext import PREFIX, VERIFIED_SGLANG, run_folder, shutdown
-from sglang_gemma4_ext.settings import Settings, SettingsError, run_folder_path
+from sglang_gemma4_ext import PREFIX, VERIFIED_SGLANG
+from sglang_gemma4_ext.quiet import quiet
+from sglang_gemma4_ext.settings import Settings, SettingsError
 
 logger = logging.getLogger(__name__)
 
 BOOTSTRAP = "sglang.srt.configs.model_config.ModelConfig.from_server_args"
 
 _outcomes: list[Any] | None = None
+_every_model: list[Any] = []
 
 
 def activate() -> None:
@@ -39,11 +42,24 @@ def activate() -> None:
         raise SystemExit(f"{PREFIX}{error}") from None
     register_resolution_hook("handle_model_source_paths")(_on_model_path)
     HookRegistry.register(BOOTSTRAP, _on_model_config, HookType.BEFORE)
-    if run_folder_path() is not None:
-        around = HookType.AROUND
-        HookRegistry.register(shutdown.SCHEDULER_INIT, shutdown.around_scheduler_init, around)
-        HookRegistry.register(run_folder.PORT_ARGS, run_folder.around_port_args, around)
+    if settings.launched:
+        quiet()
+        _register_for_every_model(settings)
         _leave_ctrl_c_to_the_launcher()
+
+
+def _register_for_every_model(settings: Settings) -> None:
+    """Register the patches that the launcher needs for any model; SGLang applies them next."""
+    global _every_model
+    from sglang_gemma4_ext.context import Context, sglang_version
+    from sglang_gemma4_ext.patches.series import PATCHES
+    from sglang_gemma4_ext.registry import HeldBackError, register
+
+    ctx = Context(settings, sglang=sglang_version())
+    try:
+        _every_model = register([patch for patch in PATCHES if patch.every_model], ctx)
+    except HeldBackError as error:
+        raise SystemExit(f"{PREFIX}{error}") from None
 
 
 def _leave_ctrl_c_to_the_launcher() -> None:
@@ -72,11 +88,24 @@ def require_bootstrap() -> None:
             f"{PREFIX}this SGLang did not load the plugin: install the package (pip "
             f"install .) beside SGLang {VERIFIED_SGLANG}; {BOOTSTRAP} must exist"
         )
+    _verify_for_every_model()
+
+
+def _verify_for_every_model() -> None:
+    """Exit unless the hooks registered for every model are in place."""
+    global _every_model
+    from sglang_gemma4_ext.context import Context, sglang_version
+    from sglang_gemma4_ext.registry import HeldBackError, verify
+
+    try:
+        _every_model = verify(_every_model, Context(sglang=sglang_version()))
+    except HeldBackError as error:
+        raise SystemExit(f"{PREFIX}{error}") from None
 
 
 def outcomes() -> list[Any]:
-    """What became of each patch in this process; empty until a Gemma 4 model is seen."""
-    return list(_outcomes or ())
+    """What became of each patch in this process; of the launcher's alone without a Gemma 4."""
+    return list(_outcomes or _every_model)
 
 
 def _on_model_path(server_args: Any, previous: Any) -> None:
@@ -119,8 +148,11 @@ def apply_for(path: str, revision: str | None = None) -> None:
     from sglang_gemma4_ext.patches.series import PATCHES
     from sglang_gemma4_ext.registry import HeldBackError, State, apply
 
+    quiet()
+    settled = {outcome.patch.name for outcome in _every_model}
+    rest = [patch for patch in PATCHES if patch.name not in settled]
     try:
-        _outcomes = apply(PATCHES, Context.here(Settings.from_env(), model))
+        _outcomes = [*_every_model, *apply(rest, Context.here(Settings.from_env(), model))]
     except HeldBackError as error:
         raise SystemExit(f"{PREFIX}{error}") from None
     for outcome in _outcomes:

@@ -60,6 +60,7 @@ class Patch:
     stands_down: a reason why this process does not need the patch, or None. With no model in the
         context (the doctor's case) it speaks of the machine alone.
     retired: True once upstream behaves by itself; a test then asks for the file to be deleted.
+    every_model: whether our launcher applies it for models that are no Gemma 4 too.
     required: whether a patch that cannot be applied stops the server, or is reported and skipped.
     """
 
@@ -74,6 +75,7 @@ class Patch:
     relies_on: tuple[Source, ...] = ()
     stands_down: Callable[[Context], str | None] = lambda ctx: None
     required: bool = True
+    every_model: bool = False
 
     @property
     def sources(self) -> tuple[Source, ...]:
@@ -170,18 +172,36 @@ def apply(patches: Iterable[Patch], ctx: Context, *, strict: bool = True) -> lis
     Nothing is touched unless every required patch can be applied, so a refusal leaves SGLang as
     it was. Raises HeldBackError when a required patch does not hold, unless not `strict`.
     """
+    from sglang.srt.plugins.hook_registry import HookRegistry
+
+    outcomes = register(patches, ctx, strict=strict)
+    HookRegistry.apply_hooks()
+    return verify(outcomes, ctx, strict=strict)
+
+
+def register(patches: Iterable[Patch], ctx: Context, *, strict: bool = True) -> list[Outcome]:
+    """Name the hooks of the needed patches to SGLang, which applies them later.
+
+    Raises HeldBackError, with nothing registered, as `apply` does.
+    """
     from sglang.srt.plugins.hook_registry import HookRegistry, HookSource, HookType
 
     source = HookSource(PLUGIN, "sglang-gemma4-ext")
-    outcomes = decide(patches, ctx)
-    if strict and any(outcome.stops_server for outcome in outcomes):
-        raise HeldBackError(outcomes, ctx.sglang)
-    chosen = [outcome.patch for outcome in outcomes if outcome.state is State.APPLIED]
-    for patch in chosen:
-        for hook in patch.hooks:
-            HookRegistry.register(hook.target, hook.fn, HookType(hook.kind), source=source)
-    HookRegistry.apply_hooks()
-    outcomes = [_verified(o) if o.state is State.APPLIED else o for o in outcomes]
+    outcomes = _held(decide(patches, ctx), ctx, strict)
+    for outcome in outcomes:
+        if outcome.state is State.APPLIED:
+            for hook in outcome.patch.hooks:
+                HookRegistry.register(hook.target, hook.fn, HookType(hook.kind), source=source)
+    return outcomes
+
+
+def verify(outcomes: Iterable[Outcome], ctx: Context, *, strict: bool = True) -> list[Outcome]:
+    """Check that each applied hook is in place. Raises HeldBackError as `apply` does."""
+    checked = [_verified(o) if o.state is State.APPLIED else o for o in outcomes]
+    return _held(checked, ctx, strict)
+
+
+def _held(outcomes: list[Outcome], ctx: Context, strict: bool) -> list[Outcome]:
     if strict and any(outcome.stops_server for outcome in outcomes):
         raise HeldBackError(outcomes, ctx.sglang)
     return outcomes

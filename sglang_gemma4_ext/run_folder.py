@@ -20,7 +20,6 @@ from typing import Any
 
 from sglang_gemma4_ext import settings
 
-PORT_ARGS = "sglang.srt.server_args.PortArgs.init_new"
 # A socket's path has at most 107 bytes; its name within the folder is as mkstemp makes it.
 SOCKET_FOLDER_BYTES = 107 - len("/tmpxxxxxxxx")
 SHARED_MEMORY = Path("/dev/shm")

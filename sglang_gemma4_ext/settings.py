@@ -43,6 +43,7 @@ class Settings:
     router: who routes tokens to experts: our kernels, SGLang's, or ours where they measured faster.
     chat_parsers: whether tool calls and thoughts are parsed where the user named no parser.
     cpu: the CPU reference is active (set by the launcher when there is no GPU).
+    launched: this process belongs to a server of our launcher.
     check_bounds: the slots that attention reads are checked (SGLANG_TRTLLM_MHA_DEBUG=1).
     """
 
@@ -53,6 +54,7 @@ class Settings:
     router: Router = "auto"
     chat_parsers: ChatParsers = "auto"
     cpu: bool = False
+    launched: bool = False
     check_bounds: bool = False
 
     def __post_init__(self) -> None:
@@ -63,6 +65,11 @@ class Settings:
             raise SettingsError(
                 "--gemma4-nvfp4 fused needs a GPU and none was found; without one it runs in "
                 "Triton's interpreter: add --gemma4-cpu-attention triton, or leave it out"
+            )
+        if self.cpu and self.nvfp4 == "marlin":
+            raise SettingsError(
+                "--gemma4-nvfp4 marlin needs a GPU and none was found; leave it out for the exact "
+                "reference"
             )
         _require("--gemma4-router", self.router, get_args(Router))
         _require("--gemma4-chat-parsers", self.chat_parsers, get_args(ChatParsers))
@@ -82,6 +89,7 @@ class Settings:
             router=given("ROUTER", cls.router),
             chat_parsers=given("CHAT_PARSERS", cls.chat_parsers),
             cpu=env.get("SGLANG_PLATFORM") == CPU_PLATFORM,
+            launched=bool(env.get(_PREFIX + "RUN_FOLDER")),
             check_bounds=env.get("SGLANG_TRTLLM_MHA_DEBUG") == "1",
         )
 

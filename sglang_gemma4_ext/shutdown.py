@@ -23,10 +23,6 @@ from typing import Any, NoReturn
 
 from sglang_gemma4_ext import PREFIX, run_folder, settings
 
-SCHEDULER_INIT = "sglang.srt.managers.scheduler.Scheduler.__init__"
-RUNNING_SIGQUIT = (
-    "sglang.srt.managers.tokenizer_manager.SignalHandler.running_phase_sigquit_handler"
-)
 WATCHDOG = "sglang.srt.utils.watchdog"
 UNKNOWN = "a child process failed; its log lines above say why"
 REAP_SECONDS = 10

@@ -30,6 +30,10 @@ class CpuReferencePlatform(CpuDeviceMixin, SRTPlatform):
         # An idle scheduler would otherwise spin on one of the cores that do the arithmetic.
         server_args.sleep_on_idle = True
 
+    def get_device(self, device_id: int | None = None) -> str:
+        # Without --device, argument resolution takes this for the flag's value: a string.
+        return "cpu"
+
     def get_default_attention_backend(self) -> str:
         return Settings.from_env().cpu_attention
 

@@ -25,8 +25,8 @@ from sglang_gemma4_ext.settings import Settings
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 
 
-def summarize(server_args: Any) -> None:
-    """Print what runs where, and what was decided why. `server_args` are resolved."""
+def summarize(server_args: Any) -> str:
+    """Say what runs where, and what was decided why. `server_args` are resolved."""
     from sglang.srt.arg_groups.overrides import resolving_view
 
     from sglang_gemma4_ext import plugin
@@ -40,7 +40,7 @@ def summarize(server_args: Any) -> None:
         *_chat(cfg, settings),
         *describe_patches(plugin.outcomes()),
     ]
-    print("\n".join(lines), file=sys.stderr, flush=True)
+    return "\n".join(lines)
 
 
 def describe_model(path: str, revision: str | None, multimodal: bool | None) -> str:
@@ -129,7 +129,8 @@ def announce_when_ready(server_args: Any, *args: Any, **kwargs: Any):
 
     def ready() -> None:
         shutdown.started()
-        print(invitation(server_args), file=sys.stderr, flush=True)
+        said = f"{summarize(server_args)}\n{invitation(server_args)}"
+        print(said, file=sys.stderr, flush=True)
         if theirs is not None:
             theirs()
 

@@ -91,9 +91,11 @@ ALWAYS = {
     "reasoning",
     "request_fields",
     "request_samples",
+    "metrics_key",
     "request_sampling",
     "request_tokens",
     "secrets_unlogged",
+    "summary_at_ready",
     "swa_policy",
     "tool_calls",
 }

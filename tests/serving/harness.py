@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from bench.processes import READY, Server, free_port, started, wait_until_ready
+from bench.processes import Server, free_port, started, wait_until_ready
 
 # A start takes 20 to 60 s with compiled bytecode; a slow machine that has none took 240 s.
 START_SECONDS = 900
@@ -30,10 +30,15 @@ def serve(
     log_dir: Path,
     executable: Sequence[str] = (sys.executable, *OURS),
     env: Mapping[str, str] | None = None,
-    ready: str = READY,
+    ready: str | None = None,
     port: str | None = None,
 ) -> Iterator[Server]:
-    """Start a server, yield it when it is ready, end its whole process group afterwards."""
+    """Start a server, yield it when it is ready, end its whole process group afterwards.
+
+    ready: a text of the log; by default our last line or, of another command, SGLang's.
+    """
+    if ready is None:
+        ready = "Ready: " if tuple(executable[1:3]) == OURS else "The server is fired up"
     port = port or str(free_port())
     given = {"port": port, "env": environment(**(env or {})), "cwd": log_dir}
     log_dir.mkdir(parents=True, exist_ok=True)

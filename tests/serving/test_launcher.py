@@ -52,11 +52,13 @@ def test_the_summary_says_what_runs_where_and_how(server, checkpoint):
         r"sglang-gemma4-ext [\d.]+ on SGLang [\d.]+",
         rf"  model      {path}: Gemma4ForConditionalGeneration, dense, text-only \(--en.*",
         r"  device     CPU, for no CUDA device was found.*; attention in PyTorch",
-        r"  patches    text_only, .*cpu_torch_attention.*",
+        r"  patches    .*text_only, .*cpu_torch_attention.*",
         r"  not needed .*causal_lm_config.*",
         r"  left out   exact_sliding_window: .*--gemma4-ext-disable.*",
     ):
         assert re.search(rf"^{line}$", server.log, re.MULTILINE), line
+    assert "Applied " not in server.log and "server_args=" not in server.log
+    assert server.log.index("The server is fired up") < server.log.index("  model      ")
     applied = re.search(r"^  patches    (.*)$", server.log, re.MULTILINE)[1].split(", ")
     assert "exact_sliding_window" not in applied
 
@@ -189,10 +191,11 @@ def ask_until_it_breaks(server: Server) -> None:
 
 @pytest.mark.server
 def test_sglangs_own_command_carries_the_patches(checkpoint, tmp_path):
-    flags = ("--model-path", str(checkpoint("dense")), "--device", "cpu")
+    flags = ("--model-path", str(checkpoint("dense")), "--log-level", "debug")
     stock = (sys.executable, *STOCK)
     env = {"SGLANG_PLATFORM": "gemma4_cpu"}
-    with serve(*flags, log_dir=tmp_path, executable=stock, env=env) as server:
+    with serve(*flags, log_dir=tmp_path, executable=stock, env=env, ready=READY) as server:
+        assert "  patches    summary_at_ready, " in server.log
         hooked = "Applied 1 hook(s) to sglang.srt.layers.attention.torch_native_backend."
         # Once in the main process, once in the scheduler.
         assert server.log.count(f"{hooked}TorchNativeAttnBackend.forward_decode") == 2
