@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a patch may look at to decide whether it is needed: versions, GPU, model, settings."""
+"""Hold what a patch reads to decide whether it is needed: versions, GPU, model, settings."""
 
 from __future__ import annotations
 

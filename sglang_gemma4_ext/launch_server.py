@@ -16,8 +16,9 @@ from typing import get_args
 
 from sglang_gemma4_ext import PLUGIN, PREFIX, __version__, plugin, run_folder, shutdown
 from sglang_gemma4_ext.checkpoint.assistant_fit import check_fit
+from sglang_gemma4_ext.checkpoint.model_family import ModelInfo
 from sglang_gemma4_ext.checkpoint.preflight import check_address, check_checkpoint
-from sglang_gemma4_ext.launcher import low_memory
+from sglang_gemma4_ext.launcher import kv_dtype, low_memory
 from sglang_gemma4_ext.launcher.command_line import DRAFT_MODEL, MODEL, TENSOR_PARALLEL, CommandLine
 from sglang_gemma4_ext.machine import detect_gpu, gpu_memory_bytes
 from sglang_gemma4_ext.settings import (
@@ -120,14 +121,14 @@ def main(argv: list[str] | None = None) -> int:
 def _prepare(ours: argparse.Namespace, theirs: list[str]) -> CommandLine:
     """Settle the settings and SGLang's command line. Raises ValueError with one sentence.
 
-    What costs no import comes first: torch takes a second, SGLang ten.
+    Checks without imports come first: torch takes a second to import, SGLang ten.
     """
     if not plugin_allowed(PLUGIN):
         raise SettingsError(f"SGLANG_PLUGINS is set and leaves out {PLUGIN}; unset it or add it")
     line = CommandLine(theirs)
     if ours.demo:
         line.use_demo()
-    _check_inputs(line)
+    target = _check_inputs(line)
     settings = Settings(
         disable=ours.gemma4_ext_disable,
         cpu_attention=ours.gemma4_cpu_attention,
@@ -142,7 +143,9 @@ def _prepare(ours: argparse.Namespace, theirs: list[str]) -> CommandLine:
         line.use_cpu(settings.cpu_attention)
         if ours.gemma4_low_memory:
             raise SettingsError("--gemma4-low-memory plans a GPU's memory, and none was found")
-    elif ours.gemma4_low_memory:
+    elif warning := kv_dtype.settle(line, detect_gpu(), target):
+        print(f"{PREFIX}{warning}", file=sys.stderr, flush=True)
+    if ours.gemma4_low_memory and not settings.cpu:
         chosen = low_memory.apply(
             line, gpu_memory_bytes(), settings.swa_policy, detect_gpu().capability
         )
@@ -151,8 +154,8 @@ def _prepare(ours: argparse.Namespace, theirs: list[str]) -> CommandLine:
     return line
 
 
-def _check_inputs(line: CommandLine) -> None:
-    """Look at the checkpoints and the address. Raises ValueError with one sentence."""
+def _check_inputs(line: CommandLine) -> ModelInfo | None:
+    """Check the checkpoints and the address. Raises ValueError with one sentence."""
     path, draft = line.value(*MODEL), line.value(*DRAFT_MODEL)
     if path is None:
         raise SettingsError("--model-path (or --demo) is needed")
@@ -167,6 +170,7 @@ def _check_inputs(line: CommandLine) -> None:
         port = line.value("--port") or DEFAULT_PORT
         if port.isdecimal():
             check_address(line.value("--host") or DEFAULT_HOST, int(port))
+    return target
 
 
 def _runs_on_cpu(line: CommandLine) -> bool:

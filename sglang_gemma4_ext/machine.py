@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The GPU and the CPU of this machine."""
+"""Detect the GPU and the CPU of this machine."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ HookKind = Literal["before", "after", "around", "replace"]
 
 
 class State(Enum):
-    """What became of a patch in this process."""
+    """The state of a patch in this process."""
 
     APPLIED = "applied"
     STANDS_DOWN = "stands down"

@@ -30,7 +30,7 @@ class SettingsError(ValueError):
 
 @dataclass(frozen=True)
 class Settings:
-    """What the user asked of the extension.
+    """The user's choices.
 
     disable: names of patches left out.
     cpu_attention: attention of the CPU reference: SGLang's torch_native, or its Triton kernels in
@@ -42,7 +42,7 @@ class Settings:
     swa_policy: how KV memory is split between full and sliding layers; see plan/pools.py.
     router: who routes tokens to experts: our kernels, SGLang's, or ours where they measured faster.
     chat_parsers: whether tool calls and thoughts are parsed where the user named no parser.
-    cpu: the CPU reference is active (set by the launcher when there is no GPU).
+    cpu: the CPU reference is active. The launcher sets it on a machine without a GPU.
     launched: this process belongs to a server of our launcher.
     check_bounds: the slots that attention reads are checked (SGLANG_TRTLLM_MHA_DEBUG=1).
     """

@@ -25,8 +25,11 @@ FULL = "full_attention"
 WEIGHT_LEAVES = ("weight", "weight_packed", "qweight")
 _PREFIXES = {
     "multimodal": ("model.language_model.", "language_model."),
-    "text": ("model.", "model.language_model.", ""),
+    # SGLang's text class loads no names without a prefix, although transformers does.
+    "text": ("model.", "model.language_model."),
 }
+# Marks names of the language model that lack the prefix by which SGLang finds them.
+_NO_PREFIX = "no prefix: "
 _NORMS = ("input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm",
           "post_feedforward_layernorm")  # fmt: skip
 _EXPERT_NORMS = ("post_feedforward_layernorm_1", "post_feedforward_layernorm_2",
@@ -98,7 +101,9 @@ def _inner(name: str, prefixes: tuple[str, ...]) -> str:
     for prefix in prefixes:
         if name.startswith(prefix) and _KNOWN.fullmatch(rest := name.removeprefix(prefix)):
             return rest.replace(".moe.experts.", ".experts.").replace(".moe.per", ".router.per")
-    return name.removeprefix("model.") if name.startswith("model.lm_head.") else name
+    if name.startswith("model.lm_head."):
+        return name.removeprefix("model.")
+    return f"{_NO_PREFIX}{name}" if _KNOWN.fullmatch(name) else name
 
 
 def _has_a_place(name: str, prefixes: tuple[str, ...]) -> bool:

@@ -53,6 +53,11 @@ class CommandLine:
         if self.value(flag) is None:
             self.argv += [flag, value]
 
+    def replace(self, flag: str, value: str) -> None:
+        """Set a flag whatever was given, in the arguments or in the file of --config."""
+        self._remove(flag)
+        self.argv += [flag, value]
+
     def use_demo(self) -> None:
         """Serve the bundled model. Raises SettingsError if another was named too."""
         if self.value(*MODEL) is not None:

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An FP8 KV cache on GPUs that can and cannot read it."""
+
+from __future__ import annotations
+
+import pytest
+
+from sglang_gemma4_ext.checkpoint.model_family import ModelInfo
+from sglang_gemma4_ext.launcher import kv_dtype
+from sglang_gemma4_ext.launcher.command_line import CommandLine
+from sglang_gemma4_ext.machine import NO_GPU, Gpu
+from sglang_gemma4_ext.settings import SettingsError
+
+A100, A10G = Gpu("nvidia", "NVIDIA A100", (8, 0)), Gpu("nvidia", "NVIDIA A10G", (8, 6))
+L40S, H100 = Gpu("nvidia", "NVIDIA L40S", (8, 9)), Gpu("nvidia", "NVIDIA H100", (9, 0))
+QUANTIZED = {"quant_method": "modelopt", "quant_algo": "NVFP4", "kv_cache_quant_algo": "FP8"}
+
+
+def model(tmp_path, quantization: dict | None) -> ModelInfo:
+    config = {"architectures": ["Gemma4ForCausalLM"]}
+    if quantization is not None:
+        config["quantization_config"] = quantization
+    return ModelInfo(str(tmp_path), "Gemma4ForCausalLM", config)
+
+
+@pytest.mark.parametrize("gpu", [A100, A10G], ids=str)
+@pytest.mark.parametrize("argv", [[], ["--kv-cache-dtype", "auto"], ["--kv-cache-dtype=auto"]])
+def test_a_declared_fp8_cache_is_served_in_bf16(gpu, argv, tmp_path):
+    line = CommandLine(argv)
+    warning = kv_dtype.settle(line, gpu, model(tmp_path, QUANTIZED))
+    assert line.argv == ["--kv-cache-dtype", "bfloat16"]
+    assert "--kv-cache-dtype bfloat16" in warning and gpu.name in warning
+
+
+@pytest.mark.parametrize("gpu", [A100, A10G], ids=str)
+def test_an_e4m3_cache_that_was_asked_for_is_refused(gpu, tmp_path):
+    line = CommandLine(["--kv-cache-dtype", "fp8_e4m3"])
+    with pytest.raises(SettingsError, match=r"needs compute capability 8\.9"):
+        kv_dtype.settle(line, gpu, model(tmp_path, None))
+
+
+@pytest.mark.parametrize("gpu", [L40S, H100, NO_GPU], ids=str)
+def test_other_machines_keep_what_was_asked(gpu, tmp_path):
+    for argv in ([], ["--kv-cache-dtype", "fp8_e4m3"]):
+        line = CommandLine(argv)
+        assert kv_dtype.settle(line, gpu, model(tmp_path, QUANTIZED)) == ""
+        assert line.argv == argv
+
+
+@pytest.mark.parametrize("argv", [[], ["--kv-cache-dtype", "fp8_e5m2"]])
+def test_what_runs_is_left_alone(argv, tmp_path):
+    line = CommandLine(argv)
+    plain = None if not argv else QUANTIZED
+    assert kv_dtype.settle(line, A10G, model(tmp_path, plain)) == ""
+    assert line.argv == argv
