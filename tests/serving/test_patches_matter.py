@@ -34,8 +34,8 @@ def _nvfp4(fmt: str, **options: Any) -> Callable[[Path, Path], Path]:
     ("patch", "kind", "quantize", "flags", "prompt", "new"),
     [
         ("exact_sliding_window", "dense", None, TRITON, 40, 3),
-        ("router_scale", "moe", None, (), 20, 4),
-        ("cpu_exact_kv_cache", "dense", _nvfp4("modelopt_w4a16", kv_scales=True), (), 20, 4),
+        slow("router_scale", "moe", None, (), 20, 4),
+        slow("cpu_exact_kv_cache", "dense", _nvfp4("modelopt_w4a16", kv_scales=True), (), 20, 4),
     ],
 )
 def test_answers_are_wrong_without(
@@ -86,17 +86,17 @@ def test_phantom_embeddings_are_built_without(checkpoint, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("patch", "kind", "quantize"),
+    ("patch", "kind", "quantize", "reason"),
     [
-        ("causal_lm_config", "causal", None),
-        ("text_only", "dense", None),
-        ("nvfp4_modelopt", "dense", _nvfp4("modelopt")),
-        slow("cpu_softcap", "dense", None),
-        slow("nvfp4_compressed_tensors", "dense", _nvfp4("ct_w4a16")),
-        slow("nvfp4_ignored_layers", "dense", _nvfp4("ct_w4a16", quantize_attention=SLIDING)),
+        ("causal_lm_config", "causal", None, "AmbiguousGlobalPerLayerAttributeError"),
+        slow("text_only", "dense", None, "Can't load feature extractor"),
+        slow("nvfp4_modelopt", "dense", _nvfp4("modelopt"), "not supported for quantization"),
+        slow("cpu_softcap", "dense", None, ""),
+        slow("nvfp4_compressed_tensors", "dense", _nvfp4("ct_w4a16"), ""),
+        slow("nvfp4_ignored_layers", "dense", _nvfp4("ct_w4a16", quantize_attention=SLIDING), ""),
     ],
 )
-def test_does_not_start_without(patch, kind, quantize, checkpoint, tmp_path: Path) -> None:
+def test_does_not_start_without(patch, kind, quantize, reason, checkpoint, tmp_path: Path) -> None:
     path = checkpoint(kind)
     if quantize is not None:
         path = quantize(path, tmp_path / "nvfp4")
@@ -107,6 +107,7 @@ def test_does_not_start_without(patch, kind, quantize, checkpoint, tmp_path: Pat
     )
     assert ended.returncode != 0
     assert "did not start" in ended.stdout.splitlines()[-1]
+    assert reason in ended.stdout.splitlines()[-1]
 
 
 @pytest.mark.slow

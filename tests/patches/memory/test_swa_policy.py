@@ -226,7 +226,7 @@ def on_a_real_runner(target: Path, budget: int, *flags: str) -> tuple[dict[str, 
     return json.loads(done.stdout.splitlines()[-1]), done.stderr
 
 
-@pytest.mark.parametrize("drafting", [False, True])
+@pytest.mark.parametrize("drafting", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_real_runner_splits_its_budget_as_solved(checkpoint, tmp_path, drafting):
     """SGLang's ModelRunner on the tiny dense model, fp32: 1024 and 2048 bytes a token.
 

@@ -129,7 +129,7 @@ def built(module: str, capability: int, folder: Path, how: str) -> subprocess.Co
 @pytest.mark.parametrize(
     ("module", "capability"),
     [
-        ("tp_qknorm", 80),
+        pytest.param("tp_qknorm", 80, marks=pytest.mark.slow),
         pytest.param("tp_qknorm", 90, marks=pytest.mark.slow),
         pytest.param("all_reduce", 80, marks=pytest.mark.slow),
         pytest.param("all_reduce", 90, marks=pytest.mark.slow),
