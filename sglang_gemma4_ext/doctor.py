@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is patched here, why, and whether it holds: `python -m sglang_gemma4_ext.doctor [--json]`.
+"""Report what is patched here and whether it holds: `python -m sglang_gemma4_ext.doctor [--all]`.
 
-The patches are applied to the doctor's own process and verified there, as a server would; nothing
-is written anywhere. Of a patch that this machine does not need, the sources are compared all the
-same. The exit status is 1 when a server would refuse to start.
+The doctor applies the patches to its own process and verifies them, as a server does. It writes
+nothing. Sources are compared even for patches that this machine does not need. Without --all the
+text names only patches that need attention. The exit status is 1 when a server would not start.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import json
 import platform
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -58,6 +59,7 @@ def _patch_report(outcome: Outcome) -> dict[str, Any]:
     patch = outcome.patch
     return {
         "name": patch.name,
+        "theme": patch.theme,
         "state": outcome.state.value,
         "reasons": list(outcome.reasons),
         "changed_upstream": changed_sources(patch),
@@ -71,8 +73,8 @@ def _patch_report(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def render(data: dict[str, Any]) -> str:
-    """The report for a terminal."""
+def render(data: dict[str, Any], everything: bool = False) -> str:
+    """Render the report for a terminal; `everything` adds each patch with its reasons."""
     packages = ", ".join(f"{name} {version}" for name, version in data["packages"].items())
     lines = [
         f"sglang-gemma4-ext {data['sglang_gemma4_ext']}, Python {data['python']}",
@@ -84,13 +86,20 @@ def render(data: dict[str, Any]) -> str:
     ]
     if data["packages"]["sglang"] != data["verified_on_sglang"]:
         lines.insert(2, f"          made for SGLang {data['verified_on_sglang']}: see below")
+    states = Counter(patch["state"] for patch in data["patches"])
+    counted = ", ".join(f"{number} {state}" for state, number in states.items())
+    lines.append(f"patches   {counted} (--all lists them)")
     for patch in data["patches"]:
-        lines.append(f"{patch['state']:<12} {patch['name']}: {patch['summary']}")
+        unused = sorted(set(patch["changed_upstream"]) - set(patch["reasons"]))
+        quiet = patch["state"] in (State.APPLIED.value, State.STANDS_DOWN.value) and not unused
+        if quiet and not everything:
+            continue
+        lines.append(f"{patch['state']:<12} {patch['theme']}/{patch['name']}: {patch['summary']}")
         lines += [f"{'':<13}{reason}" for reason in patch["reasons"]]
-        unused = set(patch["changed_upstream"]) - set(patch["reasons"])
-        lines += [f"{'':<13}it would not hold: {reason}" for reason in sorted(unused)]
-        lines.append(f"{'':<13}why: {patch['why']}")
-        lines.append(f"{'':<13}upstream: {patch['upstream']}; until {patch['retire_when']}")
+        lines += [f"{'':<13}it would not hold: {reason}" for reason in unused]
+        if everything:
+            lines.append(f"{'':<13}why: {patch['why']}")
+            lines.append(f"{'':<13}upstream: {patch['upstream']}; until {patch['retire_when']}")
     lines += ["", "A server starts here." if data["starts"] else "A server refuses to start here."]
     return "\n".join(lines)
 
@@ -118,6 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m sglang_gemma4_ext.doctor", description=__doc__.splitlines()[0]
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--all", action="store_true", help="list every patch, with its reasons")
     parser.add_argument("--model-path", help="a checkpoint: which patches it gets")
     args = parser.parse_args(argv)
     if not sglang_version():
@@ -126,7 +136,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         settings = Settings.from_env()
         if detect_gpu().vendor == "none":
-            # What the launcher would choose on this machine.
+            # As the launcher chooses on such a machine.
             settings = replace(settings, cpu=True)
     except SettingsError as error:
         print(f"{PREFIX}{error}", file=sys.stderr)
@@ -137,7 +147,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     ctx = Context(settings, model, detect_gpu(), sglang_version())
     data = report(examine(PATCHES, ctx), ctx)
-    print(json.dumps(data, indent=2) if args.json else render(data))
+    print(json.dumps(data, indent=2) if args.json else render(data, args.all))
     return 0 if data["starts"] else 1
 
 

@@ -183,3 +183,15 @@ def test_the_doctor_names_what_changed_for_a_patch_that_stands_down(run):
     """)
     assert lines[0] == "stands down ['not here']"
     assert lines[1].startswith("it would not hold: target.double changed upstream (000000000000 ->")
+
+
+def test_the_doctor_is_short_unless_all_is_asked_for(run):
+    lines = run("""
+        from sglang_gemma4_ext.doctor import examine, render, report
+        sound, off = patch("sound"), patch("broken", target="target.triple", digest="0" * 12)
+        data = report(examine([sound, off], ctx), ctx)
+        for everything in (False, True):
+            text = render(data, everything)
+            print("t/sound" in text, "t/broken" in text, "why:" in text)
+    """)
+    assert lines == ["False True False", "True True True"]
