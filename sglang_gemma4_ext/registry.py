@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Patches as records, and the machinery that applies them and proves that they hold.
+"""Describe patches as records, apply them, and verify that they hold.
 
-A patch is data: which functions of SGLang it hooks, the fingerprint of the source it was verified
-against, why it exists and when it may go. SGLang's HookRegistry does the hooking, but it logs and
-swallows a hook that does not apply, so `apply` looks at every target afterwards. A required patch
-that does not hold is a reason not to start: `HeldBackError` carries all such reasons at once. So is
-an optional one of which only some hooks hold: a hook cannot be taken back.
+A record names the functions of SGLang that a patch hooks, the digest of the source that it was read
+against, why it exists, and when it may go. SGLang's HookRegistry hooks them, but it logs and skips
+a hook that does not apply, so `apply` checks every target afterwards. A required patch that does
+not hold stops the start: `HeldBackError` carries all such reasons at once. An optional patch stops
+it if only some of its hooks hold, because a hook cannot be taken back.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Patch:
 class Outcome:
     """The state of one patch in this process, and why, in words.
 
-    partly_hooked: of a broken patch, that some of its hooks are in place all the same.
+    partly_hooked: whether some hooks of a broken patch are in place.
     """
 
     patch: Patch

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What SGLang leaves outside of its processes, and how a server of our launcher takes it away.
+"""Keep a server's sockets and shared memory in sight, and remove them when it ends.
 
-SGLang ends its processes by SIGKILL, and so the files of its sockets stay in the temporary folder
-and its shared memory in /dev/shm, until that is full and a scheduler dies of SIGBUS. Its own answer
-(sglang.srt.utils.stale_shm_cleanup) sweeps in SGLang's CI alone, for it takes what any server left.
-Here the sockets are in a folder that all processes of the server share, and both go when the server
-ends.
+SGLang ends its processes by SIGKILL. The files of its sockets then stay in the temporary folder,
+and its shared memory in /dev/shm until that is full and a scheduler dies of SIGBUS. SGLang's own
+sweep (sglang.srt.utils.stale_shm_cleanup) runs in its CI alone, because it removes any server's
+files. Here the sockets are in a folder that all processes of one server share; both go when that
+server ends.
 """
 
 from __future__ import annotations

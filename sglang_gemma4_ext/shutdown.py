@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a server ends that fails: nothing left behind, and one sentence as the last line.
+"""End a failed server with nothing left behind and one sentence as the last line.
 
-SGLang's scheduler logs a traceback and sends SIGQUIT to its parent, whose handler ends it by
-SIGKILL and without a sentence. Here the scheduler leaves its reason in a folder that all processes
-of the server share, and the launcher's handlers, one for the launch phase, which SGLang lets its
-caller set, and one for the time after, say it last and take away what is left.
+SGLang's scheduler logs a traceback and sends SIGQUIT to its parent, whose handler kills the server
+without a sentence. Here the scheduler writes its reason to a folder that all processes of the
+server share. The launcher's handlers print that reason last and remove what is left. One handler
+serves the launch phase, where SGLang lets its caller set it, and one the time after.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _started = False
 
 def watch_signals() -> None:
     """Answer SIGINT and SIGTERM with a sentence, from the launcher's first moment on."""
-    import psutil  # noqa: F401  (a signal handler is no place for a first import)
+    import psutil  # noqa: F401  (a signal handler must not import a module for the first time)
 
     signal.signal(signal.SIGINT, _on_stop)
     signal.signal(signal.SIGTERM, _on_stop)

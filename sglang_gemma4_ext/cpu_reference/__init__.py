@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What lets the real SGLang server run without a GPU.
+"""Run the real SGLang server without a GPU.
 
-SGLang's seam for a device it does not know is an out-of-tree platform, and the CPU reference is
-one: it takes PyTorch's native path through every fused operator and the native allocators. What
-that seam does not reach are patches, named `cpu_*` in the series, which stand down on a GPU.
+The CPU reference is an out-of-tree platform, SGLang's seam for a device that it does not know. It
+takes PyTorch's native path through every fused operator, and the native allocators. Patches of
+theme "cpu" do what that seam does not reach; they stand down on a GPU.
 """
