@@ -186,7 +186,7 @@ def test_retraction_under_a_tiny_pool(references, tmp_path: Path):
 @pytest.mark.parametrize(
     ("patch", "flash_attention"),
     [
-        ("swa_state_follows_pool", True),
+        pytest.param("swa_state_follows_pool", True, marks=pytest.mark.slow),
         pytest.param("draft_position", False, marks=pytest.mark.slow),
     ],
 )

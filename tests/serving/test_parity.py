@@ -61,13 +61,13 @@ CASES = (
     Case("moe-triton", "moe", flags=TRITON, load=INTERPRETED),
     Case("e2b-triton", "e2b", flags=TRITON, load=INTERPRETED),
     Case("modelopt-dense-unequal", "dense", ours("modelopt", shared_scales=False)),
-    Case("modelopt-w4a16-unified", "unified", ours("modelopt_w4a16", kv_scales=True)),
     Case("ct-w4a4-moe-unequal", "moe", ours("ct_w4a4", shared_scales=False)),
     Case("real-modelopt-moe", "moe", modelopt()),
-    Case("real-llmcompressor-moe", "moe", lambda src, out: real_tools.llmcompressor_moe(out)),
 )
 # The same code paths as above, by other tools or in other combinations.
 SLOW_CASES = (
+    Case("modelopt-w4a16-unified", "unified", ours("modelopt_w4a16", kv_scales=True)),
+    Case("real-llmcompressor-moe", "moe", lambda src, out: real_tools.llmcompressor_moe(out)),
     Case(
         "modelopt-config-moe-unequal",
         "moe",

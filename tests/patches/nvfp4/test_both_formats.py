@@ -14,7 +14,7 @@ from sglang_gemma4_ext.checkpoint.model_family import ModelInfo
 from sglang_gemma4_ext.context import Context
 from sglang_gemma4_ext.machine import Gpu
 from sglang_gemma4_ext.patches.nvfp4 import _layers, nvfp4_compressed_tensors, nvfp4_modelopt
-from sglang_gemma4_ext.settings import Settings
+from sglang_gemma4_ext.settings import Settings, SettingsError
 
 MODELOPT = {"quant_method": "modelopt", "quant_algo": "NVFP4"}
 TENSORS = {"quant_method": "compressed-tensors", "format": "nvfp4-pack-quantized"}
@@ -77,12 +77,15 @@ def test_on_a_gpu_only_dequant_asks_for_the_exact_path(patch, nvfp4, gpu, reason
     assert found is None if reason is None else reason in found
 
 
-@pytest.mark.parametrize(
-    ("nvfp4", "active"), [("auto", True), ("dequant", True), ("marlin", False)]
-)
-def test_without_a_gpu_auto_is_the_exact_path(nvfp4: str, active: bool) -> None:
+@pytest.mark.parametrize("nvfp4", ["auto", "dequant"])
+def test_without_a_gpu_auto_is_the_exact_path(nvfp4: str) -> None:
     for patch in FORMATS.values():
-        assert (patch.stands_down(Context(Settings(nvfp4=nvfp4, cpu=True))) is None) is active
+        assert patch.stands_down(Context(Settings(nvfp4=nvfp4, cpu=True))) is None
+
+
+def test_without_a_gpu_marlin_is_refused() -> None:
+    with pytest.raises(SettingsError, match="--gemma4-nvfp4 marlin needs a GPU"):
+        Settings(nvfp4="marlin", cpu=True)
 
 
 def _config(**changes: Any) -> SimpleNamespace:
