@@ -92,8 +92,18 @@ def test_phantom_embeddings_are_built_without(checkpoint, tmp_path: Path) -> Non
         slow("text_only", "dense", None, "Can't load feature extractor"),
         slow("nvfp4_modelopt", "dense", _nvfp4("modelopt"), "not supported for quantization"),
         slow("cpu_softcap", "dense", None, "0 active drivers"),
-        slow("nvfp4_compressed_tensors", "dense", _nvfp4("ct_w4a16"), "not supported for quantization"),
-        slow("nvfp4_ignored_layers", "dense", _nvfp4("ct_w4a16", quantize_attention=SLIDING), "different quantization schemes"),
+        slow(
+            "nvfp4_compressed_tensors",
+            "dense",
+            _nvfp4("ct_w4a16"),
+            "not supported for quantization",
+        ),
+        slow(
+            "nvfp4_ignored_layers",
+            "dense",
+            _nvfp4("ct_w4a16", quantize_attention=SLIDING),
+            "different quantization schemes",
+        ),
     ],
 )
 def test_does_not_start_without(patch, kind, quantize, reason, checkpoint, tmp_path: Path) -> None:
