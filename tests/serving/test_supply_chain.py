@@ -61,6 +61,6 @@ def test_a_checkpoints_code_does_not_run_and_no_secret_is_printed(checkpoint, tm
 
 
 def test_the_doctor_prints_no_token():
-    done = run_to_end(module=("-m", "sglang_gemma4_ext.doctor"), env={"HF_TOKEN": TOKEN})
+    done = run_to_end(module=("-m", "sglang_gemma4_ext.doctor", "--all"), env={"HF_TOKEN": TOKEN})
     assert "exact_sliding_window" in done.stdout
     assert TOKEN not in done.stdout
