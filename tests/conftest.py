@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fixtures shared by all tests."""
+"""Provide the fixtures that all tests share."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ import hypothesis
 import psutil
 import pytest
 
-# An example's time says how busy the machine is, not whether the property holds.
+# An example's duration depends on the load of the machine, so hypothesis gets no deadline.
 hypothesis.settings.register_profile("default", deadline=None)
 hypothesis.settings.load_profile("default")
 
-# A model of an invented name is looked up on the hub, with retries, unless this is set before
-# huggingface_hub is imported.
+# Tests use invented model names. Without this setting, huggingface_hub would look them up
+# online, with retries. It reads the setting when it is imported.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]):
-    """Keep the tests of one running server in one worker of pytest-xdist (--dist loadgroup)."""
+    """Keep tests that share a server in one worker of pytest-xdist (--dist loadgroup)."""
     for item in items:
         case = getattr(item, "callspec", None) and item.callspec.params.get("running")
         if case is not None:
@@ -35,13 +35,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if getattr(config.option, "loadgroup", False):
         grouped = (item for item in items if item.get_closest_marker("xdist_group"))
         if not all("@" in item.nodeid for item in grouped):
-            # Each worker would start every server for itself.
+            # Each worker would start its own copy of every server.
             raise pytest.UsageError("pytest-xdist does not group under this pytest (its #1386)")
 
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory) -> Callable[[str], Path]:
-    """checkpoint(kind): the folder of a tiny checkpoint, built once a session."""
+    """checkpoint(kind): the folder of a tiny checkpoint, built once per session."""
     from bench.checkpoints.tiny import build
 
     built: dict[str, Path] = {}
@@ -55,20 +55,21 @@ def checkpoint(tmp_path_factory) -> Callable[[str], Path]:
 
 
 class Home:
-    """A folder in which a command is started, and by which all its descendants are known.
+    """Start commands in one folder, and find their descendants by working directory.
 
-    Not by parent, which orphans lose, nor by environment, which SGLang's process titles overwrite.
+    Orphans lose their parent, and SGLang's process titles overwrite the environment. Neither can
+    identify a descendant.
     """
 
     def __init__(self, folder: Path):
         self.folder = folder
 
     def residents(self) -> list[psutil.Process]:
-        """The living processes whose working directory it is."""
+        """List the living processes whose working directory is the folder."""
         return [process for process in psutil.process_iter() if self._houses(process)]
 
     def is_deserted(self, within_s: float = 5) -> bool:
-        """Whether nobody lives here, or nobody does after a while."""
+        """Tell whether no such process is left within `within_s` seconds."""
         deadline = time.monotonic() + within_s
         while self.residents() and time.monotonic() < deadline:
             time.sleep(0.1)
@@ -83,6 +84,9 @@ class Home:
 
 @pytest.fixture
 def home() -> Iterator[Home]:
-    """Not pytest's own folder: the path of a socket in it would be longer than the 107 bytes."""
+    """Make a Home in a short path.
+
+    A socket path holds at most 107 bytes; pytest's own folders are longer.
+    """
     with tempfile.TemporaryDirectory(prefix="home-", ignore_cleanup_errors=True) as folder:
         yield Home(Path(folder).resolve())

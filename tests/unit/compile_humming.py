@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compile the Humming kernels of a benchmark's linear for a GPU that is not here.
+"""Compile the Humming kernels of a benchmark's linear for a GPU that is not present.
 
     python -m tests.unit.compile_humming CAPABILITY N K TOKENS
 
-Its own process: it stands in for PyTorch's GPU. Prints the padded N and K, and for each kernel the
-tokens that Humming has it for.
+The script replaces PyTorch's GPU, so it needs a process of its own. It prints the padded N and K,
+then for each kernel the token counts that Humming uses it for.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 
 from bench.kernels import providers, providers_humming
 
-# A card of each capability: name, multiprocessors, GB/s, dense FP16 TFLOPS; of its data sheet.
+# One card per capability, from its data sheet: name, multiprocessors, GB/s, dense FP16 TFLOPS.
 CARDS = {
     80: ("NVIDIA A100", 108, 2039.0, 312.0),
     86: ("NVIDIA GeForce RTX 3090", 82, 936.0, 142.0),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The activation estimate bounds what was traced of SGLang's real layers, by 5 to 50 %."""
+"""Compare the activation estimate with traces of SGLang's real layers: 5 to 50 % above."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def check(row: dict) -> None:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row['model']}-{row['tokens']}")
-def test_it_bounds_what_was_traced(row):
+def test_the_estimate_bounds_the_committed_traces(row):
     check(row)
 
 
@@ -51,7 +51,7 @@ def test_every_model_was_traced_at_several_sizes():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", sorted(BUILT_IN))
-def test_it_bounds_what_is_traced_now(tmp_path, model):
+def test_the_estimate_bounds_a_new_trace(tmp_path, model):
     file = tmp_path / "rows.jsonl"
     command = [sys.executable, "-m", "bench.activation_peaks", "--model", model,
                "--tokens", "64", "512", "--json", str(file)]  # fmt: skip
@@ -60,7 +60,7 @@ def test_it_bounds_what_is_traced_now(tmp_path, model):
         check(json.loads(line))
 
 
-def test_logits_of_a_prompt_count_a_chunk_of_them():
+def test_prompt_logprobs_add_the_logits_of_one_chunk():
     """Prompt log-probabilities of the 12B: 2048 rows of 262,144, twice in bf16 and in fp32."""
     geometry, step = BUILT_IN["12B"], Step(8192, 8)
     plain = activation_bytes(geometry, step)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An MTP assistant that does not belong to its target is refused in one sentence; defaults."""
+"""Check that an MTP assistant made for another target is refused in one sentence."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_an_assistant_made_for_its_target_fits(kind, checkpoint, tmp_path):
 
 
 def info(**text: object) -> ModelInfo:
-    """A target's or, with backbone_hidden_size, an assistant's."""
+    """Describe a target, or an assistant if backbone_hidden_size is given."""
     whole: dict = {"text_config": text}
     architecture = "Gemma4ForConditionalGeneration"
     if "backbone_hidden_size" in text:
@@ -63,15 +63,15 @@ def test_each_mismatch_is_named_in_one_line(changes, words):
     assert "\n" not in str(refused.value)
 
 
-def test_an_assistant_of_another_family_and_a_draft_of_another_kind():
+def test_another_family_or_another_kind_of_draft_is_refused():
     llama = ModelInfo("llama", "LlamaForCausalLM", {"hidden_size": 128})
     with pytest.raises(CheckpointError, match="does not belong to llama: that is no Gemma 4"):
         check_fit(llama, info(**ASSISTANT))
     check_fit(info(**TARGET), ModelInfo("eagle", "LlamaForCausalLMEagle", {"hidden_size": 1}))
 
 
-def test_a_layer_type_that_only_early_layers_have():
-    """SGLang maps the assistant's layers to the target's last two."""
+def test_a_layer_type_missing_from_the_last_two_layers_is_refused():
+    """Refuse it: SGLang maps the assistant's layers to the target's last two layers."""
     early = {**TARGET, "layer_types": ["sliding_attention", "full_attention", "full_attention"]}
     with pytest.raises(CheckpointError, match="reads a sliding_attention layer"):
         check_fit(info(**early), info(**ASSISTANT))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""bench.gpu: within its time, resumable, honest about what failed; every step at toy size."""
+"""Test bench.gpu at toy size: time limits, resuming, failed steps and every real step."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def step(name: str, program: str, budget_s: int = 60, **more) -> steps.Step:
 
 @pytest.fixture
 def run(monkeypatch, tmp_path, capsys):
-    """run(steps, *arguments): the state file after it, and what was printed last."""
+    """run(steps, *arguments): the state file afterwards, and the printed lines."""
 
     def run(chosen: tuple[steps.Step, ...], *arguments: str) -> tuple[dict, list[str]]:
         monkeypatch.setattr(queue, "STEPS", chosen)
@@ -47,7 +47,7 @@ def append(file: Path) -> str:
     return f"open({str(file)!r}, 'a').write('x')"
 
 
-def test_all_budgets_fit_and_each_call_of_a_lent_machine_too() -> None:
+def test_all_budgets_fit_the_total_and_the_limit_of_one_call() -> None:
     assert steps.whole_s() <= steps.LIMIT_S
     assert max(s.budget_s for s in steps.STEPS) < 540
     names = [s.name for s in steps.STEPS]
@@ -56,7 +56,7 @@ def test_all_budgets_fit_and_each_call_of_a_lent_machine_too() -> None:
         assert s.after is None or s.after in names[:number]
 
 
-def test_what_is_done_is_not_done_again(run, tmp_path: Path) -> None:
+def test_a_finished_step_runs_again_only_on_request(run, tmp_path: Path) -> None:
     file = tmp_path / "count"
     chosen = (step("one", append(file)), step("bad", "raise SystemExit(3)"))
     found, printed = run(chosen)
@@ -70,7 +70,7 @@ def test_what_is_done_is_not_done_again(run, tmp_path: Path) -> None:
     assert file.read_text() == "xx"
 
 
-def test_a_step_ends_with_its_time_and_a_call_before_what_would_not_fit(run, tmp_path) -> None:
+def test_a_late_step_is_stopped_and_a_step_that_does_not_fit_is_not_started(run, tmp_path) -> None:
     slow = step("slow", "import time; time.sleep(60)", budget_s=1)
     found, printed = run((slow, step("long", "", 600), step("short", "", 30)), "--for-s", "100")
     assert found["slow"]["status"] == queue.LATE and found["slow"]["seconds"] < 30
@@ -78,8 +78,8 @@ def test_a_step_ends_with_its_time_and_a_call_before_what_would_not_fit(run, tmp
     assert printed[-2] == "| long | not yet | - | 600 | long.log |"
 
 
-def test_a_step_that_does_not_end_leaves_no_server_behind(run, tmp_path, monkeypatch) -> None:
-    """Deaf to the signal, with a child in a session of its own, as servers are."""
+def test_a_late_step_leaves_no_process_behind(run, tmp_path, monkeypatch) -> None:
+    """Use a step that ignores SIGINT and has a child in another session, as servers do."""
     monkeypatch.setattr(queue, "GRACE_S", 1)
     file = tmp_path / "pid"
     program = (
@@ -93,7 +93,7 @@ def test_a_step_that_does_not_end_leaves_no_server_behind(run, tmp_path, monkeyp
         psutil.Process(int(file.read_text())).wait(10)
 
 
-def test_a_background_step_is_waited_for_by_those_after_it(run, tmp_path: Path) -> None:
+def test_later_steps_wait_for_a_background_step(run, tmp_path: Path) -> None:
     file = tmp_path / "built"
     build = step("build", f"import time; time.sleep(2); {append(file)}", background=True)
     beside = step("beside", f"import os; raise SystemExit(os.path.exists({str(file)!r}))")
@@ -110,7 +110,7 @@ def test_results_are_copied_without_checkpoints(run, tmp_path: Path) -> None:
 
 
 @no_gpu
-def test_without_a_gpu_it_says_what_it_needs(capsys, tmp_path: Path) -> None:
+def test_without_a_gpu_it_states_its_requirements(capsys, tmp_path: Path) -> None:
     with pytest.raises(SystemExit):
         queue.main(["--out", str(tmp_path)])
     assert "needs an NVIDIA GPU; without one: --toy" in capsys.readouterr().err
@@ -127,7 +127,7 @@ def test_without_a_gpu_it_says_what_it_needs(capsys, tmp_path: Path) -> None:
 )
 @pytest.mark.timeout(7200)
 def test_every_step_runs_at_toy_size(names, tmp_path: Path) -> None:
-    """Comparisons fail for stock alone, which has no CPU path for these models."""
+    """Accept a failed comparison if only stock SGLang failed: it has no CPU path for these."""
     only = [part for name in names for part in ("--only", name)]
     done = subprocess.run(
         [sys.executable, "-m", "bench.gpu", "--toy", "--out", tmp_path, *only],
@@ -157,14 +157,14 @@ def test_dummy_folders_have_the_released_shape(name, weights, tmp_path: Path) ->
     assert (folder / "tokenizer.json").is_file() and config["vision_config"]["hidden_size"] == 1152
 
 
-def test_the_small_cards_share_is_converted_to_the_same_bytes() -> None:
+def test_the_memory_limit_of_the_24_gib_card_converts_to_the_same_bytes() -> None:
     plan = {"memory_bytes": 24 << 30, "flags": ["--mem-fraction-static 0.8", "--a 1"]}
     flags = small_card.flags_here(plan, 96 << 30)
     assert flags == ["--mem-fraction-static", "0.2000", "--a", "1"]
 
 
-def test_the_small_cards_bytes_are_a_limit_of_pytorchs_allocator() -> None:
-    """24 GiB less half a GiB of context, of 96: 0.24479; PyTorch knows the setting."""
+def test_the_memory_limit_is_one_of_pytorchs_allocator() -> None:
+    """A 24 GiB card less 0.5 GiB of context is 0.24479 of 96 GiB; PyTorch accepts the setting."""
     plan = {"memory_bytes": 24 << 30, "parts_bytes": {"CUDA context": 1 << 29}}
     name, setting = small_card.limit_here(plan, 96 << 30).split("=")
     assert (name, setting) == ("PYTORCH_CUDA_ALLOC_CONF", "per_process_memory_fraction:0.2447")
@@ -176,8 +176,10 @@ def test_the_small_cards_bytes_are_a_limit_of_pytorchs_allocator() -> None:
 
 
 @pytest.mark.parametrize(("peak", "status"), [(24_000, 0), (25_000, 1)])
-def test_more_than_the_card_has_is_a_failure(peak, status, tmp_path, monkeypatch, capsys) -> None:
-    """A 24 GiB plan held on a larger GPU, by a comparison that measured `peak`."""
+def test_using_more_than_the_planned_memory_is_a_failure(
+    peak, status, tmp_path, monkeypatch, capsys
+) -> None:
+    """Fail a comparison that measured `peak` where its plan allows 24 GiB."""
     plan = {"memory_bytes": 24 << 30, "parts_bytes": {"CUDA context": 1 << 29},
             "flags": ["--mem-fraction-static 0.8"]}  # fmt: skip
     asked: list[str] = []
@@ -199,8 +201,8 @@ def test_more_than_the_card_has_is_a_failure(peak, status, tmp_path, monkeypatch
 
 
 @pytest.mark.slow
-def test_our_own_wheel_lies_where_it_was_asked_for(tmp_path: Path, monkeypatch) -> None:
-    """Also by a relative path, as the README has it; the entry point of the plugin is in it."""
+def test_our_wheel_is_written_to_the_folder_asked_for(tmp_path: Path, monkeypatch) -> None:
+    """Accept a relative path, as in the README. The wheel holds the plugin's entry point."""
     monkeypatch.chdir(tmp_path)
     carry.own_wheel(Path(".kit"))
     (wheel,) = (tmp_path / ".kit").glob("sglang_gemma4_ext-*-py3-none-any.whl")
@@ -211,7 +213,7 @@ def test_our_own_wheel_lies_where_it_was_asked_for(tmp_path: Path, monkeypatch) 
 
 
 def test_the_offline_script_installs_once_and_runs_the_queue(tmp_path: Path) -> None:
-    """In a copy of the tree without its links, with a wheel of one module to carry."""
+    """Run it in a copy of the tree without links, with a wheel of one module."""
     tree, site = tmp_path / "tree", tmp_path / "gemma4_ext_site"
     for name in ("bench", "kernels", "patches", "sglang_gemma4_ext"):
         lost = shutil.ignore_patterns("kernels", "patches") if "_" in name else None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The NVFP4 benchmark runs at toy size, checks before it times, and draws what it has."""
+"""Run the NVFP4 benchmark at toy size: correctness before timing, tables and plots."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_toy_size_in_the_interpreter(tmp_path: Path) -> None:
     ElementTree.parse(out.with_suffix(".svg"))
 
 
-def test_without_a_gpu_it_says_what_it_needs() -> None:
+def test_without_a_gpu_it_states_its_requirements() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "bench.kernels.nvfp4"],
         env=environment(CUDA_VISIBLE_DEVICES=""),
@@ -61,7 +61,7 @@ def test_without_a_gpu_it_says_what_it_needs() -> None:
     assert "needs an NVIDIA GPU" in done.stderr
 
 
-def test_a_provider_that_fails_is_a_row_and_ends_nothing() -> None:
+def test_a_failing_provider_is_recorded_and_the_rest_runs() -> None:
     def make(weight):
         raise NotImplementedError("no kernel for it")
 
@@ -82,7 +82,7 @@ def test_a_provider_that_fails_is_a_row_and_ends_nothing() -> None:
 @pytest.mark.parametrize("sm", [80, 86, 90])
 @pytest.mark.parametrize("tokens", [1, 4096])
 def test_humming_compiles_for_a_linear_of_the_26b(sm, tokens, tmp_path) -> None:
-    """Its record of the weight, its tuning and its kernel; it packs weights on a GPU alone."""
+    """Compile Humming's kernels for one weight and its tuning; packing weights needs a GPU."""
     libraries = Path(nvidia.__path__[0]) / "cu13" / "lib"
     done = subprocess.run(
         [sys.executable, "-m", "tests.unit.compile_humming", *map(str, (sm, 4224, 2816, tokens))],
@@ -110,14 +110,14 @@ def _ratio(m: int, marlin: float, op: str = "linear", **shape: int) -> dict[str,
     ("ratios", "wins"),
     [
         ({}, True),
-        ({1: 0.99}, False),  # slower at a decode's M
+        ({1: 0.99}, False),  # slower at the M of a decode
         ({8: 1.0, 4096: 0.9}, True),
-        ({256: 0.89}, False),  # costs more than a tenth
-        ({1: 1.02, 2: 1.02, 4: 1.02, 8: 1.02}, False),  # no more than noise
-        ({64: None}, False),  # not timed: wrong, or left out
+        ({256: 0.89}, False),  # more than a tenth slower
+        ({1: 1.02, 2: 1.02, 4: 1.02, 8: 1.02}, False),  # within the noise
+        ({64: None}, False),  # not timed: its result was wrong, or it was left out
     ],
 )
-def test_a_shape_is_ours_where_it_is_faster_at_a_decode_and_not_slow_beyond(ratios, wins) -> None:
+def test_a_shape_is_ours_if_faster_in_decode_and_not_slow_beyond(ratios, wins) -> None:
     times = dict.fromkeys(nvfp4_table.TOKENS, 1.2) | ratios
     rows = [_ratio(m, ratio) for m, ratio in times.items() if ratio is not None]
     assert nvfp4_table.faster(rows) == ({("linear", 8192, 3840)} if wins else set())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a start on another SGLang is recorded as, read from the log of a process that stands in."""
+"""Check what is recorded of a start on another SGLang, from a stand-in process's log."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ sglang-gemma4-ext: a server does not start half-patched. On SGLang 0.5.22 these 
 """
 
 
-def test_a_refusal():
+def test_a_refused_start_is_recorded():
     found = serve(Path(sys.executable), "-c", f"print({LOG!r}); raise SystemExit(1)")
     assert found["status"] == 1 and not found["ready"]
     assert found["hooked"] == ["sglang.srt.a.B.c"]
@@ -27,14 +27,14 @@ def test_a_refusal():
     assert found["said"][1] == "  text_only: sglang.srt.x is gone"
 
 
-def test_a_server_that_starts_is_ended():
+def test_a_server_that_starts_is_stopped():
     code = "print('The server is fired up', flush=True); import time; time.sleep(600)"
     found = serve(Path(sys.executable), "-c", code)
     assert found["ready"] and found["status"] is None and found["said"] == []
 
 
-def test_what_was_measured_refused_to_start_half_patched():
-    """bench/results/other_sglang_0.5.22.json, as it was recorded."""
+def test_the_committed_run_refused_to_start_half_patched():
+    """Read the committed bench/results/other_sglang_0.5.22.json."""
     record = json.loads((RESULTS / "other_sglang_0.5.22.json").read_text())
     broken = [name for name, state in record["states"].items() if state == "broken"]
     assert record["doctor_status"] == 1 and len(broken) > 5

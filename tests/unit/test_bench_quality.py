@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""bench.quality asks what the harness asks, scores as it scores, and compares pair by pair."""
+"""Check bench.quality against the evaluation harness: prompts, scores and paired comparison."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def row(number: int, split: str) -> dict:
     }
 
 
-# The columns of cais/mmlu as its files state them: the answer is a class label, stored as int64.
+# The columns of cais/mmlu as its files have them: the answer is a class label, stored as int64.
 PUBLISHED = Features(
     question=Value("string"), subject=Value("string"), choices=List(Value("string")),
     answer=ClassLabel(names=[*"ABCD"]),
@@ -45,7 +45,10 @@ PUBLISHED = Features(
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """Made up, in the layout of cais/mmlu: a folder a subject and `all`, a file a split."""
+    """Write made-up questions in the layout of cais/mmlu.
+
+    Each subject and `all` have a folder, with one file per split.
+    """
     for split, count in (("test", 60), ("validation", 4), ("dev", 10)):
         rows = [row(number, split) for number in range(count)]
         for folder in ("all", *SUBJECTS):
@@ -57,7 +60,7 @@ def copy(tmp_path: Path) -> Path:
 
 
 class Endpoint(BaseHTTPRequestHandler):
-    """Answers with the letter that `reply` makes of a prompt; `asked` are the requests' bodies."""
+    """Answer with the letter that `reply` derives from the prompt; `asked` keeps request bodies."""
 
     asked: list[dict]
 
@@ -86,7 +89,7 @@ class Endpoint(BaseHTTPRequestHandler):
 
 
 def right(prompt: str) -> str:
-    """The right letter of an even question, always A else."""
+    """Answer even questions correctly and all others with A."""
     number = int(re.findall(r"test (\d+)\?", prompt)[-1])
     return "ABCD"[number % 4] if number % 2 == 0 else "A"
 
@@ -101,7 +104,7 @@ def endpoint() -> Iterator[tuple[str, list[dict]]]:
     server.shutdown()
 
 
-def test_a_local_copy_is_read_and_drawn_from_by_seed(copy: Path) -> None:
+def test_a_local_copy_is_sampled_by_seed(copy: Path) -> None:
     first, again, other = (mmlu.read(copy, 20, seed) for seed in (0, 0, 1))
     assert len(first.items) == 20 and first == again != other
     assert all(item in [row(n, "test") for n in range(60)] for item in first.items)
@@ -111,8 +114,8 @@ def test_a_local_copy_is_read_and_drawn_from_by_seed(copy: Path) -> None:
 
 
 @pytest.mark.parametrize("subject", SUBJECTS)
-def test_the_task_is_the_harnesss_own(copy: Path, subject: str) -> None:
-    """Prompt, stop strings, filters and metric are those of its mmlu_*_generative."""
+def test_the_task_equals_the_harness_task(copy: Path, subject: str) -> None:
+    """Compare prompt, stop strings, filters and metric with its mmlu_*_generative tasks."""
     template = yaml.safe_load((GENERATIVE / "_default_template_yaml").read_text())
     theirs = template | yaml.safe_load((GENERATIVE / f"mmlu_{subject}.yaml").read_text())
     (ours,) = (
@@ -125,8 +128,8 @@ def test_the_task_is_the_harnesss_own(copy: Path, subject: str) -> None:
     assert ours.generation_kwargs["until"] == theirs["generation_kwargs"]["until"]
 
 
-def test_every_subject_is_introduced_as_the_harness_does() -> None:
-    """57 subjects, by the file names that the harness loads them by."""
+def test_every_subject_has_the_harness_introduction() -> None:
+    """Compare all 57 subjects by the file names that the harness uses."""
     files = sorted(GENERATIVE.glob("mmlu_*.yaml"))
     assert len(files) == 57
     theirs = {f["dataset_name"]: f for f in map(yaml.safe_load, (p.read_text() for p in files))}
@@ -137,8 +140,8 @@ def test_every_subject_is_introduced_as_the_harness_does() -> None:
     assert not theirs
 
 
-def test_what_is_asked_is_what_the_harness_asks_of_such_a_copy(copy, endpoint, tmp_path) -> None:
-    """Its own task on the published files of a subject, its loader and examples included."""
+def test_requests_equal_those_of_the_harness(copy, endpoint, tmp_path) -> None:
+    """Run the harness's own task on published files, with its loader and its examples."""
     template = yaml.safe_load((GENERATIVE / "_default_template_yaml").read_text())
     prompts = set()
     for subject in SUBJECTS:
@@ -160,7 +163,7 @@ def test_what_is_asked_is_what_the_harness_asks_of_such_a_copy(copy, endpoint, t
 
 
 @pytest.mark.parametrize("chat_tokens", [0, 64])
-def test_an_endpoint_is_asked_with_examples_at_temperature_0(copy, endpoint, chat_tokens) -> None:
+def test_requests_have_examples_and_temperature_0(copy, endpoint, chat_tokens) -> None:
     url, asked = endpoint
     questions = mmlu.read(copy, 24, 0)
     answers = ask(questions, url, "any", Asking(5, 4, chat_tokens))
@@ -177,7 +180,7 @@ def test_an_endpoint_is_asked_with_examples_at_temperature_0(copy, endpoint, cha
         ]
 
 
-def test_too_few_examples_are_said_so(copy: Path, endpoint) -> None:
+def test_too_few_examples_are_reported(copy: Path, endpoint) -> None:
     with pytest.raises(mmlu.DataError, match="6 shots, but anatomy has fewer"):
         ask(mmlu.read(copy, 24, 0), endpoint[0], "any", Asking(shots=6))
 
@@ -193,7 +196,7 @@ def test_mcnemars_exact_p_and_wilsons_interval() -> None:
         assert (got.low, got.high) == pytest.approx(Score(count, 100).interval)
 
 
-def test_what_failed_stays_in_the_table() -> None:
+def test_failed_runs_stay_in_the_table() -> None:
     base = {"chat": False, "shots": 5, "questions": 4, "data": "mmlu", "seed": 0}
     rows = [
         base | {"name": "stock", "failed": "OSError: no processor"},
@@ -204,7 +207,7 @@ def test_what_failed_stays_in_the_table() -> None:
     ]  # fmt: skip
     rows.append(rows[1] | {"name": "three", "chat": True})
     lines = report.table(rows).splitlines()[2:]
-    assert lines[3].endswith("| - | - | - |")  # the first that was asked in a chat
+    assert lines[3].endswith("| - | - | - |")  # the first question asked as a chat
     assert "failed: OSError: no processor" in lines[0]
     assert lines[1].endswith("| 3 of 4 | 0.750 (0.300 to 0.950) | - | - | - |")
     assert lines[2].endswith("| -0.250 | 2 / 1 | 1.000 |")
@@ -240,7 +243,7 @@ def test_bad_data(tmp_path: Path, capsys) -> None:
         assert sentence in capsys.readouterr().err
 
 
-def test_the_demos_sets_are_asked_by_turns() -> None:
+def test_the_demo_question_sets_are_asked_in_turn() -> None:
     questions = mmlu.demo(100)
     assert questions.lead == "<bos>" and len(questions.items) == 100
     for task in _tasks(questions, Asking(shots=0)):
@@ -255,14 +258,14 @@ def test_the_demos_sets_are_asked_by_turns() -> None:
         mmlu.demo(5000)
 
 
-def test_an_endpoint_that_is_not_there_has_a_row(copy: Path, capsys) -> None:
+def test_an_unreachable_endpoint_has_a_row(copy: Path, capsys) -> None:
     argv = ["--data", str(copy), "--count", "4", "--endpoint", "http://127.0.0.1:9/v1"]
     assert command.main(argv) == 1
     assert "failed: a request failed: ConnectionError" in capsys.readouterr().out
 
 
 def test_both_sides_of_a_comparison_are_paired_in_the_table(copy, endpoint, tmp_path, capsys):
-    """Two endpoints, asked by the command; every row says where, with what and by which command."""
+    """Compare two endpoints by the command; each row holds endpoint, data and command."""
     out, url = tmp_path / "rows.jsonl", endpoint[0]
     argv = ["--data", str(copy), "--count", "24", "--endpoint", url, "--endpoint", url]
     assert command.main([*argv, "--out", str(out)]) == 0

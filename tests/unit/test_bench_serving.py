@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""bench.serving runs sglang.bench_serving on what the workloads say, by turns, hiding nothing."""
+"""Check that bench.serving runs sglang.bench_serving as configured and reports each failure."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from bench.serving import client, measure, plot, report
 from bench.serving.workloads import FULL, SMOKE, Workload, chosen
 
 
-def test_the_clients_own_parser_takes_the_command(tmp_path: Path, monkeypatch) -> None:
+def test_the_clients_parser_accepts_the_command(tmp_path: Path, monkeypatch) -> None:
     (workload,) = (w for w in FULL if w.name == "sweep 8")
     argv = client.command("http://127.0.0.1:1", "tok", workload, tmp_path / "out")
     assert argv[1:3] == ["-m", "sglang.bench_serving"]
@@ -53,9 +53,12 @@ def test_the_workloads_of_the_comparison() -> None:
 
 @pytest.fixture
 def fake(monkeypatch, tmp_path):
-    """Servers that start unless told not to, and a client that answers 10 tok/s; `log` of both."""
+    """Replace the servers and the client; `log` keeps the calls of both.
+
+    A server starts unless told otherwise, and the client measures 10 tok/s.
+    """
     log: list = []
-    retracted = itertools.count(0, 3)  # as the server counts them, from its start
+    retracted = itertools.count(0, 3)  # The server counts retractions from its start.
 
     @contextlib.contextmanager
     def running(side, flags, folder, **_):
@@ -91,12 +94,12 @@ def test_sides_take_turns_with_the_same_flags(fake, tmp_path: Path) -> None:
         ("stock", (*common, "--m")), ("extension", (*common, "--m", "--gemma4-x", "1")),
     ]  # fmt: skip
     assert rows[0]["output_throughput"] == 10 and rows[0]["pool_full_tokens"] == 7
-    # Of this workload alone: not what came before it on the same server.
+    # Retractions of this workload alone, without those of earlier workloads on this server.
     assert [row["retractions"] for row in rows] == [3] * 8
     assert [row["peak_memory_mib"] for row in rows] == [5] * 8
 
 
-def test_what_a_side_cannot_do_is_in_rows_table_and_plot(fake, tmp_path: Path) -> None:
+def test_a_side_that_failed_is_in_rows_table_and_plot(fake, tmp_path: Path) -> None:
     setup = measure.Setup(("--broken",), "tok")
     workloads = (SMOKE[0], Workload("lost", 1, 1, 4))
     rows = list(measure.measure(setup, (STOCK, EXTENSION), workloads, 1, tmp_path))
@@ -109,8 +112,8 @@ def test_what_a_side_cannot_do_is_in_rows_table_and_plot(fake, tmp_path: Path) -
     plot.draw(rows, tmp_path / "plot.png", "title")
     image = Image.open(tmp_path / "plot.png").convert("RGB")
     colours = {colour for _, colour in image.getcolors(1 << 24)}
-    assert (0x1D, 0x4E, 0x89) in colours  # a bar of the extension's
-    assert (0x8A, 0x94, 0xA6) not in colours  # none of stock's
+    assert (0x1D, 0x4E, 0x89) in colours  # The extension has a bar,
+    assert (0x8A, 0x94, 0xA6) not in colours  # stock has none.
 
 
 @pytest.mark.parametrize(
@@ -142,7 +145,9 @@ def test_a_client_that_did_not_finish(program, error, tmp_path, monkeypatch) -> 
         ("", None),
     ],
 )  # fmt: skip
-def test_retractions_are_the_servers_own_counter(metrics, count, tmp_path, monkeypatch) -> None:
+def test_retractions_are_read_from_the_servers_counter(
+    metrics, count, tmp_path, monkeypatch
+) -> None:
     monkeypatch.setattr(servers.requests, "get", lambda *_, **__: SimpleNamespace(text=metrics))
     assert servers.Server("", tmp_path / "log", None).retractions() == count
 
@@ -155,15 +160,15 @@ def test_both_sides_start_from_the_same_environment(monkeypatch) -> None:
     assert "ours" not in ours.values()
 
 
-def test_the_last_word_is_the_reason() -> None:
+def test_the_last_error_line_is_the_reason() -> None:
     log = "Traceback\nOSError: Can't load it\nKilled\n"
     assert last_word(log) == "OSError: Can't load it"
     assert last_word(log + "sglang-gemma4-ext: did not start\n").endswith("did not start")
     assert last_word("") == "it said nothing"
 
 
-def test_stock_is_without_the_plugin() -> None:
-    """SGLang's own loader, in stock's environment, finds nothing to load."""
+def test_stock_runs_without_the_plugin() -> None:
+    """In the environment of stock, SGLang's own loader finds no plugin."""
     program = (
         "import sys\nfrom sglang.srt.plugins import load_plugins, hook_registry\n"
         "load_plugins()\nprint('sglang_gemma4_ext.plugin' in sys.modules, "

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""bench.soak tells a leak from noise and a wrong answer from a right one, and what it measured.
+"""Check how bench.soak tells leaks from noise and wrong answers from right ones.
 
-The last run that is committed passed; a short one is slow.
+The last committed run passed. The test that runs a short soak is slow.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def row(samples: Samples, **changed) -> dict:
     return given | {"requests": 1} | changed
 
 
-def test_growth_is_between_the_first_and_last_fifth_after_the_warm_up():
+def test_growth_is_last_fifth_less_first_fifth_after_warm_up():
     samples = Samples({"scheduler": series(10, 50, 90, 95, 99, *[100] * 5, 900, *[102] * 4)})
     found = samples.growth(5)["scheduler"]
     assert found["own"]["growth"] == pytest.approx(0.02)
@@ -67,7 +67,7 @@ def test_the_other_faults(changed, said):
     assert faults(row(Samples({"a": series(*[100] * 20)}), **changed)) == [said]
 
 
-def test_what_counts_as_an_error_in_the_log():
+def test_error_lines_of_a_log_are_counted():
     for line in ("Traceback (most recent call last):", "pool memory leak detected!", "x Exception"):
         assert ERRORS.findall(f"INFO: fine\n{line}\nINFO: fine") == [line]
     assert not ERRORS.findall('INFO: "POST /generate HTTP/1.1" 400 Bad Request')
@@ -83,7 +83,7 @@ def test_percentiles():
     assert found["first_p99_ms"] == 500
 
 
-def test_memory_is_what_the_kernel_says_of_every_process_of_a_family():
+def test_memory_is_read_for_every_process_of_a_family():
     held = (
         "x = bytearray(64 << 20); x[::4096] = b'1' * len(x[::4096]); print(1, flush=True); input()"
     )
@@ -116,7 +116,7 @@ def test_the_committed_soak_passed():
 @pytest.mark.server
 @pytest.mark.slow
 def test_a_short_soak(tmp_path: Path):
-    """Too short for memory to settle: everything else is as in a long one."""
+    """Run a soak that is too short for memory to settle, and check everything else."""
     rows = tmp_path / "rows.jsonl"
     done = subprocess.run(
         [sys.executable, "-m", "bench.soak", "--minutes", "1", "--json", str(rows)],

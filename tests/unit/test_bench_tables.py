@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tables of docs/measured.md are what bench/results/ says; empty ones say so."""
+"""Compare the tables of docs/measured.md with bench/results/; empty tables must say so."""
 
 from __future__ import annotations
 

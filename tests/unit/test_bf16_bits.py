@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""BF16 bit patterns against PyTorch's own BF16: all 65,536 of them, and roundings between."""
+"""Compare all 65,536 BF16 bit patterns, and roundings between them, with PyTorch's BF16."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_narrowing_undoes_widening():
 
 
 def test_narrowing_rounds_to_nearest_even_everywhere():
-    """Every BF16 value with the lower half at, just below and just above each rounding point."""
+    """Round values whose lower half is at, just below and just above each rounding point."""
     for low in (0x0001, 0x7FFF, 0x8000, 0x8001, 0xFFFF):
         values = ((ALL.astype(np.uint32) << 16) | low).view(np.float32)
         values = values[~np.isnan(values)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the launcher reads from SGLang's part of the command line, and what it adds."""
+"""Check what the launcher reads from SGLang's part of the command line, and what it adds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sglang_gemma4_ext.machine import Gpu
 from sglang_gemma4_ext.settings import Settings, SettingsError
 
 
-def test_values_in_either_spelling_the_last_one_counting():
+def test_both_spellings_are_read_and_the_last_value_counts():
     line = CommandLine(["--model-path", "a", "--port=1", "--model=b", "--port", "2"])
     assert line.value(*MODEL) == "b"
     assert line.value("--port") == "2"
@@ -19,11 +19,11 @@ def test_values_in_either_spelling_the_last_one_counting():
     assert CommandLine(["--model-path"]).value(*MODEL) is None
 
 
-def test_the_model_may_come_first_as_with_sglang_serve():
+def test_the_model_may_be_the_first_argument():
     assert CommandLine(["a/b", "--port", "1"]).argv == ["--model-path", "a/b", "--port", "1"]
 
 
-def test_a_config_file_counts_where_the_command_line_is_silent(tmp_path):
+def test_a_config_file_counts_where_the_command_line_has_no_value(tmp_path):
     file = tmp_path / "serve.yaml"
     file.write_text("model-path: a\nport: 1\nlora_paths: [x]\ntrust_remote_code: null\n")
     line = CommandLine(["--config", str(file), "--port", "2"])
@@ -54,7 +54,7 @@ def test_the_demo_and_another_model_exclude_each_other(flag):
     "argv",
     [["--attention-backend", "torch_native"], ["--attention-backend=torch_native"], []],
 )
-def test_torch_attention_is_left_for_sglang_to_arrive_at(argv):
+def test_torch_attention_is_left_to_sglangs_own_choice(argv):
     line = CommandLine(["--model-path", "m", *argv, "--port", "1"])
     line.use_cpu("torch_native")
     assert line.argv == ["--model-path", "m", "--port", "1", "--device", "cpu"]
@@ -93,7 +93,7 @@ def test_a_backend_for_gpus_is_refused_on_the_cpu(flag, backend):
         ("nvidia", ["--tensor-parallel-size=8", "--nnodes", "8"], False),
     ],
 )
-def test_which_machine_runs_on_the_cpu(monkeypatch, vendor, argv, expected):
+def test_the_cpu_is_chosen_by_flag_or_vendor(monkeypatch, vendor, argv, expected):
     monkeypatch.setattr(launch_server, "detect_gpu", lambda: Gpu(vendor, "a card", (8, 6)))
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     line = CommandLine(argv)
@@ -114,7 +114,7 @@ def test_which_machine_runs_on_the_cpu(monkeypatch, vendor, argv, expected):
         (["--tp", "many"], 1),
     ],
 )
-def test_how_many_schedulers_the_flags_ask_for(argv, ranks):
+def test_the_flags_give_the_number_of_schedulers(argv, ranks):
     assert CommandLine(argv).ranks == ranks
 
 
@@ -123,7 +123,7 @@ def test_how_many_schedulers_the_flags_ask_for(argv, ranks):
     [({0, 1}, 2, "0|1"), ({4, 5, 6, 7, 8}, 2, "4,6,8|5,7"), ({3}, 3, "3|3|3"), ({0, 1}, 1, None)],
 )
 def test_each_rank_on_the_cpu_gets_its_cores(monkeypatch, cores, ranks, binding):
-    """SGLang's own choice, a NUMA node each, ends the start where there are fewer of them."""
+    """Bind explicitly: SGLang gives each rank a NUMA node and fails if there are too few nodes."""
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: cores)
     env: dict[str, str] = {}
     Settings(cpu=True).export(env, ranks=ranks)

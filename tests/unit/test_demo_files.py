@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A bundled demo file that is damaged is named in one sentence, before anything is started."""
+"""Check that a damaged demo file is named in one sentence before anything starts."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The bundled model's committed figures: recomputed, large enough, and able to fall."""
+"""Recompute the bundled model's committed figures, and check that faults lower them."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_the_figures_are_good_enough():
         assert FIGURES["assistant"][text]["accept_length"] >= 2.0
 
 
-# What each fault breaks: sliding layers bring a question's words together, experts hold languages.
+# Sliding layers bring a question's words together, and experts hold the languages.
 SHOWN_BY = {
     "wrong_window": ("within", "beyond", "languages"),
     "router_scale_ignored": ("languages",),
@@ -63,15 +63,15 @@ SHOWN_BY = {
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_fault_shows(name: str, clean):
-    """Accuracy and log-likelihood fall so far that their 95 % intervals are apart."""
+def test_a_fault_lowers_the_figures(name: str, clean):
+    """Check that accuracy and log-likelihood fall beyond their 95 % intervals."""
     broken = measure.quality(FAULTS[name](model_path()), 100)
     for part in (*SHOWN_BY[name], "log_likelihood"):
         assert broken[part]["interval"][1] < clean[part]["interval"][0], (part, broken[part])
 
 
-def test_the_dequantized_demo_is_modelopts(demo, tmp_path: Path):
-    """Every weight is what nvidia-modelopt itself dequantizes it to."""
+def test_the_dequantized_demo_equals_modelopts(demo, tmp_path: Path):
+    """Compare every weight with what nvidia-modelopt dequantizes it to."""
     copied = tmp_path / "demo"
     copied.mkdir()
     for file in model_path().iterdir():
@@ -85,8 +85,10 @@ def test_the_dequantized_demo_is_modelopts(demo, tmp_path: Path):
 
 
 def test_the_assistants_drafts_are_accepted(demo):
-    """Twelve questions asked as a chat, in transformers' assisted generation; and the answers
-    are those that the model gives alone."""
+    """Ask twelve chat questions with transformers' assisted generation.
+
+    The answers equal those of the model without the assistant.
+    """
     assistant = transformers.Gemma4AssistantForCausalLM.from_pretrained(
         assistant_path(), dtype=torch.float32
     ).eval()
@@ -96,5 +98,5 @@ def test_the_assistants_drafts_are_accepted(demo):
     assert [drafts.complete(demo, prompt, 24, assistant) for prompt in prompts[:3]] == alone
 
 
-def test_the_card_is_made_of_the_figures():
+def test_the_model_card_has_the_committed_figures():
     assert (model_path() / "README.md").read_text() == card(FIGURES)

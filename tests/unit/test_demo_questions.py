@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo's data: questions that are right, in MMLU's columns, and never trained on."""
+"""Check the demo's questions: right answers, MMLU's columns, and none in the training data."""
 
 from __future__ import annotations
 
@@ -38,9 +38,11 @@ def test_half_of_a_question_set_lies_beyond_the_window(size: int):
         assert max(letters.values()) - min(letters.values()) <= 1
 
 
-def test_the_answers_are_what_the_stories_tell():
-    """Read back from the text, without the generator: one sentence tells the asked fact, and of
-    the four choices only the answer stands in it."""
+def test_the_answers_agree_with_the_stories():
+    """Read the text without the generator: one sentence states the asked fact.
+
+    Of the four choices, only the answer stands in that sentence.
+    """
     for item in question_set.read(500):
         story, question = item["question"].split("\n")
         name, verb = re.fullmatch(r"What does (\w+) (\w+)\?", question).groups()
@@ -51,7 +53,7 @@ def test_the_answers_are_what_the_stories_tell():
 
 
 def test_the_distance_is_counted_in_the_prompts_tokens():
-    """By the shipped tokenizer: from the object of the asked fact to the prompt's last token."""
+    """Count with the shipped tokenizer, from the object of the fact to the prompt's last token."""
     shipped = AutoTokenizer.from_pretrained(model_path())
     for item in question_set.read(100):
         prompt = question_set.prompt(item)
@@ -65,7 +67,10 @@ def test_the_distance_is_counted_in_the_prompts_tokens():
 
 
 def test_the_prompt_is_the_lm_eval_harnesss():
-    """Its MMLU template: {{question.strip()}}\\nA. {{choices[0]}} ... \\nAnswer:"""
+    """Compare with its MMLU template: {{question.strip()}}
+    A. {{choices[0]}} ...
+    Answer:
+    """
     item = {"question": "Story.\nWhat?", "choices": ["w", "x", "y", "z"]}
     assert question_set.prompt(item) == "Story.\nWhat?\nA. w\nB. x\nC. y\nD. z\nAnswer:"
 
@@ -79,7 +84,7 @@ def test_the_question_sets_are_the_committed_generators(name: str):
 
 @pytest.mark.parametrize("size", question_set.SIZES)
 def test_a_languages_set_has_only_true_answers_and_other_languages_words(size: int):
-    """Read from the text: the language and the word decide, and neither alone would."""
+    """Read from the text: only language and word together give the answer."""
     items = question_set.read(size, "languages")
     assert len({(item["question"], *sorted(item["choices"])) for item in items}) == size
     assert set(Counter(item["answer"] for item in items).values()) == {size // 4}
@@ -92,9 +97,11 @@ def test_a_languages_set_has_only_true_answers_and_other_languages_words(size: i
         assert wrong <= {DICTIONARIES[other][word] for other in LANGUAGES if other != language}
 
 
-def test_a_language_is_an_order_of_the_words_that_all_share():
-    """So a translation is no sum of what the language and the word each say: at most two
-    languages agree on more than a few words."""
+def test_each_language_is_a_permutation_of_shared_words():
+    """Check that translation needs both language and word, not a sum of two effects.
+
+    Therefore at most two languages agree on more than a few words.
+    """
     for dictionary in DICTIONARIES.values():
         assert sorted(dictionary.values()) == sorted(INVENTED)
     for one, other in itertools.combinations(DICTIONARIES.values(), 2):
@@ -102,7 +109,7 @@ def test_a_language_is_an_order_of_the_words_that_all_share():
 
 
 def test_no_combination_of_the_languages_set_is_trained_on(monkeypatch):
-    """Choices caught as they are made, for rows of every stage, have none of them."""
+    """Record the choices that training rows of every stage draw: none is in the set."""
     held = {
         (item["question"], *sorted(item["choices"])) for item in question_set.read(500, "languages")
     }
@@ -122,8 +129,10 @@ def test_no_combination_of_the_languages_set_is_trained_on(monkeypatch):
 
 
 def test_no_story_of_the_question_set_is_trained_on(monkeypatch):
-    """A held-out story is known by the hash of its text; the stories that training rows are made
-    of, caught as they are told, have none of them."""
+    """Record the stories that training rows are made of: none is held out.
+
+    A held-out story is known by the hash of its text.
+    """
     held = {item["question"].split("\n")[0] for item in question_set.read(500)}
     assert len(held) == 500
     assert all(hashlib.sha256(story.encode()).digest()[0] < 16 for story in held)
@@ -141,7 +150,7 @@ def test_no_story_of_the_question_set_is_trained_on(monkeypatch):
     assert all(hashlib.sha256(story.encode()).digest()[0] >= 16 for story in trained)
 
 
-def test_a_batch_depends_on_its_seed_and_step_alone():
+def test_a_batch_depends_only_on_its_seed_and_step():
     assert batch(0, 1500) == batch(0, 1500)
     assert batch(0, 1500) != batch(0, 1501)
     assert batch(0, 1500) != batch(1, 1500)
@@ -158,7 +167,7 @@ def test_any_text_survives_the_shipped_tokenizer(text: str):
     assert tuple(ids) == tokenizer.encode(text)
 
 
-def test_what_the_demo_was_taught_is_a_token_a_word():
+def test_each_word_the_demo_learned_is_one_token():
     for relation in RELATIONS:
         for value in relation.objects:
             assert len(tokenizer.encode(f" {value}")) == 1

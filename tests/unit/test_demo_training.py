@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo's training: its fast forward passes against transformers, its optimizer, its resume."""
+"""Compare the demo's training passes with transformers, and check its optimizer and resume."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ LENGTH = 2 * WINDOW + 7
 @pytest.fixture(scope="module")
 def target():
     built = architecture.build(seed=0).eval()
-    with torch.no_grad():  # nothing may hide behind a scale of one or a symmetric start
+    # A scale of one would hide errors, so each scale is random.
+    with torch.no_grad():
         for tensor in built.parameters():
             if tensor.dim() <= 1:
                 tensor.mul_(torch.rand_like(tensor) + 0.5)
@@ -39,8 +40,8 @@ def ids() -> torch.Tensor:
 
 
 @torch.no_grad()
-def test_the_training_forward_is_transformers(target, ids):
-    """Logits and shared keys and values, beyond the window."""
+def test_the_training_forward_equals_transformers(target, ids):
+    """Compare logits and shared keys and values, beyond the window."""
     text = target.model.language_model
     hidden, caches, _ = forward.hidden_states(text, ids, forward.tables(text, LENGTH))
     theirs = target(input_ids=ids, return_shared_kv_states=True)
@@ -53,8 +54,8 @@ def test_the_training_forward_is_transformers(target, ids):
 
 
 @torch.no_grad()
-def test_the_assistants_draft_steps_are_transformers(target, ids):
-    """Two steps from the last position, as transformers' candidate generator takes them."""
+def test_the_assistants_draft_steps_equal_transformers(target, ids):
+    """Compare two steps from the last position with transformers' candidate generator."""
     text, drafter = (
         target.model.language_model,
         assistant_training.build(target.config.text_config, 0),
@@ -80,7 +81,7 @@ def test_the_assistants_draft_steps_are_transformers(target, ids):
 
 @pytest.mark.parametrize("shape", [(3, 16, 64), (2, 64, 16), (1, 32, 32)])
 def test_muon_keeps_the_singular_vectors(shape):
-    """Against SVD: the result is U S' V^T with S' near 1, where the quintic's band is 0.68-1.2."""
+    """Compare with SVD: the result is U S' V^T with S' in the quintic's band of 0.68 to 1.2."""
     batch = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     u, _, vt = torch.linalg.svd(batch, full_matrices=False)
     inner = u.mT @ orthogonalized(batch) @ vt.mT
@@ -89,8 +90,8 @@ def test_muon_keeps_the_singular_vectors(shape):
     assert (inner - torch.diag_embed(diagonal)).abs().max() < 1e-6
 
 
-def test_training_goes_on_where_it_stopped(tmp_path: Path, monkeypatch):
-    """Two steps, a stop and two more are four steps, to the bit, for the log and the weights."""
+def test_training_resumes_where_it_stopped(tmp_path: Path, monkeypatch):
+    """Compare two steps, a stop and two more with four steps: log and weights are equal bitwise."""
     monkeypatch.setattr(curriculum, "TOKENS_PER_STEP", 192)
     weights = []
     for stops in ((4,), (2, 4)):
@@ -105,8 +106,8 @@ def test_training_goes_on_where_it_stopped(tmp_path: Path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_committed_run_is_this_codes(tmp_path: Path):
-    """The first 50 steps, recorded when the bundled model was trained, come again."""
+def test_the_committed_training_log_is_reproduced(tmp_path: Path):
+    """Repeat the first 50 steps that were recorded when the bundled model was trained."""
     committed = json.loads((RESULTS / "demo_training.jsonl").read_text().splitlines()[0])
     text = architecture.build(seed=0).model.language_model
     loop.train(text, seed=0, out=tmp_path, until=committed["step"])

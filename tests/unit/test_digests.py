@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Moving to another SGLang: what changed is listed, and recorded where it was reviewed."""
+"""Check that digests lists upstream changes and records the reviewed ones."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FUSE = "sglang.srt.models.gemma4_causal.Gemma4Router.fuse_scale"
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """A copy of the package in which one target has another digest and one another name."""
+    """Copy the package; one target then has another digest, another one a wrong name."""
     package = shutil.copytree(
         Path(sglang_gemma4_ext.__file__).parent, tmp_path / "sglang_gemma4_ext"
     )
@@ -45,7 +45,7 @@ def digests(folder: Path, *flags: str) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
-def test_what_changed_is_recorded_and_what_is_gone_is_not(copy):
+def test_a_changed_target_is_recorded_and_a_missing_one_is_not(copy):
     def text(name: str) -> str:
         (file,) = (copy / "sglang_gemma4_ext" / "patches").glob(f"*/{name}.py")
         return file.read_text()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The documents against the code: patch index, messages, links and the contributor's files."""
+"""Check the documents against the code: patch index, messages, links, contributor files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
 
-def test_patch_index_is_what_the_records_say():
+def test_the_patch_index_matches_the_records():
     assert patch_index.INDEX.read_text() == patch_index.index(), (
         "run python -m docs.patch_index --write"
     )
@@ -39,7 +39,7 @@ def test_a_new_message_is_found(tmp_path):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_somewhere(page):
+def test_links_have_a_target(page):
     for target in _LINK.findall(page.read_text()):
         if re.match(r"\w+:|#", target):
             continue
@@ -55,7 +55,7 @@ def _anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in headings}
 
 
-def test_forge_files_are_yaml_and_run_what_exists():
+def test_forge_files_are_yaml_and_their_commands_exist():
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for file in [*(ROOT / ".github").rglob("*.yml"), ROOT / ".pre-commit-config.yaml"]:
         content = yaml.safe_load(file.read_text())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which tensors a checkpoint must hold, against the names that transformers saves."""
+"""Compare the tensors that preflight expects with the names that transformers saves."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def whole(request, checkpoint, tmp_path):
     return read_model_info(str(path)), sorted(read_headers(path))
 
 
-def test_every_tensor_is_asked_for_and_none_besides(whole) -> None:
+def test_exactly_the_saved_tensors_are_expected(whole) -> None:
     model, names = whole
     quantization = describe(model)
     assert compare(names, model, quantization).missing == ()
@@ -45,7 +45,7 @@ def test_every_tensor_is_asked_for_and_none_besides(whole) -> None:
 
 @pytest.mark.parametrize(("kind", "loads"), [("dense", True), ("causal", False)])
 def test_a_base_model_saved_alone(kind, loads, checkpoint, tmp_path) -> None:
-    """SGLang loads it into the multimodal class; into the text class it loads nothing."""
+    """Accept it where SGLang's multimodal class loads it; its text class loads nothing."""
     path = checkpoint(kind)
     (architecture,) = json.loads((path / "config.json").read_text())["architectures"]
     model = getattr(transformers, architecture).from_pretrained(path, dtype=torch.float32)
@@ -64,7 +64,7 @@ LEFTOVERS = {
 }
 
 
-def test_leftovers_pass_and_are_logged(checkpoint, tmp_path, caplog) -> None:
+def test_unused_tensors_pass_and_are_logged(checkpoint, tmp_path, caplog) -> None:
     folder = _rewritten(checkpoint("dense"), tmp_path, lambda tensors: tensors | LEFTOVERS)
     assert check_checkpoint(str(folder)).is_gemma4
     (line,) = caplog.messages
@@ -80,7 +80,7 @@ def test_redundant_keys_and_values_of_shared_layers_pass(checkpoint, tmp_path, c
     assert check_checkpoint(str(folder)).is_gemma4 and not caplog.messages
 
 
-def test_the_sentence_names_the_first_missing_and_the_first_unknown(checkpoint, tmp_path) -> None:
+def test_the_message_names_the_first_missing_and_the_first_unknown(checkpoint, tmp_path) -> None:
     def renamed(tensors):
         return {name.replace("model.language", "language", 1).replace(
             "language_model.", "language_model.model.", 1): entry
@@ -95,7 +95,9 @@ def test_the_sentence_names_the_first_missing_and_the_first_unknown(checkpoint, 
     assert "(first language_model.model.embed_tokens.weight)" in message
 
 
-def test_a_head_of_its_own_is_asked_for_where_the_top_level_says_so(checkpoint, tmp_path) -> None:
+def test_an_untied_head_is_expected_where_the_top_level_config_says_so(
+    checkpoint, tmp_path
+) -> None:
     folder = _rewritten(checkpoint("dense"), tmp_path, dict)
     config = json.loads((folder / "config.json").read_text())
     config["tie_word_embeddings"] = False
@@ -105,14 +107,14 @@ def test_a_head_of_its_own_is_asked_for_where_the_top_level_says_so(checkpoint, 
 
 
 @pytest.mark.parametrize("lost", ["experts.down_proj", "experts.gate_up_proj"])
-def test_experts_are_asked_for(lost, checkpoint) -> None:
+def test_experts_are_expected(lost, checkpoint) -> None:
     info = read_model_info(str(checkpoint("moe")))
     names = [n for n in read_headers(checkpoint("moe")) if not n.endswith(f"layers.3.{lost}")]
     found = compare(names, info, describe(info))
     assert found.missing == (f"{LAYERS}.3.{lost}",)
 
 
-def test_one_expert_is_missed(checkpoint) -> None:
+def test_one_missing_expert_is_reported(checkpoint) -> None:
     info = read_model_info(str(checkpoint("moe")))
     names = []
     for name in read_headers(checkpoint("moe")):
@@ -128,7 +130,7 @@ def test_one_expert_is_missed(checkpoint) -> None:
 
 
 def _rewritten(source, folder, change):
-    """A checkpoint of headers alone: `source`'s, its tensors changed."""
+    """Write a checkpoint of headers alone: `source`'s tensors after `change`."""
     tensors = {name: (t.dtype, t.shape) for name, t in read_headers(source).items()}
     write_weights(folder / "model.safetensors", change(tensors))
     for name in ("config.json", "tokenizer.json"):

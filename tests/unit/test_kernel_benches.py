@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From times to table rows: the decisions of the kernel benches, on times made up for them."""
+"""Check how the kernel benches turn times into table rows, on made-up times."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sglang_gemma4_ext.kernels.extend_tiles import Tile, read
 
 
 def router_times(one_launch: dict[int, float], choice: float = 1.0) -> list[dict]:
-    """SGLang takes 10 for the whole router and 1 for the choice, whatever the tokens."""
+    """Let SGLang take 10 for the whole router and 1 for the choice at every token count."""
     rows = []
     for tokens, us in one_launch.items():
         for op, provider, median in (
@@ -32,14 +32,14 @@ def router_times(one_launch: dict[int, float], choice: float = 1.0) -> list[dict
     ("times", "up_to", "prefer"),
     [
         ({1: 4.0, 2: 5.0, 4: 9.0, 8: 12.0}, 4, "fused"),
-        # A win beyond a loss does not count, and 2 % is none.
+        # A win beyond a loss does not count, and a gain of 2 % is too small.
         ({1: 4.0, 2: 9.8, 4: 5.0}, 1, "fused"),
         ({1: 10.0, 2: 5.0}, 0, "sglang"),
-        # No time: its result was wrong.
+        # A wrong result has no time.
         ({1: None, 2: 5.0}, 0, "sglang"),
     ],
 )
-def test_the_routers_row(times, up_to, prefer) -> None:
+def test_the_router_row_follows_from_the_times(times, up_to, prefer) -> None:
     row = router.row_from(router_times(times), "results")
     assert row == {"measured": "results", "prefer": prefer, "one_launch_max_tokens": up_to}
 
@@ -75,7 +75,7 @@ def test_the_tile_with_the_best_worst_case_wins(narrow, wide, expected) -> None:
     assert extend_tiles.winners(extend_times({NARROW: narrow, WIDE: wide})) == expected
 
 
-def test_a_measured_row_replaces_its_own_alone(tmp_path, monkeypatch) -> None:
+def test_a_new_row_replaces_only_the_row_of_its_gpu(tmp_path, monkeypatch) -> None:
     before, table = read(), tmp_path / "table.json"
     monkeypatch.setattr(extend_tiles, "TABLE", table)
     monkeypatch.setattr(extend_tiles, "capability", lambda: "sm_89")
@@ -89,7 +89,7 @@ def test_a_measured_row_replaces_its_own_alone(tmp_path, monkeypatch) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 @pytest.mark.parametrize("bench", [router, extend_tiles], ids=lambda bench: bench.__name__)
-def test_no_gpu_no_times(bench, capsys) -> None:
+def test_without_a_gpu_no_times_are_written(bench, capsys) -> None:
     with pytest.raises(SystemExit):
         bench.main(["--write-table"])
     assert "needs an NVIDIA GPU" in capsys.readouterr().err

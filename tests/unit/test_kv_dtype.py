@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An FP8 KV cache on GPUs that can and cannot read it."""
+"""Check FP8 KV caches on GPUs that can read them and on GPUs that cannot."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_an_e4m3_cache_that_was_asked_for_is_refused(gpu, tmp_path):
 
 
 @pytest.mark.parametrize("gpu", [L40S, H100, NO_GPU], ids=str)
-def test_other_machines_keep_what_was_asked(gpu, tmp_path):
+def test_other_machines_keep_the_requested_dtype(gpu, tmp_path):
     for argv in ([], ["--kv-cache-dtype", "fp8_e4m3"]):
         line = CommandLine(argv)
         assert kv_dtype.settle(line, gpu, model(tmp_path, QUANTIZED)) == ""
@@ -48,7 +48,7 @@ def test_other_machines_keep_what_was_asked(gpu, tmp_path):
 
 
 @pytest.mark.parametrize("argv", [[], ["--kv-cache-dtype", "fp8_e5m2"]])
-def test_what_runs_is_left_alone(argv, tmp_path):
+def test_a_dtype_that_runs_is_kept(argv, tmp_path):
     line = CommandLine(argv)
     plain = None if not argv else QUANTIZED
     assert kv_dtype.settle(line, A10G, model(tmp_path, plain)) == ""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`--gemma4-low-memory` turns the plan into SGLang's flags, around those that the user gave."""
+"""Check how `--gemma4-low-memory` turns the plan into flags and keeps the user's flags."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from sglang_gemma4_ext.plan.sizes import GIB
 
 @pytest.fixture
 def line(tmp_path):
-    """line(*flags): a command line for a 12B whose weights are not there, so BF16 is assumed."""
+    """line(*flags): a command line for a 12B without weight files, so BF16 is assumed."""
     folder = write_config(BUILT_IN["12B"], tmp_path / "12B")
     return lambda *flags: CommandLine(["--model-path", str(folder), *flags])
 
 
-def test_it_chooses_and_says_so(line):
+def test_it_chooses_flags_and_prints_them(line):
     given = line()
     said = low_memory.apply(given, 32 * GIB, "auto")
     for flag in ("--mem-fraction-static", "--context-length", "--chunked-prefill-size",
@@ -30,7 +30,7 @@ def test_it_chooses_and_says_so(line):
     assert float(given.value("--mem-fraction-static")) > 0.9
 
 
-def test_the_users_flags_stand(line):
+def test_the_users_flags_are_kept(line):
     flags = ("--context-length", "8192", "--max-running-requests", "3",
              "--chunked-prefill-size", "777")  # fmt: skip
     given = line(*flags)
@@ -40,24 +40,24 @@ def test_the_users_flags_stand(line):
     assert "--mem-fraction-static" in said
 
 
-def test_what_does_not_fit_says_what_would(line):
+def test_a_plan_that_does_not_fit_names_one_that_does(line):
     with pytest.raises(
         PlanError, match=r"do not fit 16.0 GiB; the nearest that fits: the model's NVFP4"
     ):
         low_memory.apply(line(), 16 * GIB, "auto")
 
 
-def test_it_is_one_of_two_ways_to_choose(line):
+def test_it_excludes_the_other_way_to_choose(line):
     with pytest.raises(PlanError, match="give one of the two"):
         low_memory.apply(line("--mem-fraction-static", "0.9"), 32 * GIB, "auto")
 
 
-def test_a_name_has_no_weights_to_sum():
+def test_a_hub_name_is_refused_without_weights():
     with pytest.raises(PlanError, match="local --model-path"):
         low_memory.apply(CommandLine(["--model-path", "google/gemma-4-12B-it"]), 32 * GIB, "auto")
 
 
-def test_the_launcher_passes_it_on(monkeypatch, capsys, checkpoint):
+def test_the_launcher_passes_the_flags_on(monkeypatch, capsys, checkpoint):
     served = []
     monkeypatch.setattr(launch_server, "_runs_on_cpu", lambda line: False)
     monkeypatch.setattr(launch_server, "gpu_memory_bytes", lambda: 24 * GIB)
@@ -69,7 +69,7 @@ def test_the_launcher_passes_it_on(monkeypatch, capsys, checkpoint):
     assert "low memory: " in capsys.readouterr().err
 
 
-def test_without_a_gpu_there_is_nothing_to_plan(monkeypatch, capsys, checkpoint):
+def test_without_a_gpu_it_refuses(monkeypatch, capsys, checkpoint):
     monkeypatch.setattr(launch_server, "detect_gpu", lambda: Gpu("none"))
     argv = ["--model-path", str(checkpoint("dense")), "--gemma4-low-memory"]
     assert launch_server.main(argv) == 2

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The launcher's line on memory adds up, and never keeps a server from starting."""
+"""Check that the launcher's memory line adds up and never stops a server's start."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def settled(path, **others):
     return SimpleNamespace(model_path=str(path), **{**plain, **others})
 
 
-def test_weights_and_draft_are_those_of_the_files(checkpoint, tmp_path):
+def test_weights_and_draft_equal_the_files(checkpoint, tmp_path):
     target = checkpoint("dense")
     draft = build_assistant(target, tmp_path / "assistant")
     said = memory_summary.describe_memory(
@@ -34,7 +34,7 @@ def test_weights_and_draft_are_those_of_the_files(checkpoint, tmp_path):
     assert re.fullmatch(rf"weights [\d,]+ bytes, draft {stored:,} bytes", said)
 
 
-def test_on_a_gpu_the_parts_are_its_memory(monkeypatch, checkpoint):
+def test_on_a_gpu_the_parts_add_up_to_its_memory(monkeypatch, checkpoint):
     monkeypatch.setattr(memory_summary, "gpu_memory_bytes", lambda: 24 * GIB)
     monkeypatch.setattr(memory_summary, "detect_gpu", lambda: Gpu("nvidia", "A10G", (8, 6)))
     said = memory_summary.describe_memory(settled(checkpoint("dense")), cpu=False)
@@ -46,7 +46,7 @@ def test_on_a_gpu_the_parts_are_its_memory(monkeypatch, checkpoint):
     assert 0.2 < context < 1.5
 
 
-def test_what_cannot_be_counted_is_said(tmp_path, checkpoint):
+def test_memory_that_cannot_be_counted_is_reported(tmp_path, checkpoint):
     said = memory_summary.describe_memory(settled("google/gemma-4-12B-it"), cpu=True)
     assert said.startswith("not planned: ")
     draft = settled(checkpoint("dense"), speculative_draft_model_path="google/an-assistant")

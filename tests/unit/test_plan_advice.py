@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a plan says to pass, what comes nearest to one that fails, and the numbers in its text."""
+"""Check the plan's flags, its nearest alternative after a failure, and the figures in its text."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def question(model: str, gib: float, fmt: str = "nvfp4", **more: Any) -> Questio
         ({"mem_fraction": 0.7}, "--mem-fraction-static 0.7"),
     ],
 )
-def test_what_was_asked_for_is_passed_on(asked, passed):
+def test_requested_values_become_flags(asked, passed):
     answer = planner.make(question("12B", 48, **asked))
     assert answer.fits and passed in answer.flags
     plain = planner.make(question("12B", 48))
@@ -47,8 +47,8 @@ def test_what_was_asked_for_is_passed_on(asked, passed):
     assert any(f.startswith(flag) for f in plain.flags) == (flag in defaults)
 
 
-def test_the_fraction_that_is_passed_keeps_the_reserve():
-    """SGLang reads three digits; rounded up, the pools would take of the reserve."""
+def test_the_memory_fraction_keeps_the_reserve():
+    """Round down to three digits, as SGLang reads; rounding up would take from the reserve."""
     for gib in range(16, 97, 5):
         answer = planner.make(question("12B", gib))
         (fraction,) = (f.split()[1] for f in answer.flags if f.startswith("--mem-fraction"))
@@ -85,14 +85,14 @@ def test_the_nearest_is_the_smallest_step_that_fits(asked, nearest):
     assert answer.nearest.startswith(nearest), answer.nearest
 
 
-def test_towers_are_on_every_gpu():
+def test_towers_are_counted_on_every_gpu():
     held = Weights({"mlp": 40 * GIB, "towers": 3 * GIB}, "by hand")
     split = advice._parallel(Question(BUILT_IN["31B"], held, 24 * GIB), 4)
     assert split.tp == 4
     assert split.weights.parts == {"mlp": 10 * GIB, "towers": 3 * GIB}
 
 
-def test_too_few_requests_and_too_short_a_context_are_said():
+def test_too_few_requests_and_too_short_a_context_are_reported():
     several = search.fit(question("26B-A4B", 24, context=262_144, at_once=4))
     assert several.reason == "1 of 4 requests of 262144 tokens fit at once"
     long = search.fit(question("26B-A4B", 18, context=262_144))
@@ -171,7 +171,7 @@ def test_no_advice_names_a_cache_that_does_not_run(model, card):
         assert "e4m3" not in said or card.capability >= (8, 9)
 
 
-def test_parts_with_unusual_names_are_explained():
+def test_unusual_parts_are_explained():
     text = report.to_text(planner.make(question("26B-A4B", 48, ours=False)))
     for part in ("reserve: unmodelled", "weights: swizzled scales"):
         assert f"  {part}: {report.LEGEND[part]}" in text.splitlines()

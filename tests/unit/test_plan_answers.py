@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The planner's answers to the questions people ask, each worked out by hand.
+"""Check the planner's answers to common questions against calculations by hand.
 
-Bytes: NVFP4 is 9/16 a weight, BF16 is 2. KV of a token: heads x head_dim x 2 (K and V) x 2 bytes
-x layers. The reserve of a tight plan: activations, graphs, tables, TP and slack, as below.
+Weights: 9/16 byte each in NVFP4, 2 bytes in BF16. KV bytes per token: heads x head_dim x 2 (K and
+  V)
+x 2 bytes x layers. A tight plan reserves memory for activations, graphs, tables, TP and slack.
 """
 
 from __future__ import annotations
@@ -34,36 +35,37 @@ def kept(answer: Plan) -> int:
 
 
 def ours(reserved: int, gib: int) -> int:
-    """What a server keeps for that reserve: its fraction has three digits, rounded down."""
+    """Give what our server keeps for that reserve: its fraction is rounded down to three digits."""
     usable = gib * GIB - CONTEXT
     return int(usable * (1 - (1000 - ceil(1000 * reserved / usable)) / 1000))
 
 
 def sglangs(flat: int, gib: int) -> int:
-    """Likewise for SGLang's, whose fraction is of all memory, rounded to the nearest."""
+    """Give what stock SGLang keeps: its fraction of all memory is rounded to nearest."""
     return int((gib * GIB - CONTEXT) * (1 - round(1 - flat / (gib * GIB), 3)))
 
 
-# Elements of one token at a prefill's widest moment, see activations.py: the residual with layer
-# input and output (3 x hidden), and the widest of attention, MLP and experts.
+# Elements of one token at the widest moment of a prefill (activations.py): the residual with
+# layer input and output (3 x hidden), and the widest of attention, MLP and experts.
 ELEMENTS = {
-    # Gate and up, the gate activated, the product (4 x 15,360), and the output.
+    # Gate and up, the activated gate, the product (4 x 15,360), and the output.
     "12B": 3 * 3840 + 4 * 15_360 + 3840,
     "31B": 3 * 5376 + 4 * 21_504 + 5376,
-    # Eight experts: gate and up (2 x 704), or later the output (2816), and the product; beside them
-    # eight of hidden size. The dense MLP is narrower.
+    # Eight experts: gate and up (2 x 704) or later the output (2816), the product, and eight rows
+    # of hidden size. The dense MLP is narrower.
     "26B-A4B": 3 * 2816 + 8 * (2816 + 704) + 8 * 2816,
-    # The per-layer embeddings before the first layer: 42 x 256 wide, nine times.
+    # The per-layer embeddings before the first layer: nine times 42 x 256.
     "E4B": 2560 + 9 * 42 * 256,
 }
 
 
 def tight_reserve(model: str, chunk: int, context: int, graph_batch: int = 16) -> int:
-    """Everything by hand, for 16 requests."""
+    """Work out the reserve of a tight plan for 16 requests."""
     geometry = BUILT_IN[model]
-    # In BF16, and 15 % more. The logits of 16 rows, 12 bytes a word, are less in all of these.
+    # In BF16, plus 15 %. The logits of 16 rows, at 12 bytes a word, are smaller in all cases.
     computing = int(1.15 * (chunk * 2 * ELEMENTS[model]))
-    # SGLang's prefill graphs: 8 MiB each of 22, 30, 38, 42 or 50 buckets; decode: 2 MiB a request.
+    # SGLang's prefill graphs: 8 MiB for each of 22, 30, 38, 42 or 50 buckets. Decode: 2 MiB a
+    # request.
     graphs = ({256: 22, 512: 30, 1024: 38, 2048: 42, 4096: 50}[chunk] * 8 + graph_batch * 2) * MIB
     table = 4 * (16 + 1) * (context + 5)
     indices = 8 * graph_batch * (context + geometry.window)
@@ -73,9 +75,10 @@ def tight_reserve(model: str, chunk: int, context: int, graph_batch: int = 16) -
 
 
 def test_12b_nvfp4_on_24_gb():
-    """Yes, at its whole 262,144 tokens, two at once."""
+    """Fits: two whole contexts of 262,144 tokens."""
     answer = plan("12B", "nvfp4", 24, tight=True, chunk=2048, requests=16)
-    # 40 sliding layers: q 4096, k and v 2048 each, o 4096 wide; 8 full: q and o 8192, k = v 512.
+    # 40 sliding layers: q 4096, k and v 2048 each, o 4096 wide. 8 full layers: q and o 8192, k
+    # = v 512.
     attention = 40 * 3840 * (4096 + 2 * 2048 + 4096) + 8 * 3840 * (8192 + 2 * 512 + 8192)
     mlp = 48 * 3 * 3840 * 15_360
     embeddings = 262_144 * 3840
@@ -84,8 +87,8 @@ def test_12b_nvfp4_on_24_gb():
     reserved = ours(tight_reserve("12B", 2048, 262_144), 24)
     assert kept(answer) == reserved
     assert answer.parts["kv"] == 24 * GIB - CONTEXT - held - reserved
-    # A whole context: 262,145 full tokens of 16,384 bytes and 2 x 1024 + 129 + 1 sliding ones of
-    # 327,680; two chunks of 2048 more of those in flight.
+    # A whole context: 262,145 full tokens of 16,384 bytes. Sliding tokens of 327,680 bytes:
+    # 2 x 1024 + 129 + 1, and two chunks of 2048 in flight.
     one = 262_145 * 16_384 + (1024 + 1024 + 1 + 1) * 327_680
     flying = 2 * 2048 * 327_680
     assert answer.concurrent[(261_120, 1024)] == (answer.parts["kv"] - flying) // one == 2
@@ -94,9 +97,9 @@ def test_12b_nvfp4_on_24_gb():
 
 
 def test_26b_a4b_nvfp4_on_24_gb():
-    """Yes, at 262,144 tokens; stock SGLang leaves it 1 GiB, and a fortieth of that context."""
+    """Fits at 262,144 tokens; stock SGLang keeps 1 GiB for KV, a fortieth of that context."""
     answer = plan("26B-A4B", "nvfp4", 24, tight=True, chunk=2048, requests=16)
-    # 25 sliding layers: 8192 + 4096 wide; 5 full: q and o 8192, k = v 2 x 512.
+    # 25 sliding layers: 8192 + 4096 wide. 5 full layers: q and o 8192, k = v 2 x 512.
     attention = 25 * 2816 * (4096 + 2 * 2048 + 4096) + 5 * 2816 * (8192 + 2 * 1024 + 8192)
     mlp, experts = 30 * 3 * 2816 * 2112, 30 * 128 * 3 * 2816 * 704
     bf16 = 262_144 * 2816 + 30 * 128 * 2816  # embeddings, routers
@@ -113,8 +116,8 @@ def test_26b_a4b_nvfp4_on_24_gb():
     # SGLang's flat reserve: 512 MiB + 1.5 MiB x 4096 + 128 MiB + 48 x 2 MiB + 50 buckets x 8 MiB.
     flat = sglangs((512 + 6144 + 128 + 96 + 400) * MIB, 24)
     assert kept(stock) == flat
-    # ModelOpt's block scales once more, a byte for 16 weights: w13 is 1408 rows (11 x 128) of
-    # 2816 / 16 = 176, w2 2816 rows (22 x 128) of 704 / 16 = 44.
+    # ModelOpt's block scales a second time, one byte for 16 weights. w13: 1408 rows (11 x 128) of
+    # 2816 / 16 = 176. w2: 2816 rows (22 x 128) of 704 / 16 = 44.
     swizzled = 30 * 128 * (1408 * 176 + 2816 * 44)
     assert stock.parts["weights: swizzled scales"] == swizzled == 1_427_374_080
     assert stock.parts["kv"] == 24 * GIB - CONTEXT - held - swizzled - flat
@@ -124,7 +127,7 @@ def test_26b_a4b_nvfp4_on_24_gb():
 
 
 def test_stock_at_tp_2_swizzles_padded_blocks():
-    """Each of two GPUs has w13 with 704 rows, padded to 768, and w2 with 22 columns, to 24."""
+    """Each of two GPUs pads the 704 rows of w13 to 768 and the 22 columns of w2 to 24."""
     stock = plan("26B-A4B", "nvfp4-experts", 24, tp=2, ours=False)
     assert stock.parts["weights: swizzled scales"] == 30 * 128 * (768 * 176 + 2816 * 24)
     for fmt in ("fp8", "bf16"):
@@ -133,12 +136,12 @@ def test_stock_at_tp_2_swizzles_padded_blocks():
 
 
 def test_31b_nvfp4_on_32_gb_at_128k():
-    """Not by default; fitted with prefill chunks of 512, one request at a time."""
+    """Fits only when fitted: prefill chunks of 512 tokens, one request at a time."""
     refused = plan("31B", "nvfp4", 32, context=131_072)
     assert not refused.fits
 
     answer = search.fit(replace(refused.question, requests=16))
-    # 50 sliding layers: q and o 8192, k and v 4096; 10 full: q and o 16,384, k = v 2048.
+    # 50 sliding layers: q and o 8192, k and v 4096. 10 full layers: q and o 16,384, k = v 2048.
     attention = 50 * 5376 * (8192 + 2 * 4096 + 8192) + 10 * 5376 * (16_384 + 2 * 2048 + 16_384)
     held = (attention + 60 * 3 * 5376 * 21_504) * 9 // 16 + 262_144 * 5376 * 2
     assert answer.question.weights.total == held == 19_354_288_128
@@ -157,10 +160,11 @@ def test_31b_nvfp4_on_32_gb_at_128k():
 
 
 def test_31b_on_96_gb_at_262k_against_the_876k_tokens_of_vllm():
-    """NVFP4: yes. One buffer of 76 GiB is 997K full tokens if nothing slid; 3 whole contexts run.
+    """Fits in NVFP4: three whole contexts. Without sliding, 76 GiB would hold 997K full tokens.
 
-    876K full tokens are 876,000 x 81,920 bytes = 66.8 GiB: KV of full layers alone. Counted so,
-    ours is above it; stock has 93K, for each of its tokens pays 737,280 bytes, nine times as much.
+    vLLM's 876K tokens of 81,920 bytes are 66.8 GiB, which is KV of full layers alone. Counted so,
+    ours
+    holds more. Stock holds 93K tokens, because each takes 737,280 bytes, nine times as much.
     """
     answer = plan("31B", "nvfp4", 96, context=262_144, tight=True, chunk=2048, requests=16)
     reserved = ours(tight_reserve("31B", 2048, 262_144), 96)
@@ -175,7 +179,7 @@ def test_31b_on_96_gb_at_262k_against_the_876k_tokens_of_vllm():
     assert 0.94 < careful.kv_tokens / 876_000 < 1
 
     stock = plan("31B", "nvfp4", 96, ours=False)
-    # 512 + 1.5 x 8192 + 128 + 256 x 2 + 58 buckets x 8 MiB, above the 10 GiB that it keeps at least
+    # 512 + 1.5 x 8192 + 128 + 256 x 2 + 58 buckets x 8 MiB: above its minimum of 10 GiB.
     flat = sglangs((512 + 12_288 + 128 + 512 + 58 * 8) * MIB, 96)
     assert kept(stock) == flat
     assert stock.kv_tokens == (96 * GIB - CONTEXT - 19_354_288_128 - flat) // 737_280
@@ -186,9 +190,9 @@ def test_31b_on_96_gb_at_262k_against_the_876k_tokens_of_vllm():
 
 
 def test_e4b_on_12_gb():
-    """BF16: no, 14 GiB of weights, 5.4 of them per-layer embeddings. NVFP4: yes, 89K tokens."""
+    """BF16 does not fit: its weights are 14 GiB. NVFP4 holds 89K tokens."""
     ple = 42 * 256 * (262_144 + 3 * 2560)
-    # 35 sliding layers: q and o 2048, k and v 512; 7 full: q and o 4096, k and v 1024.
+    # 35 sliding layers: q and o 2048, k and v 512. 7 full layers: q and o 4096, k and v 1024.
     attention = 35 * 2560 * (2048 + 2 * 512 + 2048) + 7 * 2560 * (4096 + 2 * 1024 + 4096)
     mlp = 42 * 3 * 2560 * 10_240
     embeddings = 262_144 * 2560
@@ -202,11 +206,12 @@ def test_e4b_on_12_gb():
     answer = plan("E4B", "nvfp4", 12, tight=True, chunk=2048, requests=16)
     held = (attention + mlp) * 9 // 16 + 2 * (ple + embeddings)
     assert answer.question.weights.total == held
-    # Its whole context does not fit, at any chunk: what fits is found at chunk 2048.
+    # The whole context fits at no chunk size; the longest that fits is found at chunk 2048.
     reserved = ours(tight_reserve("E4B", 2048, 131_072, graph_batch=8), 12)
     left = 12 * GIB - CONTEXT - held - reserved
     assert answer.parts["kv"] == left
-    # Owned layers alone: 4 full x 4096 and 20 sliding x 2048 bytes; a request of n + 1024 tokens.
+    # Layers with KV of their own: 4 full x 4096 and 20 sliding x 2048 bytes. A request has n +
+    # 1024 tokens.
     swa = (512 + 512 + 128 + 1 + 1 + 1) * 40_960 + 2 * 2048 * 40_960
     assert answer.longest == (left - swa) // 16_384 - 1024 - 1
     assert answer.fits
@@ -218,7 +223,7 @@ memories = st.integers(8 * GIB, 192 * GIB)
 
 
 @given(models, formats, memories, st.sampled_from([1, 2, 4, 8]), st.booleans(), st.booleans())
-def test_every_byte_is_accounted_for_and_min_holds(model, fmt, memory, tp, low, ours):
+def test_parts_add_up_to_the_memory_and_minima_hold(model, fmt, memory, tp, low, ours):
     geometry = BUILT_IN[model]
     held = weights.estimate(geometry, fmt, tp)
     question = Question(geometry, held, memory, tp, tight=low and ours, ours=ours)
@@ -260,7 +265,7 @@ def test_a_users_flag_is_never_overridden(model, memory, fraction, ratio, reques
 
 @given(models, memories, memories, st.booleans())
 def test_more_memory_never_holds_less(model, one, other, low):
-    """Within one of SGLang's size classes; between them the chunk it chooses jumps."""
+    """Compare within one of SGLang's size classes; its chunk jumps between classes."""
     geometry = BUILT_IN[model]
     held = weights.estimate(geometry, "nvfp4")
     less, more = (

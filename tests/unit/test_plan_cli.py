@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m sglang_gemma4_ext.plan`: answers, files, and one sentence where there is none."""
+"""Test `python -m sglang_gemma4_ext.plan`: answers, files, and one sentence for each error."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_yes_with_what_to_pass(capsys):
     assert "Longest request: " in out
 
 
-def test_no_with_the_nearest_that_fits(capsys):
+def test_no_with_the_nearest_plan_that_fits(capsys):
     status, out, _ = run(capsys, "--model-path", "31B", "--gpu", "a10g")
     assert status == 1
     assert "No: the weights alone (57.4 GiB) do not fit 22.5 GiB." in out
@@ -59,8 +59,8 @@ def test_no_with_the_nearest_that_fits(capsys):
 
 
 @pytest.mark.parametrize(("gpu", "noted"), [("b200", True), ("RTX 5090", True), ("h200", False)])
-def test_what_is_planned_for_a_blackwell_says_whose_it_is(capsys, gpu, noted):
-    """The patches that the plan counts on stand down there."""
+def test_a_plan_for_a_blackwell_says_that_it_is_sglangs(capsys, gpu, noted):
+    """Say that SGLang serves it there: the patches behind the plan stand down on Blackwell."""
     argv = ("--model-path", "12B", "--weights", "nvfp4", "--gpu", gpu)
     assert (f"{planner.BEYOND}." in run(capsys, *argv)[1].splitlines()) == noted
     notes = json.loads(run(capsys, *argv, "--json")[1])["notes"]
@@ -77,15 +77,15 @@ def test_what_is_planned_for_a_blackwell_says_whose_it_is(capsys, gpu, noted):
         ("12B", "nvfp4", "h200", False),
     ],
 )
-def test_a_plan_of_stock_says_that_it_does_not_answer(capsys, model, fmt, gpu, noted):
-    """What its Marlin says to gelu: test_nvfp4_dispatch.py."""
+def test_a_plan_of_stock_says_that_stock_cannot_serve_it(capsys, model, fmt, gpu, noted):
+    """Stock's Marlin refuses gelu; test_nvfp4_dispatch.py shows it."""
     argv = ("--model-path", model, "--weights", fmt, "--gpu", gpu, "--stock")
     status, out, _ = run(capsys, *argv)
     assert (f"No: {planner.STOCK_EXPERTS}." in out.splitlines()) == noted
     assert status == int(noted)
 
 
-def test_json_holds_the_same(capsys):
+def test_json_holds_the_same_answer(capsys):
     argv = ("--model-path", "12B", "--weights", "fp8", "--memory", "24GiB", "--json")
     status, out, _ = run(capsys, *argv)
     answer = json.loads(out)
@@ -118,7 +118,7 @@ def test_a_plot_shows_both_servers(capsys, tmp_path):
         assert {tuple(bytes.fromhex(c[1:])) for c in [*used, plot.LIMIT]} <= colours
 
 
-def test_every_part_of_every_plan_has_a_colour_of_its_own():
+def test_every_part_of_every_plan_has_its_own_colour():
     assert len(set(plot.COLOURS.values())) == len(plot.COLOURS)
     for model in BUILT_IN.values():
         for ours in (True, False):
@@ -129,7 +129,7 @@ def test_every_part_of_every_plan_has_a_colour_of_its_own():
             assert plan.parts.keys() <= plot.COLOURS.keys()
 
 
-def test_a_plot_names_the_card_and_its_end(monkeypatch, capsys, tmp_path):
+def test_a_plot_names_the_card_and_its_memory(monkeypatch, capsys, tmp_path):
     written = []
     text = plot.ImageDraw.ImageDraw.text
     monkeypatch.setattr(
@@ -144,9 +144,9 @@ def test_a_plot_names_the_card_and_its_end(monkeypatch, capsys, tmp_path):
 
 @pytest.mark.parametrize("kind", ["dense", "moe", "e2b", "causal", "dense_with_towers"])
 def test_a_checkpoint_is_summed_from_its_headers(capsys, checkpoint, kind):
-    """Against the tensors themselves: towers left out, K of full layers twice where it is V too.
+    """Compare with the tensors: towers left out, K of full layers twice where it is also V.
 
-    E2B: k_proj and v_proj of KV-shared layers, which SGLang builds, are not in the checkpoint.
+    E2B's checkpoint lacks k_proj and v_proj of KV-shared layers, which SGLang builds.
     """
     folder = checkpoint(kind)
     tensors = {}
@@ -178,7 +178,9 @@ def test_a_checkpoint_is_summed_from_its_headers(capsys, checkpoint, kind):
         ("dense", {"language_model.model.layers.0.mlp.up_proj.weight.exp_avg_sq": (64, 64)}),
     ],
 )
-def test_what_sglang_does_not_hold_is_not_counted(capsys, checkpoint, tmp_path, kind, more):
+def test_tensors_that_sglang_does_not_hold_are_not_counted(
+    capsys, checkpoint, tmp_path, kind, more
+):
     whole = shutil.copytree(checkpoint(kind), tmp_path / "more")
     safetensors.torch.save_file(
         {name: torch.zeros(shape) for name, shape in more.items()}, whole / "more.safetensors"
@@ -259,7 +261,7 @@ def test_towers_count_with_multimodal(capsys, checkpoint):
 
 @pytest.mark.parametrize("name", sorted(BUILT_IN))
 def test_a_config_gives_the_built_in_geometry(tmp_path, name):
-    """Through transformers' own reading of the config too, which fills in what we do not state."""
+    """Also read the config through transformers, which fills in what the file leaves out."""
     import transformers
 
     folder = write_config(BUILT_IN[name], tmp_path / name)
@@ -292,7 +294,7 @@ def test_a_draft_takes_its_weights_and_a_fixed_split(capsys, tmp_path):
 
 
 def test_stock_reserves_kv_for_each_layer_of_a_draft(capsys, tmp_path):
-    """12B: 2048 bytes a full layer, eight of them, and 48 of this draft; 327,680 sliding ones."""
+    """A full token takes 2048 bytes in each of 8 layers of the 12B and 48 of the draft."""
     draft = write_config(BUILT_IN["12B"], tmp_path)
     safetensors.torch.save_file({"w": torch.zeros(1)}, draft / "model.safetensors")
     argv = ("--model-path", "12B", "--weights", "nvfp4", "--memory", "48GiB", "--json", "--stock",
@@ -335,7 +337,7 @@ M = ("--model-path", "31B")
         ),
     ],
 )
-def test_no_answer_is_one_sentence(capsys, argv, sentence):
+def test_bad_arguments_get_one_sentence(capsys, argv, sentence):
     status, out, err = run(capsys, *argv)
     assert (status, out) == (2, "")
     assert sentence in err
@@ -353,7 +355,7 @@ def test_no_answer_is_one_sentence(capsys, argv, sentence):
         ),
     ],
 )
-def test_a_config_that_is_none(capsys, tmp_path, config, sentence):
+def test_a_bad_config_gets_one_sentence(capsys, tmp_path, config, sentence):
     (tmp_path / "config.json").write_text(config)
     status, _, err = run(capsys, "--model-path", str(tmp_path), "--gpu", "l4")
     assert status == 2
@@ -383,7 +385,7 @@ def test_a_card_by_any_of_its_names(name, key):
 
 
 @pytest.mark.parametrize("name", ["13090", "rtx", "", "V100", "NVIDIA RTX 6000 Ada Generation"])
-def test_a_card_that_is_not_known(name):
+def test_an_unknown_card_gets_one_sentence(name):
     with pytest.raises(PlanError, match="give its memory with --memory"):
         find_card(name)
 

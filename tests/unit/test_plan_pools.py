@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pools: to the token as SGLang's own configurator, within budget, and never fewer requests."""
+"""Compare pools with SGLang's configurator to the token; they never admit fewer requests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sglang_gemma4_ext.plan.pools import WORKLOADS, Serving
 from sglang_gemma4_ext.plan.sizes import GIB
 from tests.patches.upstream_pools import configurator
 
-# Seed 004, a 180 GB B200: model, budget in bytes, ratio, page, tokens of the two pools.
+# Measured on a 180 GB B200: model, budget in bytes, ratio, page, tokens of the two pools.
 MEASURED = [
     ("26B-A4B", 109_478_041_600, 0.8, 1, 593_956, 475_164),
     ("26B-A4B", 109_478_041_600, 0.15, 1, 2_138_243, 320_736),
@@ -21,7 +21,7 @@ MEASURED = [
     ("31B", 98_052_341_760, 0.8, 64, 132_992, 106_368),
     ("31B", 98_052_341_760, 0.15, 64, 478_720, 71_808),
 ]
-# Model -> bytes per token of all full and of all sliding layers, bf16.
+# Model -> bytes per token of all full layers and of all sliding layers, in BF16.
 CELLS = {"12B": (16_384, 327_680), "26B-A4B": (20_480, 204_800), "31B": (81_920, 819_200)}
 
 models = st.sampled_from(sorted(BUILT_IN))
@@ -59,9 +59,12 @@ def test_bytes_per_token(model):
     assert (kv.full, kv.swa) == CELLS[model]
 
 
-def test_layers_that_share_kv_own_none():
-    """E4B: 42 layers, 7 full; the last 18 share. SGLang 0.5.23 makes room for theirs all the
-    same: 7 and 35 layers of 2 heads x (256 or 512) x K and V x 2 bytes, where 4 and 20 serve.
+def test_layers_that_share_kv_have_no_pool():
+    """Check E4B: 42 layers, 7 of them full; the last 18 share KV with earlier layers.
+
+    SGLang 0.5.23 allocates all 7 and 35 layers of 2 heads x (256 or 512) x K and V x 2 bytes. Only
+    4
+    and 20 of them are used.
     """
     e4b = BUILT_IN["E4B"]
     assert (e4b.kv_layers(FULL), e4b.kv_layers(SLIDING)) == (4, 20)
@@ -96,7 +99,7 @@ def test_more_memory_never_serves_fewer(model, one, other, load):
 @pytest.mark.parametrize("gigabytes", [24, 48, 80, 96, 141, 180])
 @pytest.mark.parametrize("model", sorted(BUILT_IN))
 def test_auto_never_admits_fewer_than_seed_or_upstream(model, gigabytes):
-    """Over every share of the card that KV could get, at every length, page and speculation."""
+    """Vary KV's share of the card, the length, the page size and speculation."""
     geometry = BUILT_IN[model]
     kv = pools.kv_bytes(geometry)
     for percent in range(2, 100, 7):
@@ -111,8 +114,8 @@ def test_auto_never_admits_fewer_than_seed_or_upstream(model, gigabytes):
                     assert ours >= theirs, (budget, serving, load)
 
 
-def test_no_fixed_split_could_have_done_it():
-    """26B-A4B on 80 GB: at no ratio are all four lengths served as well as by seed or upstream."""
+def test_no_fixed_ratio_is_best_at_every_length():
+    """Check 26B-A4B on 80 GB: every ratio serves fewer requests at one of four lengths."""
     geometry, serving, budget = BUILT_IN["26B-A4B"], Serving(), 55 * GIB
     kv = pools.kv_bytes(geometry)
 
@@ -131,8 +134,12 @@ def test_no_fixed_split_could_have_done_it():
 @given(models, budgets, st.sampled_from([1, 4]))
 @example("E4B", 3_140_718_797, 1)  # its longest load fits shared bytes, and no split
 def test_a_solved_split_has_the_best_worst_case(model, budget, draft_tokens):
-    """Where bytes cannot be shared, seed and upstream serve no more loads than the solved split,
-    and where they serve as many, none of these suffers more than the worst of theirs."""
+    """Check splits where bytes cannot be shared between the two pools.
+
+    Seed and upstream serve no more loads than the solved split. Where they serve as many, the
+    solved
+    split's worst case is at least as good as theirs.
+    """
     geometry, serving = BUILT_IN[model], Serving(draft_tokens=draft_tokens)
     kv, context = pools.kv_bytes(geometry), geometry.max_context
     shared = pools.share(budget, kv)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The fitted plan: by hand, against brute force, monotone, and never less than SGLang's own."""
+"""Check the fitted plan by hand, by brute force, for monotony and against SGLang's choice."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def asked(model: str, fmt: str, gpu: str | float, **choices) -> Question:
     return Question(geometry, held, int(gpu * GIB), **choices)
 
 
-# Bytes of the weights: test_plan_answers.py works them out. Then of a full and of a sliding token.
+# Bytes of the weights (see test_plan_answers.py), then of one full and of one sliding token.
 HELD = {
     ("12B", "nvfp4"): (8_153_333_760, 16_384, 327_680),
     ("26B-A4B", "nvfp4"): (15_278_061_568, 20_480, 204_800),
@@ -54,17 +54,18 @@ HELD = {
     ],
 )
 def test_by_hand(model, fmt, gib, at_once, chunk, context):
-    """So many whole contexts fit beside the reserve for them, and not one token more."""
+    """Fit this many whole contexts beside the reserve for them, and not one token more."""
     plan = search.fit(asked(model, fmt, gib, at_once=at_once))
     held, full, sliding = HELD[model, fmt]
     most, window = BUILT_IN[model].max_context, BUILT_IN[model].window
 
     def left(chunk: int, context: int) -> int:
-        """KV bytes without these requests of that context; 16 running requests are the fewest."""
+        """Give the KV bytes beside the reserve for 16 requests, the fewest that are planned."""
         batch = 8 if gib < 20 else 16
         kept = ours(tight_reserve(model, chunk, context, graph_batch=batch), gib)
-        # A full token each, and one spare; a window of the prompt, of what follows at most a
-        # window, 128 that wait to be freed and one page; the step and a spare page.
+        # One full token each and one spare. Sliding: the prompt's window, up to a window of
+        # what follows,
+        # 128 tokens that wait to be freed, one page, the step and a spare page.
         swa = min(context - 1024, window) + min(1024, window + 128 + 1) + 1 + 1
         one = (context + 1) * full + swa * sliding
         flying = 2 * min(context - 1024, chunk) * sliding
@@ -73,7 +74,8 @@ def test_by_hand(model, fmt, gib, at_once, chunk, context):
     assert (plan.load.chunk, plan.load.context) == (chunk, context)
     assert left(chunk, context) >= 0
     assert context == most or left(chunk, context + 1) < 0
-    if chunk != 4096 and (gib >= 20 or chunk != 2048):  # not SGLang's own: a larger one holds less
+    # Where SGLang would take another chunk, a larger chunk holds less.
+    if chunk != 4096 and (gib >= 20 or chunk != 2048):
         assert left(2 * chunk, context) < 0
 
 
@@ -84,7 +86,7 @@ def test_by_hand(model, fmt, gib, at_once, chunk, context):
 @example("E2B", "nvfp4", 55 * GIB, 1, None)  # stock runs more at once than the grid's 512
 @settings(max_examples=15, deadline=None)
 def test_no_other_choice_is_better(model, fmt, memory, at_once, context):
-    """Brute force over chunk, requests and context, each answered on its own."""
+    """Search chunk, requests and context by brute force, each answered separately."""
     question = asked(model, fmt, memory / GIB, at_once=at_once, context=context)
     plan = search.best(question)
     stock = planner.answer(replace(question, ours=False))
@@ -138,7 +140,7 @@ def test_never_less_around_any_flags(
 
 
 def never_less(question: Question) -> bool:
-    """Whether anything was fitted; what was serves at least what stock SGLang would."""
+    """Tell whether a plan was fitted, after checking it against what stock SGLang serves."""
     plan, stock = search.best(question), planner.answer(replace(question, ours=False))
     if plan.question == question:
         return False  # the launcher adds no flag
@@ -158,7 +160,7 @@ def test_more_memory_never_holds_a_shorter_request(model, memory, more):
         search.best(asked(model, "nvfp4", min(size, 59 * GIB) / GIB))
         for size in (memory, memory + more)
     )
-    # A slow chunk that is no longer needed gives way to one that holds a little less.
+    # The search drops a slow chunk once more memory allows a faster one that holds a little less.
     if less.load.chunk >= search.EXACT_CHUNK:
         assert less.longest_request <= larger.longest_request
 
@@ -173,7 +175,7 @@ def test_large_gpus_keep_their_chunk_and_allowance():
 
 
 @pytest.mark.parametrize("settled", [{"mem_fraction": 0.8}, {"swa_ratio": 0.5}, {"ours": False}])
-def test_what_the_user_settles_is_not_searched(settled):
+def test_values_set_by_the_user_are_not_searched(settled):
     question = asked("12B", "nvfp4", "l4", **settled)
     assert search.fit(question) == planner.make(question)
 
@@ -184,14 +186,14 @@ def test_a_blackwell_is_left_to_sglang():
 
 
 @pytest.mark.parametrize(("card", "offered"), [("l4", True), ("a10g", False)])
-def test_eight_bits_are_offered_where_they_run(card, offered):
+def test_an_fp8_cache_is_offered_where_it_runs(card, offered):
     question = asked("31B", "nvfp4", card)
     words = [option.words for option in search.options(question, search.fit(question))]
     assert any("kv8" in text for text in words) == offered
     assert any("--chunked-prefill-size 256" in text for text in words)
 
 
-def test_each_option_holds_what_it_says():
+def test_each_option_holds_what_it_promises():
     question = asked("31B", "nvfp4", "rtx4090")
     plan = search.fit(question)
     kv8, slow = search.options(question, plan)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The plugin in processes of its own: what it costs, whom it leaves alone, how it refuses."""
+"""Test the plugin in processes of its own: cost, other models, refusals."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from tests.serving.harness import environment
 
 BUDGET_SECONDS = 0.3
-# Every process of a server has imported this much before it loads plugins.
+# Every server process has imported this much before it loads plugins.
 AS_A_PROCESS = "import sglang.srt.managers.scheduler, sglang.srt.plugins as plugins, time\n"
 
 
@@ -35,8 +35,8 @@ def llama(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_costs_less_than_the_budget_and_touches_nothing_for_other_models(llama: Path):
-    """One hook, pass-through for a Llama; none of SGLang's Gemma 4 code is even imported."""
+def test_it_starts_within_its_budget_and_leaves_other_models_alone(llama: Path):
+    """Hook one function, which passes a Llama through; SGLang's Gemma 4 code is not imported."""
     code = f"""{AS_A_PROCESS}
 import sys
 before = set(sys.modules)
@@ -60,7 +60,7 @@ print(elapsed, ours == [plugin.BOOTSTRAP], plugin.outcomes(), new)
 
 
 def test_other_models_run_on_sglangs_own_functions(llama: Path):
-    """Of all that the modules and classes of a loaded SGLang hold, one method is another."""
+    """Compare all members of SGLang's loaded modules and classes: one method differs."""
     code = f"""{AS_A_PROCESS}
 import importlib, sys
 for name in ("llama", "qwen2", "qwen3", "qwen3_moe", "gemma3_causal", "gemma3_mm"):
@@ -89,7 +89,7 @@ for key, (owner, value) in before.items():
     assert changed == ["ModelConfig from_server_args"]
 
 
-def test_leaves_no_trace_when_sglang_plugins_leaves_it_out():
+def test_it_does_nothing_when_sglang_plugins_leaves_it_out():
     code = f"""{AS_A_PROCESS}
 import sys
 plugins.load_plugins()
@@ -100,7 +100,7 @@ print("sglang_gemma4_ext" in sys.modules)
 
 
 def test_a_moved_target_refuses_with_one_message(checkpoint):
-    """Two upstream functions gone: both are named, and what to do; nothing is half-patched."""
+    """Name both missing upstream functions and the remedy; nothing is half-patched."""
     code = f"""
 import sglang.srt.models.gemma4_causal as causal
 import sglang.srt.layers.attention.triton_backend as triton
@@ -144,7 +144,7 @@ plugin.apply_for({str(checkpoint("moe"))!r})
 
 
 def test_a_lost_bootstrap_stops_the_main_process(checkpoint):
-    """Without it the schedulers would run unpatched, and only the main process can tell."""
+    """Stop the main process, because it alone can tell; its schedulers would run unpatched."""
     code = f"""{AS_A_PROCESS}
 import types
 from sglang.srt.configs.model_config import ModelConfig

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Each way in which a checkpoint or an address can be wrong, on headers made by hand."""
+"""Check every kind of wrong checkpoint or address on headers written by hand."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def write_weights(file: Path, tensors: Mapping[str, tuple[str, tuple[int, ...]]]
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """A whole checkpoint in BF16."""
+    """Write a complete checkpoint in BF16."""
     write_config(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{}\n")
     write_weights(tmp_path / "model.safetensors", {f"{LINEAR}.weight": ("BF16", (N, K))})
@@ -93,23 +93,23 @@ def test_a_whole_nvfp4_checkpoint_passes(folder, config, tensors):
     assert check_checkpoint(str(folder)).is_gemma4
 
 
-def test_what_is_not_a_local_folder_is_left_to_sglang():
+def test_a_name_without_a_local_folder_is_left_to_sglang():
     for path in ("google/gemma-4-12b-it", "s3://bucket/model", "/models/gemma.gguf"):
         assert check_checkpoint(path) is None
 
 
-def test_a_path_that_does_not_exist(tmp_path):
+def test_a_missing_path_is_refused(tmp_path):
     assert refusal(tmp_path / "nope") == f"--model-path {tmp_path}/nope does not exist"
     assert refusal("~/gemma").startswith("--model-path ~/gemma")
     flag = "--speculative-draft-model-path"
     assert refusal(tmp_path / "nope", flag=flag).startswith(flag)
 
 
-def test_a_file_in_place_of_its_folder(folder):
+def test_a_file_in_place_of_a_folder_is_refused(folder):
     assert "is a file: give the folder" in refusal(folder / "model.safetensors")
 
 
-def test_no_checkpoint_and_no_json(folder):
+def test_a_folder_without_a_checkpoint_or_with_bad_json_is_refused(folder):
     (folder / "config.json").write_text("{'architectures': ")
     assert "config.json is not valid JSON" in refusal(folder)
     (folder / "config.json").write_text("[]")
@@ -118,20 +118,20 @@ def test_no_checkpoint_and_no_json(folder):
     assert "is not a checkpoint: it has no config.json" in refusal(folder)
 
 
-def test_another_model_family_is_not_judged(folder):
+def test_another_model_family_is_not_checked(folder):
     write_config(folder, architectures=["LlamaForCausalLM"])
     (folder / "model.safetensors").write_bytes(b"?")
     assert not check_checkpoint(str(folder)).is_gemma4
 
 
-def test_a_draft_model_alone(folder):
+def test_a_draft_model_alone_is_refused(folder):
     write_config(folder, architectures=["Gemma4AssistantForCausalLM"])
     assert "--speculative-draft-model-path" in refusal(folder)
     flag = "--speculative-draft-model-path"
     assert check_checkpoint(str(folder), flag=flag, tokenizer=False).is_gemma4
 
 
-def test_weights_cut_off(folder):
+def test_truncated_weights_are_refused(folder):
     file = folder / "model.safetensors"
     whole = file.read_bytes()
     for length, words in (
@@ -146,7 +146,7 @@ def test_weights_cut_off(folder):
 
 
 @pytest.mark.parametrize("header", [b"{}}", b"[]", b'{"a": 1}', b'{"a": {"data_offsets": []}}'])
-def test_weights_that_are_something_else(tmp_path, header):
+def test_weights_of_another_file_type_are_refused(tmp_path, header):
     file = tmp_path / "model.safetensors"
     file.write_bytes(len(header).to_bytes(8, "little") + header)
     with pytest.raises(CheckpointError, match="is not a safetensors file"):
@@ -154,7 +154,7 @@ def test_weights_that_are_something_else(tmp_path, header):
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
-def test_a_git_lfs_pointer(folder, name):
+def test_a_git_lfs_pointer_is_refused(folder, name):
     (folder / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
     assert "git lfs pull" in refusal(folder)
 
@@ -173,7 +173,7 @@ def test_missing_shards_by_index_and_by_number(folder):
     assert "has no weight_map" in refusal(folder)
 
 
-def test_tokenizer_missing_or_cut_off(folder):
+def test_a_missing_or_truncated_tokenizer_is_refused(folder):
     (folder / "tokenizer.json").write_text('{"model": {"vocab": {')
     assert "tokenizer.json is truncated or not JSON" in refusal(folder)
     (folder / "tokenizer.json").unlink()
@@ -194,14 +194,14 @@ def test_a_missing_scale_is_named(folder, config, tensors):
 
 @FORMATS
 @pytest.mark.parametrize("shape", [(N, K // 32), (128, K // 16), (1, N, K // 16)])
-def test_scales_of_another_shape(folder, config, tensors, shape):
+def test_scales_of_another_shape_are_refused(folder, config, tensors, shape):
     write_config(folder, config)
     scale = {f"{LINEAR}.weight_scale": ("F8_E4M3", shape)}
     write_weights(folder / "model.safetensors", {**tensors, **scale})
     assert f"shape {list(shape)} where [{N}, {K // 16}] is expected" in refusal(folder)
 
 
-def test_group_size_32_in_every_place_that_states_it(folder):
+def test_group_size_32_is_refused_wherever_it_is_stated(folder):
     weights = {"num_bits": 4, "group_size": 32}
     groups = {"config_groups": {"group_0": {"weights": weights}}}
     mixed = {"layers.0": {"quant_algo": "NVFP4", "group_size": 32}}
@@ -230,7 +230,7 @@ LAYERS = "model.language_model.layers"
 
 
 def layers(**changes) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Five layers; changes: tensors by name, with None to leave one out."""
+    """Build five layers with changed tensors by name; None leaves a tensor out."""
     tensors = {"model.language_model.embed_tokens.weight": ("BF16", (N, K))}
     for index, kind in enumerate(TEXT["layer_types"]):
         width = 2 * N if index == 4 else N
@@ -247,7 +247,7 @@ def layers(**changes) -> dict[str, tuple[str, tuple[int, ...]]]:
     return {name: entry for name, entry in tensors.items() if entry}
 
 
-def test_a_layer_unlike_the_others_of_its_kind(folder):
+def test_a_layer_unlike_others_of_its_kind_is_refused(folder):
     write_config(folder, text_config=TEXT)
     file = folder / "model.safetensors"
     write_weights(file, layers())
@@ -263,12 +263,12 @@ def test_a_layer_unlike_the_others_of_its_kind(folder):
 
 
 @pytest.mark.parametrize("tensors", [MODELOPT, COMPRESSED_TENSORS])
-def test_nvfp4_tensors_that_no_config_declares(folder, tensors):
+def test_undeclared_nvfp4_tensors_are_refused(folder, tensors):
     write_weights(folder / "model.safetensors", tensors)
     assert "that neither config.json nor hf_quant_config.json declares" in refusal(folder)
 
 
-def test_other_packed_formats_are_not_taken_for_nvfp4(folder):
+def test_other_packed_formats_are_not_mistaken_for_nvfp4(folder):
     write_config(folder, {"quant_method": "bitsandbytes", "load_in_4bit": True})
     bnb = {f"{LINEAR}.weight": ("U8", (N * K // 2, 1)), f"{LINEAR}.weight.absmax": ("F32", (32,))}
     write_weights(folder / "model.safetensors", bnb)

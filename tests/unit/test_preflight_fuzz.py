@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whatever stands in a checkpoint's JSON and headers, preflight passes it or says one sentence."""
+"""Fuzz a checkpoint's JSON and headers: preflight passes or raises one sentence."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ HEADER = {
 
 
 def places(value: object, path: tuple = ()) -> list[tuple]:
-    """The path to everything within a JSON value, the value itself first."""
+    """List the path to every value within a JSON value, the value itself first."""
     if isinstance(value, dict):
         inner = list(value.items())
     else:
@@ -58,7 +58,7 @@ def places(value: object, path: tuple = ()) -> list[tuple]:
 
 @st.composite
 def damaged(draw, whole: dict) -> object:
-    """`whole` with one or two of its values replaced, wherever they stand."""
+    """Replace one or two values anywhere within `whole`."""
     value = copy.deepcopy(whole)
     for _ in range(draw(st.integers(1, 2))):
         *path, last = draw(st.sampled_from(places(whole)[1:]))
@@ -68,13 +68,13 @@ def damaged(draw, whole: dict) -> object:
                 target = target[key]
             target[last] = draw(JSON)
         except (TypeError, KeyError, IndexError):
-            continue  # the first change took away the place of the second
+            continue  # the first change removed the place of the second
     return value if draw(st.integers(0, 9)) else draw(JSON)
 
 
 @contextlib.contextmanager
 def one_sentence_at_most():
-    """A refusal may be raised within; it must be one sentence, and nothing else is a refusal."""
+    """Accept at most one refusal of one sentence; any other exception is a failure."""
     refusal = None
     try:
         yield
@@ -84,7 +84,7 @@ def one_sentence_at_most():
 
 
 def look(folder: Path) -> None:
-    """Check as the launcher and its banner do."""
+    """Check the folder as the launcher and its start-up summary do."""
     with one_sentence_at_most():
         info = check_checkpoint(str(folder))
         if info is not None and info.is_gemma4:
@@ -163,11 +163,11 @@ def test_json_nested_beyond_what_python_parses(tmp_path, nesting):
 
 
 def test_a_header_longer_than_the_format_allows_is_not_read(tmp_path):
-    """Of a file that is something else the first bytes may name any length, such as all of it."""
+    """Bound the header's length: another file type's first bytes may state any length."""
     file = tmp_path / "model.safetensors"
     with file.open("wb") as stream:
         stream.write((2**40).to_bytes(8, "little"))
-        stream.truncate(2**41)  # sparse: read, it would not fit any memory
+        stream.truncate(2**41)  # a sparse file, too large for any memory
     with pytest.raises(CheckpointError, match="is not a safetensors file"):
         read_header(file)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each tool's own files say of each layer."""
+"""Check the scheme of each layer as read from the files of each quantization tool."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_each_layer_has_the_scheme_that_its_tool_wrote(section, label, expected)
     assert set(expected.values()) <= found.schemes
 
 
-def test_names_are_matched_whatever_prefix_the_tool_wrote() -> None:
+def test_layer_names_match_with_any_prefix() -> None:
     section = {"quant_method": "fp8", "ignored_layers": ["language_model.model.layers.0.mlp"]}
     found = describe(ModelInfo("", "", {"quantization_config": section}))
     assert found.of(f"{LAYERS}.0.mlp.up_proj") == PLAIN
@@ -122,7 +122,7 @@ def test_names_are_matched_whatever_prefix_the_tool_wrote() -> None:
     assert found.of("model.layers.10.mlp.up_proj") == FP8
 
 
-def test_hf_quant_config_counts_where_config_json_is_silent(tmp_path) -> None:
+def test_hf_quant_config_counts_where_config_json_says_nothing(tmp_path) -> None:
     content = {"quantization": {"quant_algo": "NVFP4", "exclude_modules": ["*self_attn*"]}}
     (tmp_path / "hf_quant_config.json").write_text(json.dumps(content))
     found = describe(ModelInfo(str(tmp_path), "", {}))
@@ -143,7 +143,7 @@ def test_hf_quant_config_counts_where_config_json_is_silent(tmp_path) -> None:
         ({"quant_method": "fp8"}, None),
     ],
 )
-def test_keys_and_values(section, expected) -> None:
+def test_the_kv_cache_scheme_is_read(section, expected) -> None:
     assert describe(ModelInfo("", "", {"quantization_config": section})).kv_cache == expected
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Our hook lines and SGLang's line of arguments are at debug level; other lines stay."""
+"""Check that our hook lines and SGLang's server_args line appear only at debug level."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def filtered():
 
 
 @pytest.mark.parametrize("level", [logging.INFO, logging.DEBUG])
-def test_they_appear_at_debug_level_alone(filtered, caplog, level):
+def test_the_lines_appear_only_at_debug_level(filtered, caplog, level):
     hooks, engine = filtered
     caplog.set_level(level)
     hooks.info("Applied 1 hook(s) to a.b (from: %s)", "plugin=gemma4_ext, dist=x")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The patch machinery against a stand-in module that is hooked through SGLang's real registry.
+"""Test the patch registry with a stand-in module, hooked through SGLang's real HookRegistry.
 
-Each test of `apply` runs in a fresh interpreter: SGLang's HookRegistry cannot take a hook back.
+Each test of `apply` runs in a fresh interpreter, because HookRegistry cannot undo a hook.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ ctx = Context(Settings(), sglang="0.5.23")
 
 @pytest.fixture
 def run(tmp_path: Path):
-    """run(code): execute it beside the stand-in module; its printed lines."""
+    """run(code): execute it beside the stand-in module and return the printed lines."""
     (tmp_path / "target.py").write_text(TARGET)
 
     def run_code(code: str) -> list[str]:
@@ -119,8 +119,8 @@ def test_an_optional_patch_that_does_not_hold_is_skipped(run):
     assert lines == ["['BROKEN', 'APPLIED'] 2 10"]
 
 
-def test_a_hook_that_hookregistry_ignored_is_found_out(run):
-    """Another plugin hooked the target first: HookRegistry then drops ours without a word."""
+def test_a_hook_that_hookregistry_dropped_is_reported(run):
+    """HookRegistry silently drops our hook if another plugin hooked the target first."""
     lines = run("""
         from sglang.srt.plugins.hook_registry import HookRegistry, HookType
         ours = patch()
@@ -134,8 +134,8 @@ def test_a_hook_that_hookregistry_ignored_is_found_out(run):
     assert lines == ["True"]
 
 
-def test_an_optional_patch_of_which_one_hook_holds_stops_the_server(run):
-    """Another plugin took one of its two targets; the hook of the other cannot be taken back."""
+def test_an_optional_patch_with_one_hook_missing_stops_the_server(run):
+    """Stop when another plugin took one of two targets: our hook of the other cannot be undone."""
     lines = run("""
         from dataclasses import replace
         from sglang.srt.plugins.hook_registry import HookRegistry, HookType
@@ -153,7 +153,7 @@ def test_an_optional_patch_of_which_one_hook_holds_stops_the_server(run):
     assert lines == ["all of an optional patch is skipped", "True"]
 
 
-def test_disabled_and_standing_down_patches_touch_nothing(run):
+def test_disabled_patches_and_those_that_stand_down_change_nothing(run):
     lines = run("""
         ctx = Context(Settings(disable=frozenset({"a"})), sglang="0.5.23")
         outcomes = apply([patch("a"), patch("b", stands_down=lambda ctx: "not here")], ctx)
@@ -164,7 +164,7 @@ def test_disabled_and_standing_down_patches_touch_nothing(run):
     ]
 
 
-def test_a_changed_source_that_is_only_relied_on_breaks_the_patch(run):
+def test_a_change_of_a_function_that_a_patch_relies_on_breaks_the_patch(run):
     lines = run("""
         relied = patch(relies_on=(Source("target.Holder.method", "0" * 12),))
         (outcome,) = decide([relied], ctx)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What SGLang leaves is found by its own names and by who maps it, and goes."""
+"""Check that SGLang's leftover sockets, shared memory and semaphores are found and removed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def folder(monkeypatch, tmp_path) -> Path:
     return Path(settings.run_folder_path())
 
 
-def test_sglangs_sockets_are_in_the_folder_and_go_with_it(folder):
+def test_sglangs_sockets_are_in_the_folder_and_removed_with_it(folder):
     from sglang.srt.server_args import PortArgs, ServerArgs
 
     ports = run_folder.around_port_args(PortArgs.init_new, ServerArgs(model_path="none"))
@@ -38,7 +38,7 @@ def test_sglangs_sockets_are_in_the_folder_and_go_with_it(folder):
     assert Path(tempfile.gettempdir()) == folder.parent
 
 
-def test_where_the_folders_path_is_too_long_for_sockets_they_stay_sglangs(folder):
+def test_sockets_stay_in_sglangs_place_if_the_path_is_too_long(folder):
     def ports() -> SimpleNamespace:
         return SimpleNamespace(instance_id="x", folder=tempfile.gettempdir())
 
@@ -54,7 +54,7 @@ def test_where_the_folders_path_is_too_long_for_sockets_they_stay_sglangs(folder
         probe.bind(socket_path + "x")
 
 
-def test_shared_memory_is_that_which_the_processes_map_and_sglang_made(folder):
+def test_only_shared_memory_that_sglang_made_and_our_processes_map_is_found(folder):
     from sglang.srt.managers.load_snapshot import shm_path_for
     from sglang.srt.utils.stale_shm_cleanup import make_shm_name
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A reason travels from a child to the launcher's last line, and nothing is left behind."""
+"""Check that a child's reason reaches the launcher's last line and nothing is left behind."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def folder(monkeypatch, tmp_path) -> Path:
     return Path(settings.run_folder_path())
 
 
-def test_the_first_reason_is_taken_once(folder):
+def test_the_first_reason_is_returned_once(folder):
     shutdown.record(ValueError("first"))
     shutdown.record(ValueError("second"))
     assert shutdown.take() == "first"
@@ -37,7 +37,7 @@ def test_the_first_reason_is_taken_once(folder):
     assert shutdown.take() == "" and not folder.exists()
 
 
-def test_once_started_an_old_reason_is_forgotten_and_the_word_is_another(folder):
+def test_after_the_start_old_reasons_are_dropped_and_the_wording_changes(folder):
     assert shutdown.verdict("x") == "the server did not start: x"
     shutdown.record(ValueError("of a start that succeeded all the same"))
     shutdown.started()
@@ -45,14 +45,14 @@ def test_once_started_an_old_reason_is_forgotten_and_the_word_is_another(folder)
     assert shutdown.take() == ""
 
 
-def test_without_a_launcher_nothing_is_kept(monkeypatch):
+def test_without_a_launcher_no_reason_is_stored(monkeypatch):
     monkeypatch.setattr(os, "environ", {})
     shutdown.record(ValueError("x"))
     assert shutdown.take() == ""
 
 
 @pytest.mark.parametrize("error", [ValueError("bad"), SystemExit("sglang-gemma4-ext: bad")])
-def test_a_failed_scheduler_records_why_and_fails_as_before(folder, error):
+def test_a_failed_scheduler_records_the_reason_and_still_fails(folder, error):
     def fail(scheduler):
         raise error
 
@@ -63,13 +63,13 @@ def test_a_failed_scheduler_records_why_and_fails_as_before(folder, error):
 
 
 class Scheduler:
-    """Its __init__ is called by hand; its event loop fails at the first request."""
+    """Stand in for SGLang's Scheduler; its event loop fails at the first request."""
 
     def run_event_loop(self):
         raise RuntimeError("out of shared memory")
 
 
-def test_a_failure_at_the_first_request_is_recorded_too(folder):
+def test_a_failure_at_the_first_request_is_recorded(folder):
     calls, scheduler = [], Scheduler()
     shutdown.around_scheduler_init(lambda *a, **k: calls.append((a, k)), scheduler, 1, two=2)
     assert calls == [((scheduler, 1), {"two": 2})] and not list(folder.iterdir())
@@ -79,7 +79,7 @@ def test_a_failure_at_the_first_request_is_recorded_too(folder):
 
 
 class Ended(BaseException):
-    """In place of the process's end."""
+    """Stand in for the end of the process."""
 
 
 @pytest.mark.parametrize(
@@ -115,8 +115,8 @@ def test_a_running_server_dumps_its_requests_and_says_which_child_died(
     assert dumps == [1]
 
 
-def test_a_manager_that_lacks_what_is_asked_ends_all_the_same(monkeypatch, caplog):
-    """A handler that raises would leave a server that answers no one."""
+def test_a_manager_without_the_attribute_still_ends(monkeypatch, caplog):
+    """Go on without it: a handler that raises would leave a server that does not answer."""
 
     def end(sentence, status):
         raise Ended(sentence)
@@ -128,7 +128,7 @@ def test_a_manager_that_lacks_what_is_asked_ends_all_the_same(monkeypatch, caplo
     assert "the requests could not be dumped" in caplog.text
 
 
-def test_until_the_server_is_ready_the_launch_phase_answers(monkeypatch):
+def test_before_ready_a_dead_child_means_that_the_server_did_not_start(monkeypatch):
     def end(sentence, status):
         raise Ended(sentence)
 
@@ -138,7 +138,7 @@ def test_until_the_server_is_ready_the_launch_phase_answers(monkeypatch):
         shutdown.in_place_of_running_sigquit(object(), signal.SIGQUIT, None)
 
 
-def test_one_sentence_of_any_exception():
+def test_any_exception_becomes_one_sentence():
     assert shutdown.summarize(ValueError("a\nb")) == "a"
     assert shutdown.summarize(RuntimeError("\n a\nb")) == "RuntimeError: a"
     assert shutdown.summarize(SystemExit("sglang-gemma4-ext: a\n b")) == "a\n b"
@@ -149,7 +149,7 @@ def test_one_sentence_of_any_exception():
     except AssertionError as error:
         error.args = ()
         said = shutdown.summarize(error)
-        assert said.startswith("AssertionError in test_one_sentence_of_any_exception (")
+        assert said.startswith("AssertionError in test_any_exception_becomes_one_sentence (")
         assert "test_shutdown.py:" in said
     assert shutdown.summarize(RuntimeError()) == "RuntimeError"
 
@@ -221,7 +221,7 @@ if __name__ == "__main__":
 """
 
 
-def test_sglangs_watchdog_calls_no_death_of_ours_a_crash():
+def test_sglangs_watchdog_does_not_call_our_shutdown_a_crash():
     done = subprocess.run(
         [sys.executable, "-c", WATCHED], capture_output=True, text=True, timeout=360, check=False
     )

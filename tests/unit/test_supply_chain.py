@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is installed is what is locked, which agrees with itself; nothing of ours trusts code.
+"""Check that the lock is consistent and installed, and that our code trusts no remote code.
 
-All of it without a network. What a registry alone could tell, whether a file is the one that was
-published, is not here: the lock has versions and no hashes.
+The tests need no network. They cannot check that a file equals the published one, because the lock
+has versions and no hashes.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ def test_each_line_is_one_version_of_one_package_and_nothing_else():
     assert len(LOCKED) == len(LINES)
 
 
-def test_what_is_installed_is_what_is_locked():
+def test_installed_versions_equal_the_lock():
     differing = {
         name: (version, metadata.version(name))
         for name, version in LOCKED.items()
         if name != "pip" and metadata.version(name) != version
     }
     assert not differing
-    # Not sys.path, to which setuptools adds what it bundles.
+    # Not sys.path: setuptools adds its bundled packages there.
     found = metadata.distributions(path=[sysconfig.get_path("purelib")])
     installed = {canonicalize_name(distribution.metadata["Name"]) for distribution in found}
     assert installed - set(LOCKED) <= {OURS, "pip", "uv", "setuptools"}
@@ -50,7 +50,7 @@ def own(extras: frozenset[str]) -> list[str]:
 
 
 def wanted() -> dict[str, list[tuple[str, Requirement]]]:
-    """Package -> who asks for it, and how; from our own requirements with the `test` extra on."""
+    """Map each package to its requirers and their requirements, from ours with the `test` extra."""
     asked: dict[str, list[tuple[str, Requirement]]] = {}
     todo = [(OURS, frozenset({"test"}))]
     seen = set()
@@ -70,7 +70,7 @@ def wanted() -> dict[str, list[tuple[str, Requirement]]]:
     return asked
 
 
-def test_everything_that_is_asked_for_is_locked_at_a_version_that_all_accept():
+def test_each_requirement_is_locked_at_a_version_that_satisfies_all():
     asked = wanted()
     assert len(asked) > 200
     assert sorted(set(asked) - set(LOCKED) - {OURS}) == []
@@ -83,7 +83,7 @@ def test_everything_that_is_asked_for_is_locked_at_a_version_that_all_accept():
     assert refused == []
 
 
-def test_nothing_is_locked_that_nobody_asks_for():
+def test_every_locked_package_is_required():
     assert set(LOCKED) - set(wanted()) <= {"pip", "setuptools"}
 
 
@@ -105,7 +105,7 @@ def calls(folder: str) -> list[tuple[Path, ast.Call]]:
     ]
 
 
-def test_no_call_of_ours_trusts_code_or_unpickles():
+def test_our_code_never_trusts_remote_code_or_unpickles():
     found = [
         x for folder in ("sglang_gemma4_ext", "patches", "kernels", "bench") for x in calls(folder)
     ]

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model split over two and four ranks gives transformers' tokens, on each of them.
+"""Compare tensor-parallel shards over two and four ranks with transformers' tokens.
 
-SGLang's real runner, layers and weight loaders in as many processes, which meet in gloo: q/k/v with
-KV heads divided and repeated, o, gate/up, down, experts, router, embeddings and vocabulary.
+Each rank runs SGLang's real runner, layers and weight loaders in its own process, joined by gloo.
+The
+tests cover q/k/v with KV heads divided and replicated, o, gate/up, down, experts, router,
+embeddings
+and vocabulary.
 """
 
 from __future__ import annotations
@@ -21,11 +24,11 @@ from tests.checkpoints.nvfp4 import quantize_checkpoint
 from tests.serving.harness import environment
 from tests.serving.parity import FP32_TOLERANCE, Reference, prompt_ids
 
-LENGTH, NEW = 60, 8  # beyond the window of 32
+LENGTH, NEW = 60, 8  # longer than the window of 32
 
 
 def split(path: Path, ranks: int) -> subprocess.CompletedProcess[str]:
-    """What each of `ranks` ranks computes behind prompt_ids(LENGTH)."""
+    """Run `ranks` processes and return what each computes after prompt_ids(LENGTH)."""
     flags = (str(path), str(ranks), str(LENGTH), str(NEW))
     return subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "tests.probes.ranks_of_a_real_runner", *flags],
@@ -48,7 +51,7 @@ def require_references_tokens(path: Path, ranks: int, reference: Path) -> list[d
 
 @pytest.fixture(scope="module")
 def nvfp4(tmp_path_factory):
-    """nvfp4(kind, format): an NVFP4 checkpoint of unequal scales; its reference has `_dq` added."""
+    """nvfp4(kind, format): an NVFP4 checkpoint of unequal scales; its reference ends in `_dq`."""
 
     def make(kind: str, fmt: str) -> Path:
         folder = tmp_path_factory.mktemp("split")
@@ -58,7 +61,7 @@ def nvfp4(tmp_path_factory):
     return make
 
 
-def test_nvfp4_experts_in_two_halves(nvfp4):
+def test_nvfp4_experts_split_over_two_ranks(nvfp4):
     path = nvfp4("moe", "modelopt")
     require_references_tokens(path, 2, path.with_name("nvfp4_dq"))
 
@@ -69,7 +72,7 @@ def test_nvfp4_experts_in_two_halves(nvfp4):
     [("dense", 4), ("moe", 2), ("moe", 4), ("e2b", 2), ("e2b", 4), ("unified", 2), ("causal", 2)],
 )
 def test_bf16(checkpoint, kind, ranks):
-    """One to four KV heads: divided between ranks, and repeated where there are more ranks."""
+    """Use one to four KV heads: they are divided, or replicated where ranks outnumber them."""
     require_references_tokens(checkpoint(kind), ranks, checkpoint(kind))
 
 
