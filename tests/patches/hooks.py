@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hooks as SGLang gets them: what a patch's record names, not a function of the same module."""
+"""Find the hook functions of a patch's record as SGLang gets them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sglang_gemma4_ext.registry import HookKind, Patch
 
 
 def hook_of(patch: Patch, kind: HookKind, name: str) -> Callable[..., Any]:
-    """The function that `patch` hooks, as `kind`, to the one target whose last part is `name`."""
+    """Return the function that `patch` hooks as `kind` to the target whose last part is `name`."""
     (found,) = (h for h in patch.hooks if h.target.rpartition(".")[2] == name)
     assert found.kind == kind
     return found.fn

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every patch of the series, as a record, against the installed SGLang."""
+"""Check every patch record of the series against the installed SGLang."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ by_name = pytest.mark.parametrize("patch", PATCHES, ids=lambda patch: patch.name
 
 
 @by_name
-def test_upstream_is_as_it_was_read(patch):
+def test_the_upstream_source_has_the_recorded_digest(patch):
     assert changed_sources(patch) == []
 
 
 @by_name
-def test_is_not_retired(patch):
+def test_the_patch_is_not_retired(patch):
     assert not patch.retired(), (
         f"SGLang does this by itself now ({patch.retire_when}): "
         f"delete patches/{patch.theme}/{patch.name}.py"
@@ -60,7 +60,7 @@ def test_is_not_retired(patch):
 
 
 @by_name
-def test_has_a_module_of_its_name_and_says_why(patch):
+def test_the_module_has_the_patchs_name_and_the_record_says_why(patch):
     assert (ROOT / "patches" / patch.theme / f"{patch.name}.py").is_file()
     module = f"sglang_gemma4_ext.patches.{patch.theme}.{patch.name}"
     assert importlib.import_module(module).PATCH is patch
@@ -75,7 +75,7 @@ def test_names_are_unique():
 
 
 @pytest.mark.parametrize("gpu", TARGETS, ids=lambda gpu: gpu.name)
-def test_nothing_of_the_cpu_reference_is_active_on_a_gpu(gpu):
+def test_patches_of_the_cpu_reference_are_inactive_on_a_gpu(gpu):
     ctx = Context(Settings(), _model("Gemma4ForConditionalGeneration"), gpu, "0.5.23")
     for patch in PATCHES:
         if patch.theme == "cpu":
@@ -139,14 +139,14 @@ ALWAYS = {
         ),
     ],
 )
-def test_which_patches_a_model_gets_on_a_gpu(architecture, text, own):
+def test_each_model_gets_its_patches_on_a_gpu(architecture, text, own):
     ctx = Context(Settings(), _model(architecture, text), A10G, "0.5.23")
     active = {patch.name for patch in PATCHES if patch.stands_down(ctx) is None}
     assert active == ALWAYS | MTP | CHAT | own
 
 
 @by_name
-def test_has_tests_of_its_own(patch):
+def test_each_patch_has_its_own_tests(patch):
     path = ROOT / "tests" / "patches" / patch.theme / f"test_{patch.name}.py"
     assert path.is_file(), f"write {path.relative_to(ROOT)}"
     tests = [node for node in ast.walk(ast.parse(path.read_text())) if _is_test(node)]
@@ -159,7 +159,7 @@ def test_every_test_of_a_theme_is_collected():
 
 
 def test_no_patch_imports_another():
-    """What two patches share lies in a module whose name begins with an underscore."""
+    """Keep what two patches share in a module whose name begins with an underscore."""
     for path in sorted((ROOT / "patches").glob("*/*.py")):
         for name in _imports(path):
             parts = name.removeprefix(f"{PACKAGE}.patches.").split(".")
@@ -178,21 +178,21 @@ MAY_IMPORT = {
 
 
 @pytest.mark.parametrize("folder", MAY_IMPORT)
-def test_imports_point_one_way(folder):
-    """kernels <- patches and package <- bench <- tests."""
+def test_imports_follow_one_direction(folder):
+    """Check the direction kernels <- patches and package <- bench <- tests."""
     for path in _sources(folder):
         found = {_folder_of(name) for name in _imports(path)} - {None}
         assert found <= MAY_IMPORT[folder], path.relative_to(ROOT)
 
 
-def test_kernels_import_torch_and_triton_alone():
+def test_kernels_import_only_torch_and_triton():
     for path in _sources("kernels"):
         outside = {name.partition(".")[0] for name in _imports(path)}
         assert outside <= {"torch", "triton", PACKAGE, *sys.stdlib_module_names}, path
 
 
 def test_the_package_names_no_patch():
-    """It reaches them through patches/series.py."""
+    """Check that the package reaches patches only through patches/series.py."""
     names = {patch.name for patch in PATCHES}
     for path in _sources("package"):
         assert not {n for n in _imports(path) if n.rpartition(".")[2] in names}, path
@@ -209,7 +209,7 @@ def _sources(folder: str) -> list[Path]:
 
 
 def _folder_of(name: str) -> str | None:
-    """The folder of ours that an imported name lies in; None for what is not ours."""
+    """Return the folder of ours that an imported name lies in, or None."""
     first, _, rest = name.partition(".")
     if first == PACKAGE:
         inside = rest.partition(".")[0]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SGLang's own pool configurator, run on a geometry without a GPU or a model."""
+"""Run SGLang's own pool configurator on a geometry, without a GPU or a model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def configurator(
     page: int = 1,
     unified: bool = False,
 ) -> Any:
-    """HybridSWAPoolConfigurator over SGLang's ModelConfig of the geometry; settings are faked."""
+    """Build HybridSWAPoolConfigurator on SGLang's ModelConfig of the geometry and fake settings."""
     from sglang.srt.configs.model_config import ModelConfig
     from sglang.srt.model_executor import pool_configurator
     from sglang.srt.speculative.spec_info import SpeculativeAlgorithm

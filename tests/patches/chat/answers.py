@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a client must get for an output of the model, on any server that has the patches."""
+"""State what a client must get for each output of the model, on any patched server."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ WEATHER = render_call("get_weather", {"city": "Oslo", "days": 2})
 ASKED = ("get_weather", {"city": "Oslo", "days": 2})
 NO_TOOLS = {"tools": None}
 AS_TEXT = {"separate_reasoning": False}
-# name -> (output, fields of the request, (finish reason, text, thought, calls), patches it needs)
+# name -> (output, request fields, (finish reason, text, thought, calls), patches it needs)
 ANSWERS = {
     "call of the second tool": (SEARCH, {}, ("tool_calls", "", "", [SEARCHED]), {"tool_calls"}),
     "two calls of one tool": (
@@ -122,7 +122,7 @@ def given(scripted: Scripted, output: str, fields: dict, stream: bool) -> tuple:
 
 @pytest.mark.parametrize("stream", [False, True], ids=["create", "stream"])
 def test_a_loop_of_call_result_and_answer(scripted: Scripted, stream: bool):
-    """With thinking on the prompt opens a thought behind the result; the model goes on in it."""
+    """With thinking on, the prompt opens a thought behind the result; the model continues it."""
     asked = scripted.say(THOUGHT + SEARCH, stream=stream, **THINKING)
     assert asked.calls == [SEARCHED]
     (call,) = asked.message.tool_calls
@@ -142,12 +142,12 @@ def test_a_loop_of_call_result_and_answer(scripted: Scripted, stream: bool):
     assert (again.thought, again.text, again.calls) == ("I see.", "", [SEARCHED])
 
 
-def test_a_call_that_max_tokens_cuts_off_is_no_call(scripted: Scripted):
+def test_a_call_that_max_tokens_cuts_off_is_dropped(scripted: Scripted):
     reply = scripted.say(f"Ok.{SEARCH}", stream=False, max_tokens=20)
     assert (reply.finish, reply.text, reply.calls) == ("length", "Ok.", [])
 
 
-def test_long_arguments_stream_as_they_come(scripted: Scripted):
+def test_long_arguments_stream_in_pieces(scripted: Scripted):
     output = render_call("search", {"q": "line of text " * 60})
     parts = [call for delta in scripted.deltas(output) for call in delta.tool_calls or []]
     assert parts[0].function.name == "search" and len(parts) > 300

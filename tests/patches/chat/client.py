@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The openai client against a server whose model writes what a test wants."""
+"""Ask a server with the openai client while the test sets the model's output."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ THINKING = {"chat_template_kwargs": {"enable_thinking": True}}
 
 @dataclass(frozen=True)
 class Reply:
-    """What the client's own classes make of an answer."""
+    """Hold what the client's own classes make of an answer."""
 
     finish: str
     text: str
@@ -42,9 +42,9 @@ class Reply:
 
 
 class Scripted:
-    """Has the model say what a test wants, and asks for it.
+    """Make the model write a test's output, and request it.
 
-    prepare: arranges that the next request gets these tokens; returns fields of it that say so.
+    prepare: sets the tokens of the next request and returns the request fields that carry them.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Scripted:
         self._tokenizer = tokenizer()
 
     def say(self, output: str, *, stream: bool, **fields: Any) -> Reply:
-        """The whole answer, as the client's own accumulator joins it where it is streamed."""
+        """Return the whole answer; a streamed one is joined by the client's own accumulator."""
         request = self._request(output, **fields)
         completions = self.client.chat.completions
         if stream:
@@ -75,13 +75,13 @@ class Scripted:
         )
 
     def deltas(self, output: str, **fields: Any) -> list[Any]:
-        """The parts of a streamed answer as they come."""
+        """Return the parts of a streamed answer in order."""
         request = self._request(output, **fields)
         chunks = self.client.chat.completions.create(**request, stream=True)
         return [chunk.choices[0].delta for chunk in chunks if chunk.choices]
 
     def tokens(self, output: str, **fields: Any) -> int:
-        """How many tokens the engine generated."""
+        """Count the tokens that the engine generated."""
         answer = self.client.chat.completions.create(**self._request(output, **fields))
         return answer.usage.completion_tokens
 

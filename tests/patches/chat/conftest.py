@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fixtures for all tests of the chat patches."""
+"""Provide the fixtures of all tests of the chat patches."""
 
 from tests.patches.chat.serving_layer import apply, layer
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A logit processor that makes a model write what a test wants."""
+"""Make a served model write a test's output by a logit processor."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from sglang.srt.sampling.custom_logit_processor import CustomLogitProcessor
 
 
 class Say(CustomLogitProcessor):
-    """Leaves of all tokens only the next one of custom_params["output"], then `<eos>`."""
+    """Allow only the next token of custom_params["output"], then `<eos>`."""
 
     def __call__(self, logits, custom_param_list):
         for row, params in enumerate(custom_param_list):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The openai client on SGLang's chat serving in this process, its engine told what to say."""
+"""Use the openai client on SGLang's chat serving in this process, with a scripted engine."""
 
 from __future__ import annotations
 

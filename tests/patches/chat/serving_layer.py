@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SGLang's own chat, Anthropic and tokenizing layers in this process; only the engine is replaced.
+"""Run SGLang's chat, Anthropic and tokenizing layers in this process; replace only the engine.
 
-The engine "generates" the tokens that a test forces, obeying the request's grammar as SGLang's
-XGrammar backend compiles it. Hooks are applied as SGLang's HookRegistry wraps them, and taken back
-after the test.
+The engine "generates" the tokens that a test forces, within the request's grammar as SGLang's
+XGrammar backend compiles it. Hooks are wrapped as SGLang's HookRegistry wraps them, and undone
+after
+the test.
 """
 
 from __future__ import annotations
@@ -45,12 +46,12 @@ def gemma_tokenizer(name: str = "2026-07-15_small") -> transformers.PreTrainedTo
 
 @pytest.fixture
 def apply(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A function that applies the hooks of patches for the length of a test."""
+    """apply(*patches): apply their hooks for the length of a test."""
     return applier(monkeypatch)
 
 
 def applier(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A function that applies the hooks of patches until `monkeypatch` is undone."""
+    """Make a function that applies hooks of patches until `monkeypatch` is undone."""
 
     def applied(*patches: Patch) -> None:
         for patch in patches:
@@ -69,7 +70,7 @@ def applier(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 class Settings:
-    """A configuration in which everything that a test does not name is None."""
+    """Hold a configuration; every setting that a test does not name is None."""
 
     def __init__(self, **values: Any):
         vars(self).update(values)
@@ -79,7 +80,7 @@ class Settings:
 
 
 class Engine:
-    """A tokenizer manager whose scheduler and model are `force`, one list of tokens a request."""
+    """Stand in for a tokenizer manager; `force` holds one list of tokens per request."""
 
     def __init__(self, made: transformers.PreTrainedTokenizerFast, **parsers: str | None):
         self.tokenizer = made
@@ -117,7 +118,7 @@ class Engine:
         return None
 
     async def generate_request(self, request: Any, raw: Any = None) -> AsyncIterator[Any]:
-        """For each of the `n` choices: forced tokens where the grammar allows, else random ones."""
+        """Yield each choice: forced tokens where the grammar allows them, random ones elsewhere."""
         self.requests.append(request)
         most, whole = request.sampling_params["max_new_tokens"], []
         for index in range(request.sampling_params["n"]):
@@ -143,7 +144,7 @@ class Engine:
             yield whole if len(whole) > 1 else whole[0]
 
     def grammar_of(self, request: Any) -> Any:
-        """The grammar that SGLang's scheduler would hold this request to."""
+        """Build the grammar that SGLang's scheduler would apply to this request."""
         params = request.sampling_params
         kinds = {"json_schema": "json", "regex": "regex", "ebnf": "ebnf", "structural_tag": None}
         kind = next((kind for kind in kinds if params.get(kind)), None)
@@ -193,7 +194,7 @@ class Engine:
 
 
 class Layer:
-    """The serving layer over one engine, and a client of it."""
+    """Hold the serving layer over one engine, and its client."""
 
     def __init__(self, engine: Engine):
         from sglang.srt.entrypoints.anthropic.protocol import AnthropicMessagesRequest
@@ -216,7 +217,7 @@ class Layer:
         self.client = TestClient(app)
 
     def say(self, text: str) -> None:
-        """Let the model write this text, as far as a grammar lets it."""
+        """Let the model write this text, as far as the grammar allows."""
         self.engine.force = self.engine.tokenizer.encode(text, add_special_tokens=False)
 
     def post(self, body: dict[str, Any], path: str = "/v1/chat/completions") -> Any:
@@ -230,12 +231,12 @@ class Layer:
 
 @pytest.fixture
 def layer(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A function that makes a `Layer` from a template's name and the parsers' names."""
+    """layer(template, parsers): make a `Layer` for the length of a test."""
     return layers(monkeypatch)
 
 
 def layers(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A function that makes a `Layer`, in a configuration until `monkeypatch` is undone."""
+    """Make a function that builds a `Layer`, configured until `monkeypatch` is undone."""
     from sglang.srt.entrypoints.openai import serving_chat  # noqa: F401
 
     made = {"get_serving": Settings(), "get_model": Settings(), "get_observability": Settings()}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Structured answers of a model that may think, held to their grammar by SGLang's own backends."""
+"""Check structured answers of a thinking model under the grammars of SGLang's backends."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def answer_of(written: str) -> str:
 
 
 @pytest.mark.parametrize("says", ["Hello.", "", "<|channel>thought\nHm {.<channel|>No."])
-def test_json_holds_with_and_without_a_thought(served, says):
+def test_json_is_constrained_with_and_without_a_thought(served, says):
     served.say(says)
     for seed in range(6):
         served.engine.seed = seed
@@ -45,7 +45,7 @@ def test_json_holds_with_and_without_a_thought(served, says):
     assert ("Hm {." in served.engine.written) == says.startswith("<")
 
 
-def test_json_holds_after_a_thought_that_the_prompt_opened(served):
+def test_json_is_constrained_after_a_thought_that_the_prompt_opened(served):
     served.say("Hm.<channel|>")
     messages = [USER, calling(OSLO), SUNNY]
     served.post(body(messages=messages, tools=[WEATHER], response_format=FORMAT))
@@ -55,7 +55,7 @@ def test_json_holds_after_a_thought_that_the_prompt_opened(served):
 
 
 @pytest.mark.parametrize("kind", [{"regex": "a{3}b"}, {"ebnf": 'root ::= "aaab"'}])
-def test_regex_and_ebnf_hold_too(served, kind):
+def test_regex_and_ebnf_are_constrained(served, kind):
     served.say("Hello.")
     served.post(body(**kind))
     assert answer_of(served.engine.written) == "aaab"
@@ -67,7 +67,7 @@ def test_without_thinking_no_thought_is_allowed(served):
     jsonschema.validate(json.loads(served.engine.written), SCHEMA)
 
 
-def test_other_grammars_keep_sglang_s_wrapper(served):
+def test_other_grammars_keep_sglangs_wrapper(served):
     from sglang.srt.constrained.reasoner_grammar_backend import ReasonerGrammarObject
 
     backend = served.engine.grammar_backend()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Histories through SGLang's own serving layer, against transformers' rendering of them."""
+"""Compare histories rendered by SGLang's serving layer with transformers' rendering."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def patched(apply, layer):
 
 @thinking
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_histories_are_rendered_as_the_template_does_it(patched, name, thinks):
+def test_histories_are_rendered_as_by_the_template(patched, name, thinks):
     served = patched(name)
     made = served.engine.tokenizer
     for shape, (messages, tools) in SHAPES.items():
@@ -54,7 +54,7 @@ def test_thoughts_of_other_fields_reach_the_template(patched, shape):
 
 @thinking
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_the_model_s_turn_is_opened_after_text_call_and_result(patched, name, thinks):
+def test_the_models_turn_is_opened_after_text_call_and_result(patched, name, thinks):
     served = patched(name)
     messages = [USER, calling(OSLO, content="Looking."), SUNNY]
     forgotten = official(served.engine.tokenizer, messages, [WEATHER], enable_thinking=thinks)
@@ -66,7 +66,7 @@ def test_the_model_s_turn_is_opened_after_text_call_and_result(patched, name, th
     assert served.prompt_of(body(messages, [WEATHER], thinks)) == before + end + opening
 
 
-def test_broken_arguments_are_still_refused(patched):
+def test_invalid_arguments_are_still_refused(patched):
     broken = calling({**OSLO, "function": {"name": "weather", "arguments": '{"city":"Os'}})
     answer = patched().post(body([USER, broken, SUNNY], [WEATHER]))
     assert answer.status_code == 400

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stop tokens of a scheduler whose checkpoint names none."""
+"""Check the stop tokens of a scheduler whose checkpoint names none."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ def stops(monkeypatch, caplog):
     return after
 
 
-def test_the_ends_of_a_turn_are_added_and_said_in_one_line(stops):
+def test_end_of_turn_tokens_are_added_and_logged_in_one_line(stops):
     known, lines = stops(gemma_tokenizer(), {EOS})
     assert known == {EOS, TURN, RESPONSE}
     assert len(lines) == 1
     assert f"<turn|> ({TURN}) and <|tool_response> ({RESPONSE})" in lines[0]
 
 
-def test_a_template_without_tools_has_one_end(stops):
+def test_a_template_without_tools_has_one_end_token(stops):
     assert stops(tokenizer(), None)[0] == {TURN}
 
 
-def test_what_the_checkpoint_names_is_left_alone(stops):
+def test_stop_tokens_of_the_checkpoint_are_kept(stops):
     known = {EOS, TURN, RESPONSE}
     assert stops(gemma_tokenizer(), known) == (known, [])
     assert stops(None, {EOS}) == ({EOS}, [])

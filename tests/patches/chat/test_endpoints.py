@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Several choices and the Anthropic endpoint over SGLang's serving layer, all chat patches on."""
+"""Test several choices and the Anthropic endpoint with all chat patches applied."""
 
 from __future__ import annotations
 

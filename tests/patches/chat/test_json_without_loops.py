@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""JSON grammars of SGLang's XGrammar backend, and the whitespace that they allow."""
+"""Check which whitespace the JSON grammars of SGLang's XGrammar backend allow."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def backend(**more):
 
 
 def may_follow(made, text: str, what: str) -> bool:
-    """Whether a token may come after the text under the mask."""
+    """Tell whether the mask allows token `what` after the text."""
     (token,) = made_tokenizer().encode(what, add_special_tokens=False)
     grammar = made.copy()
     for taken in made_tokenizer().encode(text, add_special_tokens=False):
@@ -43,7 +43,7 @@ def test_no_whitespace_can_repeat(apply, key):
     assert may_follow(made, '{"a": 1', "}")
 
 
-def test_a_bound_of_the_user_brings_whitespace_back(apply):
+def test_a_whitespace_limit_set_by_the_user_allows_whitespace(apply):
     apply(json_without_loops.PATCH)
     made = backend(any_whitespace=True, max_whitespace_cnt=2).dispatch_json(SCHEMA)
     assert may_follow(made, "{\n", "\n")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Without one of the patches for parsing, what it is for goes wrong."""
+"""Check that answers go wrong when one of the parsing patches is left out."""
 
 from __future__ import annotations
 
@@ -21,6 +21,6 @@ def test_without_a_patch_its_answers_are_wrong(left_out):
 def right_both_ways(scripted: Scripted, output: str, fields: dict, expected: tuple) -> bool:
     try:
         found = [answers.given(scripted, output, fields, stream) for stream in (False, True)]
-    except (ValueError, IndexError):  # of the client, where calls share an index
+    except (ValueError, IndexError):  # raised by the client where two calls share an index
         return False
     return found == [expected] * 2

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Demanded calls through SGLang's serving layer and its XGrammar backend, engine replaced."""
+"""Test required calls on SGLang's serving layer and its XGrammar backend, with another engine."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def body(thinks=False, **more):
 @pytest.mark.parametrize("thinks", [False, True], ids=["answer", "thinking"])
 @pytest.mark.parametrize("says", ["Hello.", "<|channel>thought\nHm.<channel|>No."])
 @pytest.mark.parametrize("choice", ["required", NAMED], ids=["required", "named"])
-def test_a_demanded_call_is_native_and_keeps_to_its_schema(served, choice, says, thinks):
+def test_a_required_call_is_native_and_follows_its_schema(served, choice, says, thinks):
     served.say(says)
     for seed in range(4):
         served.engine.seed = seed
@@ -49,7 +49,7 @@ def test_a_demanded_call_is_native_and_keeps_to_its_schema(served, choice, says,
             assert choice == "required" or name == "f"
 
 
-def test_sglang_reads_a_demanded_call_as_it_is_written(served):
+def test_sglang_parses_a_required_call(served):
     served.say(call("weather", 'city:"Oslo"'))
     for stream in (False, True):
         answer = served.post(body(tool_choice="required", parallel_tool_calls=False, stream=stream))
@@ -63,7 +63,7 @@ def test_sglang_reads_a_demanded_call_as_it_is_written(served):
             assert "<|tool_call>" not in answer.text
 
 
-def test_parallel_tool_calls_false_means_one(served):
+def test_parallel_tool_calls_false_allows_one_call(served):
     two = call("weather", 'city:"A"') + call("weather", 'city:"B"')
     for choice, says in (("required", two), ("auto", "Hi." + two)):
         served.say(says)
@@ -71,7 +71,7 @@ def test_parallel_tool_calls_false_means_one(served):
         assert len(read(served.engine.written)[2]) == 1
 
 
-def test_strict_holds_its_tool_to_the_schema_and_leaves_the_rest_free(served):
+def test_strict_constrains_its_tool_and_nothing_else(served):
     strict = {**WEATHER, "function": {**WEATHER["function"], "strict": True}}
     says = "Hi." + call("weather", "town:1")
     served.say(says)
@@ -84,13 +84,13 @@ def test_strict_holds_its_tool_to_the_schema_and_leaves_the_rest_free(served):
     assert served.engine.requests[-1].sampling_params["ebnf_full_assistant"] is True
 
 
-def test_plain_auto_and_none_are_not_constrained(served):
+def test_auto_and_none_are_not_constrained(served):
     for choice in ("auto", "none"):
         served.post(body(tool_choice=choice))
         assert not served.engine.requests[-1].sampling_params.get("ebnf")
 
 
-def test_a_demanded_call_excludes_another_format(served):
+def test_a_required_call_excludes_another_format(served):
     answer = served.post(body(tool_choice="required", response_format={"type": "json_object"}))
     assert answer.status_code == 400
     assert "leave one of them out" in answer.text
@@ -105,7 +105,7 @@ def test_without_xgrammar_nothing_changes(served):
     assert not params.get("ebnf")
 
 
-def test_what_a_grammar_leaves_out_is_said_once(served, caplog):
+def test_ignored_schema_keywords_are_logged_once(served, caplog):
     odd = function(parameters={"type": "object", "properties": {"n": {"multipleOf": 3}}})
     for _ in range(2):
         served.post(body(tools=[odd], tool_choice="required"))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One line of the log names a chat template that is too old."""
+"""Check that one log line names an outdated chat template."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sglang_gemma4_ext.patches.chat import outdated_template
 @pytest.mark.parametrize(
     ("name", "lines"), [("earlier", 1), ("2026-07-15_small", 0), ("2026-07-15_large", 0)]
 )
-def test_only_an_old_template_is_named(apply, layer, caplog, name, lines):
+def test_only_an_outdated_template_is_logged(apply, layer, caplog, name, lines):
     apply(outdated_template.PATCH)
     with caplog.at_level(logging.WARNING):
         layer(name)

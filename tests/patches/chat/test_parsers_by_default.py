@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which parsers a server gets where the user named none, and what the summary says of it."""
+"""Check the parsers that a server gets without a flag, and the summary's line on them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BOTH = {"tool_call_parser": "gemma4", "reasoning_parser": "gemma4"}
 
 @pytest.fixture
 def chosen(monkeypatch):
-    """A function that returns what the hook declares for a server's arguments."""
+    """chosen(arguments): what the hook declares for these server arguments."""
     from sglang.srt.arg_groups import overrides
 
     declared: dict[str, str] = {}
@@ -53,7 +53,7 @@ def test_both_parsers_are_chosen_for_a_template_with_tools(chosen, folder):
     assert chosen(model_path=folder) == BOTH
 
 
-def test_the_users_own_flags_win(chosen, folder):
+def test_the_users_flags_take_precedence(chosen, folder):
     assert chosen(model_path=folder, tool_call_parser="hermes") == {"reasoning_parser": "gemma4"}
     assert chosen(model_path=folder, tool_call_parser="a", reasoning_parser="b") == {}
 
@@ -63,7 +63,7 @@ def test_a_template_without_tools_gets_no_parser(chosen, folder, tmp_path):
     assert chosen(model_path=folder) == {}
 
 
-def test_a_template_given_by_flag_counts(chosen, folder, tmp_path):
+def test_a_template_given_by_flag_is_read(chosen, folder, tmp_path):
     plain = tmp_path / "plain.jinja"
     plain.write_text("{{ messages }}")
     assert chosen(model_path=folder, chat_template=str(plain)) == {}
@@ -83,7 +83,7 @@ def test_the_setting_travels_in_the_environment():
         Settings(chat_parsers="on")
 
 
-def test_the_doctor_names_the_flag_where_it_is_off():
+def test_the_doctor_names_the_setting_that_turns_it_off():
     gpu = Gpu("none", "", None)
     off = Context(Settings(chat_parsers="off"), None, gpu, "0.5.23")
     assert parsers_by_default.PATCH.stands_down(off) == "by --gemma4-chat-parsers off"
@@ -109,7 +109,7 @@ def test_the_doctor_names_the_flag_where_it_is_off():
         ),
     ],
 )
-def test_the_summary_says_who_parses(calls, thoughts, setting, line):
+def test_the_summary_names_the_parsers(calls, thoughts, setting, line):
     cfg = SimpleNamespace(tool_call_parser=calls, reasoning_parser=thoughts)
     assert describe_chat(cfg, Settings(chat_parsers=setting)) == line
 
@@ -126,6 +126,8 @@ def test_the_summary_says_who_parses(calls, thoughts, setting, line):
         ("config.json", "{}", None),
     ],
 )
-def test_a_template_is_found_wherever_checkpoints_keep_it(tmp_path, name, content, found):
+def test_a_template_is_found_in_each_place_where_checkpoints_keep_it(
+    tmp_path, name, content, found
+):
     (tmp_path / name).write_text(content)
     assert read_template(str(tmp_path)) == found

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Real servers of tiny checkpoints, started without a parser flag, that write what a test wants."""
+"""Test real servers of tiny checkpoints, started without a parser flag, with scripted outputs."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ HOSTILE = '<|tool_call>call:search{v:[[<|"|>note 1] x<|"|>]]}<tool_call|>'
 
 @pytest.fixture(scope="module", params=["dense", "causal"])
 def server(request, checkpoint, tmp_path_factory) -> Iterator[Server]:
-    """Gemma4ForConditionalGeneration, and Gemma4ForCausalLM, whose model type is another."""
+    """Serve Gemma4ForConditionalGeneration and Gemma4ForCausalLM; their model types differ."""
     folder = tmp_path_factory.mktemp("chat") / request.param
     shutil.copytree(checkpoint(request.param), folder)
     shutil.copy(TEMPLATES / "2026-07-15_large.jinja", folder / "chat_template.jinja")
-    # With overlap the processor would see the output of the step before the last.
+    # With overlap the processor would see the output of the previous step.
     flags = ("--dtype", "float32", "--enable-custom-logit-processor", "--disable-overlap-schedule")
     log_dir = tmp_path_factory.mktemp("log")
-    env = {"PYTHONPATH": str(ROOT)}  # where the scheduler finds Say
+    env = {"PYTHONPATH": str(ROOT)}  # the scheduler finds Say there
     with serve("--model-path", str(folder), *flags, log_dir=log_dir, env=env) as running:
         yield running
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a turn starts, and what SGLang's reasoning parser makes of it with the patch."""
+"""Check where a turn starts, and what SGLang's patched reasoning parser makes of it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def request(**fields) -> ChatCompletionRequest:
 
 
 def after_prompt(prompt: str, *, as_text: bool = False, **fields) -> ChatCompletionRequest:
-    """A request whose prompt is processed: as tokens, or as the text of a multimodal model."""
+    """Build a request with a processed prompt: tokens, or text for a multimodal model."""
     tokens = tokenizer()
     ids = prompt if as_text else tokens.encode(prompt, add_special_tokens=False)
     server = SimpleNamespace(
@@ -65,7 +65,7 @@ PROMPTS = {
 @pytest.mark.parametrize("prompt", PROMPTS)
 @pytest.mark.parametrize("thinks", [False, True])
 def test_a_turn_starts_where_the_prompt_leaves_it(prompt, as_text, thinks):
-    """Whether the request enables thinking does not matter."""
+    """The prompt decides; whether the request enables thinking does not matter."""
     made = after_prompt(prompt, as_text=as_text, chat_template_kwargs={"enable_thinking": thinks})
     parser = ReasoningParser("gemma4", force_reasoning=thinks, request=made)
     expected = ("Hm.", "") if PROMPTS[prompt] is Start.THOUGHT else ("", "Hm.")
@@ -73,7 +73,7 @@ def test_a_turn_starts_where_the_prompt_leaves_it(prompt, as_text, thinks):
     assert joined(streamed(ReasoningParser("gemma4", True, thinks, made), "Hm.")) == expected
 
 
-def test_a_continued_message_may_have_opened_a_thought():
+def test_a_continued_message_may_have_an_open_thought():
     messages = [{"role": "assistant", "content": "<|channel>thought\nI"}]
     made = ChatCompletionRequest(model="m", messages=messages, continue_final_message=True)
     parser = ReasoningParser("gemma4", request=made)
@@ -81,7 +81,7 @@ def test_a_continued_message_may_have_opened_a_thought():
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_thoughts_are_text_where_they_are_not_to_be_separated(stream):
+def test_thoughts_are_text_where_they_are_not_separated(stream):
     made = after_prompt("<|turn>model\n", separate_reasoning=False)
     assert made.separate_reasoning, "SGLang would leave the detector out"
     parser = ReasoningParser("gemma4", request=made)
@@ -95,24 +95,24 @@ def test_a_call_without_tools_is_text_without_control_tokens():
     assert parser.parse_non_stream(THOUGHT + CALL) == ("Hm.", 'call:search{q:"x"}')
 
 
-def test_calls_are_left_as_they_are_for_a_caller_without_a_request():
-    """/separate_reasoning: its user hands the text on to /parse_function_call."""
+def test_calls_stay_in_the_text_for_a_caller_without_a_request():
+    """Use /separate_reasoning: its client passes the text on to /parse_function_call."""
     assert ReasoningParser("gemma4").parse_non_stream(THOUGHT + CALL) == ("Hm.", CALL)
 
 
-def test_a_thought_that_is_not_streamed_comes_whole():
+def test_an_unstreamed_thought_is_complete():
     parts = streamed(ReasoningParser("gemma4", stream_reasoning=False), THOUGHT + "Yes.")
     assert parts[0][0] == "Hm." and joined(parts) == ("Hm.", "Yes.")
 
 
-def test_a_turn_of_a_thought_alone_is_text_where_text_is_needed():
+def test_a_turn_with_only_a_thought_gives_text_where_text_is_needed():
     made = request(chat_template_kwargs={"force_nonempty_content": True})
     assert ReasoningParser("gemma4", request=made).parse_non_stream(THOUGHT) == ("", "Hm.")
     assert joined(streamed(ReasoningParser("gemma4", request=made), THOUGHT)) == ("Hm.", "Hm.")
     assert joined(streamed(ReasoningParser("gemma4", request=made), THOUGHT + "A")) == ("Hm.", "A")
 
 
-def test_the_frames_between_the_parsers_are_not_the_models_to_write():
+def test_the_model_cannot_forge_the_frames_between_the_parsers():
     output = "a\ufdd0search\ufdd1{}\ufdd2b"
     parser = ReasoningParser("gemma4", request=request(), tool_call_parser_active=True)
     assert parser.parse_non_stream(output) == ("", "asearch{}b")
@@ -121,7 +121,7 @@ def test_the_frames_between_the_parsers_are_not_the_models_to_write():
 @pytest.mark.parametrize(
     ("model_type", "keeps"), [("gemma4", True), ("gemma4_text", True), ("llama", False)]
 )
-def test_special_tokens_are_kept_for_the_text_only_class_too(model_type, keeps):
+def test_special_tokens_are_kept_for_the_text_only_class(model_type, keeps):
     config = SimpleNamespace(hf_config=SimpleNamespace(model_type=model_type))
     server = SimpleNamespace(
         tokenizer_manager=SimpleNamespace(model_config=config), is_gemma4=model_type == "gemma4"

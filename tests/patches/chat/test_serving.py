@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The openai client on SGLang's chat serving with these patches; only the engine is replaced."""
+"""Use the openai client on SGLang's patched chat serving; only the engine is replaced."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def scripted() -> Iterator[Scripted]:
         yield running
 
 
-def test_the_endpoint_for_calls_answers_a_hostile_text_at_once(apply, endpoints):
+def test_the_endpoint_for_calls_parses_a_hostile_text_quickly(apply, endpoints):
     from sglang.srt.entrypoints.openai.protocol import Tool
 
     apply(*PATCHES.values())
@@ -38,7 +38,7 @@ def test_the_endpoint_for_calls_answers_a_hostile_text_at_once(apply, endpoints)
     assert answer["calls"][0]["parameters"] == '{"v": [["note 1] x"]]}'
 
 
-def test_the_endpoint_for_thoughts_leaves_calls_as_they_are(apply, endpoints):
+def test_the_endpoint_for_thoughts_keeps_calls_in_the_text(apply, endpoints):
     apply(*PATCHES.values())
     with alarm(1):
         answer = endpoints(
@@ -52,7 +52,7 @@ def test_the_endpoint_for_thoughts_leaves_calls_as_they_are(apply, endpoints):
 
 @pytest.fixture
 def endpoints(monkeypatch):
-    """A function that calls a route of SGLang's HTTP server with the fields of its body."""
+    """endpoints(route, **fields): call a route of SGLang's HTTP server."""
     from sglang.srt.entrypoints import http_server
 
     chat = SimpleNamespace(chat_encoding_spec=None, encoding_adapter=None)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tokens of thoughts, counted by SGLang's own scheduler component."""
+"""Check the token count of thoughts in SGLang's own scheduler component."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SGLang's own parsers with this theme's patches: recorded outputs, whole and in pieces."""
+"""Run SGLang's patched parsers on recorded outputs, whole and in pieces."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ TOOLS = [
 REQUEST = ChatCompletionRequest(
     model="m", messages=[{"role": "user", "content": "Hi"}], tools=[t.model_dump() for t in TOOLS]
 )
-# An array in an array with a bracket in a string: SGLang's detector never ends on it.
+# A nested array whose string has a bracket: SGLang's detector never ends on it.
 HOSTILE = '<|tool_call>call:search{v:[[<|"|>note 1] x<|"|>]]}<tool_call|>'
-# transformers' parser keeps one thought a turn, wants \w+ as a name and as a key, and takes a
-# control token in a string for one.
+# transformers' parser differs: it keeps one thought a turn, requires \w+ for names and keys, and
+# reads a control token inside a string as one.
 UNKNOWN_TO_TRANSFORMERS = {
     "string: toolend",
     "string: toolend then arg",
@@ -44,7 +44,7 @@ def patched(apply):
 
 
 class Sent:
-    """What a client has been sent: reasoning, text, and calls by index."""
+    """Collect what a client was sent: reasoning, text, and calls by index."""
 
     def __init__(self) -> None:
         self.thought = self.text = ""
@@ -65,7 +65,7 @@ class Sent:
 
 
 def whole(output: str) -> Sent:
-    """As SGLang's chat serving parses an answer that is not streamed."""
+    """Parse an unstreamed answer as SGLang's chat serving does."""
     sent = Sent()
     thoughts = ReasoningParser("gemma4", False, request=REQUEST, tool_call_parser_active=True)
     thought, text = thoughts.parse_non_stream(output)
@@ -78,7 +78,7 @@ def whole(output: str) -> Sent:
 
 
 def streamed(chunks: list[str]) -> Sent:
-    """As SGLang's chat serving parses a stream."""
+    """Parse a stream as SGLang's chat serving does."""
     sent = Sent()
     thoughts = ReasoningParser("gemma4", True, request=REQUEST, tool_call_parser_active=True)
     calls = FunctionCallParser(TOOLS, "gemma4")
@@ -92,7 +92,7 @@ def streamed(chunks: list[str]) -> Sent:
 
 
 @pytest.mark.parametrize("case", outputs.cases(), ids=lambda case: case.name)
-def test_a_recorded_output_gives_its_answer(patched, case):
+def test_a_recorded_output_gives_the_recorded_answer(patched, case):
     choose = random.Random(case.name)
     cuts = [outputs.pieces(case.output, choose.choices(range(400), k=4)) for _ in range(5)]
     found = [whole(case.output), *map(streamed, [[case.output], list(case.output), *cuts])]
@@ -101,14 +101,14 @@ def test_a_recorded_output_gives_its_answer(patched, case):
         assert (sent.thought, sent.text) == (case.thought, case.text)
 
 
-def test_the_parser_for_calls_alone_shows_thoughts_without_control_tokens(patched):
+def test_the_call_parser_alone_shows_thoughts_without_control_tokens(patched):
     output = "<|channel>thought\nHm.\n<channel|>Ok." + TWO
     text, calls = FunctionCallParser(TOOLS, "gemma4").parse_non_stream(output)
     assert text == "Hm.\nOk."
     assert [call.tool_index for call in calls] == [0, 1]
 
 
-def test_one_detector_keeps_nothing_from_one_answer_to_the_next(patched):
+def test_one_detector_keeps_no_state_between_answers(patched):
     parser = FunctionCallParser(TOOLS, "gemma4")
     for _ in range(2):
         _, calls = parser.parse_non_stream(TWO + "<|tool_call>call:search{q:")
@@ -118,20 +118,20 @@ def test_one_detector_keeps_nothing_from_one_answer_to_the_next(patched):
         ]
 
 
-def test_a_call_that_was_cut_off_in_a_stream_does_not_finish_the_turn(patched):
+def test_a_truncated_call_in_a_stream_does_not_finish_the_turn(patched):
     parser = FunctionCallParser(TOOLS, "gemma4")
     parser.parse_stream_chunk('<|tool_call>call:search{q:<|"|>' + "long text " * 40)
     parser.parse_stream_end()
     assert parser.detector.incomplete_tool_call_indices == {0}
 
 
-def test_an_undeclared_tool_has_an_index_too(patched):
+def test_an_undeclared_tool_has_an_index(patched):
     sent = streamed(list(outputs.render_call("undeclared", {"a": None})))
     assert sent.parsed == [{"name": "undeclared", "arguments": {"a": None}}]
 
 
 @pytest.mark.parametrize("output", [HOSTILE, "<|tool_call>call:search{v:[[" + "]" * 50_000])
-def test_a_hostile_text_ends_at_once(patched, output):
+def test_a_hostile_text_is_parsed_quickly(patched, output):
     with alarm(1):
         FunctionCallParser(TOOLS, "gemma4").parse_non_stream(output)
         ReasoningParser("gemma4").parse_non_stream(output)
@@ -142,7 +142,7 @@ def test_a_hostile_text_ends_at_once(patched, output):
     [c for c in outputs.cases() if c.kind == "grammar" and c.name not in UNKNOWN_TO_TRANSFORMERS],
     ids=lambda case: case.name,
 )
-def test_transformers_reads_well_formed_outputs_alike(patched, case):
+def test_transformers_parses_well_formed_outputs_alike(patched, case):
     from transformers.cli.serving.utils import _RESPONSE_TEMPLATE_FALLBACKS
     from transformers.utils.chat_parsing import parse_response
 
@@ -155,7 +155,7 @@ def test_transformers_reads_well_formed_outputs_alike(patched, case):
     assert theirs.get("thinking", "").strip() == ours.thought
 
 
-def test_other_parsers_are_untouched(patched):
+def test_other_parsers_are_unchanged(patched):
     own = ("finish", "has_tool_call", "detect_and_parse", "parse_streaming_increment")
     for name, detector in FunctionCallParser.ToolCallParserEnum.items():
         wrapped = {n for n in own if hasattr(vars(detector).get(n), "__wrapped__")}

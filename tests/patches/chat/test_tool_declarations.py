@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tool schemas through SGLang's own serving layer into the official template."""
+"""Pass tool schemas through SGLang's serving layer into the official template."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def test_unions_references_and_enums_are_declared(declaration):
     )
 
 
-def test_a_missing_description_is_empty(declaration):
+def test_a_missing_description_becomes_empty(declaration):
     assert declaration(parameters=None) == 'f{description:""}'
     assert declaration(description=None) == 'f{description:""}'
 
 
-def test_a_bare_object_that_is_closed_does_not_stop_the_template(declaration):
+def test_a_closed_object_without_properties_does_not_stop_the_template(declaration):
     closed = {"type": "object", "additionalProperties": False}
     assert declaration(parameters={"type": "object", "properties": {"o": closed}}) == (
         'f{description:"",parameters:{properties:{o:{properties:{},type:"OBJECT"}},type:"OBJECT"}}'

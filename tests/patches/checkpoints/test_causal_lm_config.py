@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A text-only configuration of transformers 5.19, flattened to the shapes that SGLang reads."""
+"""Check that a text-only config of transformers 5.19 becomes the shapes that SGLang reads."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_both_attention_shapes_are_flattened(tmp_path):
     assert (config.swa_head_dim, config.swa_num_key_value_heads) == (32, 2)
 
 
-def test_other_configurations_stay():
+def test_other_configurations_are_unchanged():
     nested = SimpleNamespace(model_type="gemma4_text")
     other = SimpleNamespace(model_type="llama")
     flatten(nested, SimpleNamespace(text_config=nested))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tie of lm_head and embedding follows the top level of config.json, as in transformers."""
+"""Check that lm_head is tied as the top level of config.json says, as in transformers."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_sglang_reads_the_tie_that_transformers_reads(tied, checkpoint, tmp_path
     assert f"tied: {tied}" in done.stdout, done.stderr
 
 
-def test_a_config_without_a_tie_of_its_own_is_left_alone() -> None:
+def test_a_config_that_states_no_tie_is_unchanged() -> None:
     config = SimpleNamespace(text_config=SimpleNamespace(tie_word_embeddings=True))
     hook_of(outer_tie_rules.PATCH, "after", "_apply_gemma4_attention_overrides")(None, config)
     assert config.text_config.tie_word_embeddings is True

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""FP8 KV-cache scales of a unified checkpoint, renamed as SGLang loads them."""
+"""Check that FP8 KV-cache scales of a unified checkpoint get the names that SGLang loads."""
 
 from __future__ import annotations
 

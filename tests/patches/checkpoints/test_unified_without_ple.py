@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A unified checkpoint's configuration states no per-layer embeddings, and gets none."""
+"""Check that a unified config without per-layer embeddings gets none from a default."""
 
 from __future__ import annotations
 

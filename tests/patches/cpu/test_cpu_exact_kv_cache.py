@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The dtype of the KV cache without a GPU, for a checkpoint that has FP8 KV-cache scales."""
+"""Check the KV-cache dtype without a GPU, for a checkpoint with FP8 KV-cache scales."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.patches.hooks import hook_of
         ("bf16", torch.bfloat16, torch.bfloat16),
     ],
 )
-def test_auto_is_the_models_dtype(flag, stock, patched):
+def test_auto_becomes_the_models_dtype(flag, stock, patched):
     from sglang.srt.mem_cache.kv_cache_dtype import configure_kv_cache_dtype
 
     asked = {

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""BF16 in Triton's interpreter under the patch, against PyTorch's BF16."""
+"""Compare BF16 in Triton's patched interpreter with PyTorch's BF16."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_dot_multiplies_values():
 
 
 def test_conversion_rounds_to_nearest_even():
-    """1.99999988 carries out of its mantissa; other dtypes keep Triton's own conversion."""
+    """Use 1.99999988, which carries out of its mantissa; other dtypes keep Triton's conversion."""
     convert = functools.partial(hook("_convert_float"), interpreter._convert_float)
     x = torch.tensor([1.99999988, 1.00390625, -3.0], dtype=torch.float32)
     bits = convert(x.numpy(), tl.float32, tl.bfloat16, None)

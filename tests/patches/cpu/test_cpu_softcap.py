@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The soft-cap that stands in for SGLang's kernel without a GPU, against float64."""
+"""Compare the soft-cap that replaces SGLang's kernel without a GPU with float64."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ def _logits(dtype: torch.dtype) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_in_place_it_is_tanh_to_the_dtypes_rounding(dtype):
+def test_in_place_it_equals_tanh_to_rounding(dtype):
     logits = _logits(dtype)
     exact = CAP * torch.tanh(logits.double() / CAP)
     assert _softcap_logits(logits, CAP) is logits
     torch.testing.assert_close(logits.double(), exact, rtol=torch.finfo(dtype).eps, atol=1e-6)
 
 
-def test_into_an_output_the_logits_stay():
+def test_with_an_output_the_logits_are_unchanged():
     logits, output = _logits(torch.bfloat16), torch.full((4, 1001), torch.nan)
     assert _softcap_logits(logits, CAP, output) is output
     assert torch.equal(logits, _logits(torch.bfloat16))

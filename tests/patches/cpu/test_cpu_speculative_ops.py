@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Draft trees without a GPU: cache slots, tree kernels, sampling and the draft's backend."""
+"""Test draft trees without a GPU: cache slots, tree kernels, sampling and the draft's backend."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def _probe(how: str) -> Any:
 
 
 def test_a_tree_is_built_and_verified_by_the_triton_kernels():
-    """Node 0 is the newest token; 1 and 2 follow it, 3 follows 1, and 4 follows 2."""
+    """Verify five nodes: 0 is the newest token, 1 and 2 follow it, 3 follows 1, 4 follows 2."""
     ended = _probe("patched")
     assert ended.returncode == 0, ended.stdout[-2000:]
     found = json.loads(ended.stdout.splitlines()[-1])
     assert found["positions"] == [7, 8, 8, 9, 9]
     assert found["first_child"] == [1, 3, 4, -1, -1]
     assert found["next_sibling"] == [-1, 2, -1, -1, -1]
-    # The target predicts 102 and then 104: nodes 2 and 4 hold them.
+    # The target predicts 102, then 104: the tokens of nodes 2 and 4.
     assert found["accepted"] == [0, 2, 4]
     assert found["predicted"] == [102, 104, 105]
     assert found["next_level"] == [6, 9]
@@ -43,7 +43,7 @@ def test_sglang_alone_has_no_tree_kernel_for_a_cpu():
     assert "name 'sgl_build_tree_kernel_efficient' is not defined" in ended.stdout
 
 
-def test_sampling_from_a_tree_is_provided(monkeypatch):
+def test_sampling_from_a_tree_works(monkeypatch):
     from sglang.srt.speculative import eagle_utils
 
     provided = {
@@ -82,7 +82,7 @@ def test_cache_slots_of_spans_of_unequal_length():
     assert slots.tolist() == [32, 33, 15, 16, 17, 0]
 
 
-def test_drafts_need_the_interpreter_whatever_attention_is():
+def test_drafts_need_the_interpreter_with_every_attention_backend():
     for speculative, expected in ((False, None), (True, "1")):
         env: dict[str, str] = {}
         Settings(cpu=True).export(env, speculative=speculative)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""torch_native attention over pools whose sliding slots are others than their full slots."""
+"""Test torch_native attention on pools whose sliding slots differ from their full slots."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FULL, SLIDING = 0, 1
 
 
 class Pool(SWAKVPool):
-    """Keys and values by slot; a sliding layer's slots are the full ones in reverse."""
+    """Hold keys and values by slot; sliding layers use the full slots in reverse order."""
 
     def __init__(self):
         self.layers_mapping = {FULL: (0, False), SLIDING: (0, True)}
@@ -36,7 +36,7 @@ class Pool(SWAKVPool):
 
 @pytest.mark.parametrize("layer_id", [FULL, SLIDING])
 @pytest.mark.parametrize("queries", [1, 5])
-def test_keys_are_read_from_their_own_slots(layer_id, queries):
+def test_each_layer_reads_keys_from_its_own_slots(layer_id, queries):
     slots = torch.randperm(SLOTS, generator=torch.Generator().manual_seed(1))[:LENGTH]
     pool = Pool()
     table = SimpleNamespace(req_to_token=slots[None])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The unified pool's two obstacles on a CPU: the platform's refusal, and CUDA events."""
+"""Check the unified pool on a CPU: the platform's refusal and CUDA events."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.patches.hooks import hook_of
 hook = functools.partial(hook_of, cpu_unified_memory.PATCH, "around")
 
 
-def test_the_unified_pool_alone_is_let_through():
+def test_only_the_unified_pool_is_allowed():
     platform = SimpleNamespace(is_out_of_tree=lambda: True, device_name="cpu")
     reject = functools.partial(hook("reject_out_of_tree_path"), reject_out_of_tree_path, platform)
     reject(subsystem="the unified memory pool")
@@ -24,7 +24,7 @@ def test_the_unified_pool_alone_is_let_through():
         reject(subsystem="the paged pool")
 
 
-def test_no_forward_is_in_flight():
+def test_no_forward_is_reported_in_flight():
     allocator = SimpleNamespace(lazy_compaction=True)
     done = hook("set_latest_forward_done_event")
     done(MultiEndedAllocator.set_latest_forward_done_event, allocator, object())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The speculative flags that a Gemma 4 assistant alone settles."""
+"""Check the speculative flags that follow from a Gemma 4 assistant alone."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ algorithm = hook_of(draft_defaults.PATCH, "around", "_resolve_speculative_algori
         ((3, 3, 6), (3, 3, 6)),
     ],
 )
-def test_what_the_user_leaves_open(given, expected):
+def test_flags_that_the_user_left_out_are_set(given, expected):
     assert draft_shape(*given) == expected
 
 
@@ -40,7 +40,9 @@ def test_what_the_user_leaves_open(given, expected):
         ("LlamaForCausalLM", None, None),
     ],
 )
-def test_an_assistant_alone_names_the_algorithm(architecture, named, resolved, tmp_path: Path):
+def test_the_architecture_of_the_assistant_names_the_algorithm(
+    architecture, named, resolved, tmp_path: Path
+):
     (tmp_path / "config.json").write_text(json.dumps({"architectures": [architecture]}))
 
     def stock(name: str | None, path: str, *args: Any) -> str | None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where an MTP draft's query stands, and how far it sees."""
+"""Check the position of an MTP draft's query, and how far it sees."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from sglang_gemma4_ext.patches.drafts import draft_position
 from tests.patches.hooks import hook_of
 
 
-def test_the_query_stands_behind_the_cached_keys():
-    """Positions 0 to L - 1 are cached."""
+def test_the_query_position_follows_the_cached_keys():
+    """Put the query at L where positions 0 to L - 1 are cached."""
     batch = SimpleNamespace(seq_lens=torch.tensor([5, 1, 300]), positions=None)
     inspect.unwrap(set_frozen_kv_positions)(batch, 1)
     hook_of(draft_position.PATCH, "after", "_set_positions")(None, None, batch)
@@ -26,7 +26,7 @@ def test_the_window_is_counted_from_the_last_cached_key():
     assert window(1023, None) == 1022
 
 
-def test_sliding_layers_alone_get_that_window():
+def test_only_sliding_layers_get_that_window():
     attention = [SimpleNamespace(sliding_window_size=size) for size in (1023, -1, None)]
     layers = [SimpleNamespace(self_attn=SimpleNamespace(attn=a)) for a in attention]
     assistant = SimpleNamespace(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Layers that SGLang's pools make room for beside the target's. Real pools: test_swa_policy.py."""
+"""Check which draft layers SGLang's pools count; test_swa_policy.py has real pools."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.patches.hooks import hook_of
 
 
 @pytest.mark.parametrize(("algorithm", "layers"), [("FROZEN_KV_MTP", 0), ("EAGLE", 4)])
-def test_a_frozen_kv_draft_has_no_layers_of_its_own(algorithm, layers):
+def test_a_frozen_kv_draft_counts_no_layers(algorithm, layers):
     config = SpecAuxHiddenStateConfig(eagle_draft_num_layers=4)
     hook = hook_of(draft_without_kv.PATCH, "after", "_resolve_eagle_aux_hidden_state")
     hook(None, config=config, spec_algorithm=SpeculativeAlgorithm.from_string(algorithm))

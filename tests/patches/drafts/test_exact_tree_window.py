@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SGLang's extend kernel on a draft tree beyond the sliding window, with the patch and without."""
+"""Run SGLang's extend kernel on a draft tree beyond the sliding window, patched and not."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ def test_a_tree_sees_its_own_window_through_the_triton_kernel():
 
 
 def test_the_mask_by_definition():
-    """Two requests, four tokens: 0 - 1 - 2 and 0 - 3; five cached keys attended, then two."""
+    """Check the mask of two requests with four tokens, 0 - 1 - 2 and 0 - 3.
+
+    The first request has five cached keys, the second has two.
+    """
     tokens, distance, cached = 4, 3, (5, 2)
     tree = torch.tensor([[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 0, 0, 1]], dtype=torch.bool)
     masks = [torch.cat([tree.new_ones(tokens, n), tree], 1).flatten() for n in cached]
@@ -41,7 +44,7 @@ def test_the_mask_by_definition():
 
 
 def test_a_chain_keeps_sglangs_window(monkeypatch):
-    """In a chain a token's place in the batch is its depth."""
+    """Leave a chain alone: a token's place in the batch is its depth."""
     monkeypatch.setattr(exact_tree_window, "_is_tree", lambda: False)
     hook = hook_of(exact_tree_window.PATCH, "around", "_forward_extend_kernel")
     given = tuple(range(14))

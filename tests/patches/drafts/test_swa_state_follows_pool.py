@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a draft's attention backend notes of its pool changes with the pool, and comes back."""
+"""Check that a draft backend's record of its pool's kind follows the pool and is restored."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from sglang_gemma4_ext.patches.drafts import swa_state_follows_pool as patch
 from tests.patches.hooks import hook_of
 
 ATTENTION = "sglang.srt.layers.attention"
-# Constructing these needs their vendor's kernels (sgl_kernel, which needs libcuda even to be
-# imported, or its AMX operators), so their sources are read instead. The FlashAttention one runs in
-# tests/serving/test_mtp.py, over a kernel in PyTorch.
+# These constructors need their vendor's kernels: sgl_kernel, which needs libcuda at import, or AMX
+# operators. Their sources are read instead. tests/serving/test_mtp.py runs the FlashAttention
+# backend
+# on a kernel in PyTorch.
 NOT_CONSTRUCTED = {
     "FlashAttentionBackend": f"{ATTENTION}.flashattention_backend",
     "XPUAttentionBackend": f"{ATTENTION}.xpu_backend",
@@ -41,7 +42,7 @@ def swa_pool(layers: int = 1) -> SWAKVPool:
 
 
 def torch_native(pool: object) -> TorchNativeAttnBackend:
-    """SGLang's own constructor, which notes the kind of the pool."""
+    """Call SGLang's own constructor, which records the kind of the pool."""
     return TorchNativeAttnBackend(
         SimpleNamespace(device="cpu", req_to_token_pool=None, token_to_kv_pool=pool)
     )
@@ -61,7 +62,7 @@ def view(name: str, backend: object, kv_context: object):
 
 
 @VIEWS
-def test_the_note_follows_the_pool_and_comes_back(name):
+def test_the_recorded_kind_follows_the_pool_and_is_restored(name):
     own, target = object(), swa_pool()
     backend = torch_native(own)
     assert backend.use_sliding_window_kv_pool is False
@@ -73,7 +74,7 @@ def test_the_note_follows_the_pool_and_comes_back(name):
 
 
 @VIEWS
-def test_it_comes_back_after_an_exception(name):
+def test_it_is_restored_after_an_exception(name):
     own = object()
     backend = torch_native(own)
     with pytest.raises(ZeroDivisionError), view(name, backend, context(swa_pool())):
@@ -83,8 +84,8 @@ def test_it_comes_back_after_an_exception(name):
 
 @VIEWS
 @pytest.mark.parametrize("target", [object(), swa_pool(layers=0)], ids=["no SWA", "no SWA layer"])
-def test_a_target_without_sliding_layers(name, target):
-    """Also for a backend whose own pool has some."""
+def test_a_target_without_sliding_layers_turns_the_kind_off(name, target):
+    """Include a backend whose own pool has sliding layers."""
     for own, noted in ((object(), False), (swa_pool(), True)):
         backend = torch_native(own)
         with view(name, backend, context(target)):
@@ -100,7 +101,7 @@ def test_an_unbound_context_is_refused_as_by_sglang(name):
     assert backend.use_sliding_window_kv_pool is False
 
 
-def test_views_nest():
+def test_contexts_nest():
     own, target = object(), swa_pool()
     backend = torch_native(own)
     with view("target_kv_pool_view", backend, context(target)):
@@ -121,12 +122,13 @@ def test_both_halves_of_a_hybrid_backend_read_the_target():
     with view("target_kv_pool_view", hybrid, context(target)):
         assert all(part.token_to_kv_pool is target for part in (hybrid, *halves))
         assert halves[0].use_sliding_window_kv_pool is True
-        # Triton looks at the pool itself; what it noted is about writes, and a draft writes none.
+        # Triton reads the pool itself. Its recorded kind concerns writes, and a draft
+        # writes nothing.
         assert halves[1].use_sliding_window_kv_pool is False
     assert all(part.token_to_kv_pool is own for part in (hybrid, *halves))
 
 
-def test_graphs_are_allocated_and_captured_under_the_changed_note():
+def test_graphs_are_allocated_and_captured_with_the_changed_kind():
     own, target = object(), swa_pool()
     backend, seen = torch_native(own), []
 
@@ -142,10 +144,13 @@ def test_graphs_are_allocated_and_captured_under_the_changed_note():
 
 
 def test_an_eagle_draft_keeps_its_own_pool():
-    """It shares the target's allocator and owns a pool without sliding layers (27491, 29616).
+    """Hook nothing that an EAGLE draft runs.
 
-    So what a backend notes at construction is right for it: nothing that an EAGLE draft runs is
-    hooked, neither a backend's constructor nor a function that its workers call.
+    An EAGLE draft shares the target's allocator but owns a pool without sliding layers (27491,
+    29616).
+    What its backend records at construction is right. Therefore neither a backend's constructor nor
+    a
+    function that its workers call is hooked.
     """
     for hook in patch.PATCH.hooks:
         assert hook.target.startswith("sglang.srt.speculative.frozen_kv_mtp_"), hook.target
@@ -166,8 +171,8 @@ def test_an_eagle_draft_keeps_its_own_pool():
 
 
 @pytest.mark.parametrize(("name", "module"), NOT_CONSTRUCTED.items(), ids=list(NOT_CONSTRUCTED))
-def test_a_class_that_notes_its_pool_looks_at_the_note_when_it_runs(name, module):
-    """Assigned once, in the constructor, from the kind of the pool; read as an attribute after."""
+def test_each_backend_reads_the_recorded_kind_when_it_runs(name, module):
+    """Check the source: assigned once, in the constructor; read as an attribute afterwards."""
     assert name in patch.RECORDS_ITS_POOL
     (cls,) = (n for n in ast.walk(_tree(module)) if isinstance(n, ast.ClassDef) and n.name == name)
     writes = [_method(cls, node) for node in _uses(cls, ast.Store)]
@@ -178,7 +183,7 @@ def test_a_class_that_notes_its_pool_looks_at_the_note_when_it_runs(name, module
 @pytest.mark.parametrize(
     ("name", "module"), RESOLVES_AT_CONSTRUCTION.items(), ids=list(RESOLVES_AT_CONSTRUCTION)
 )
-def test_a_class_that_is_right_is_left_alone(name, module):
+def test_a_backend_without_the_fault_is_left_alone(name, module):
     assert name not in patch.RECORDS_ITS_POOL
     (cls,) = (n for n in ast.walk(_tree(module)) if isinstance(n, ast.ClassDef) and n.name == name)
     resolver = next(n for n in ast.walk(cls) if getattr(n, "name", "") == "_resolve_swa_kv_pool")

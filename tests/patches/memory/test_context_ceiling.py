@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""No context longer than the model's own, through SGLang's own method."""
+"""Check that no context exceeds the model's own, in SGLang's own method."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ cut = hook_of(context_ceiling.PATCH, "before", "_derive_context_length")
 )
 @pytest.mark.parametrize("env", [{}, {"SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN": "1"}])
 def test_no_context_above_the_models_own(monkeypatch, tmp_path, env, wish, served):
-    """Through SGLang's own method, which alone would refuse it or grant it."""
+    """Call SGLang's method, which by itself would refuse or grant the longer context."""
     from sglang.srt.configs.model_config import ModelConfig
 
     for name, value in env.items():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a step launches has run before SGLang sizes its pools, on SGLang's own runner."""
+"""Check on SGLang's runner that a step's kernels have run before pools are sized."""
 
 from __future__ import annotations
 
@@ -32,24 +32,24 @@ def run(*args: str) -> tuple[dict[str, list[str]], str]:
 
 
 OURS = {"_nvfp4_linear_kernel", "_experts_up_kernel", "_route_one_launch_kernel"}
-# SGLang's attention: prefill, decode in two parts, and who reads which slots.
+# SGLang's attention: prefill, decode in two parts, and the kernel that gathers KV slots.
 ATTENTION = {
     "_fwd_kernel", "_fwd_grouped_kernel_stage1", "_fwd_kernel_stage2",
     "create_flashinfer_kv_indices_triton",
 }  # fmt: skip
 
 
-def test_a_step_launches_no_kernel_for_the_first_time(nvfp4_experts):
+def test_a_served_step_launches_only_kernels_that_have_run(nvfp4_experts):
     ran, log = run(str(nvfp4_experts))
     assert OURS | ATTENTION <= set(ran["after"]) <= set(ran["before"])
     assert "could not run before the pools" not in log
     assert " and a whole step ran" in log
     assert log.index("Kernels before pools: ") < log.index("KV Cache is allocated")
-    assert log.count("KV Cache is allocated") == 2  # the full and the sliding layers'
+    assert log.count("KV Cache is allocated") == 2  # the full layers' and the sliding layers'
 
 
 @pytest.mark.slow
-def test_without_the_patch_every_kernel_is_new(nvfp4_experts):
+def test_without_the_patch_a_served_step_launches_new_kernels(nvfp4_experts):
     ran, log = run(str(nvfp4_experts), "kernels_before_pools")
     assert ran["before"] == []
     assert set(ran["after"]) >= OURS | ATTENTION
@@ -57,7 +57,7 @@ def test_without_the_patch_every_kernel_is_new(nvfp4_experts):
 
 
 @pytest.mark.parametrize("chunk", [None, -1, 512, 4096])
-def test_token_counts_reach_both_sides_of_each_boundary(monkeypatch, chunk):
+def test_token_counts_cover_both_sides_of_each_boundary(monkeypatch, chunk):
     table = nvfp4_dispatch.read(nvfp4_dispatch.FOLDER / "sm_86.json")
     monkeypatch.setattr(nvfp4_dispatch, "table_of", lambda device: table)
     counts = kernels_before_pools.token_counts(torch.device("cuda"), chunk)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The bounds check: what it lets pass, what it stops, and what it leaves behind."""
+"""Check what the KV bounds check passes, what it stops, and the report that it writes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def backend(metadata: object) -> SimpleNamespace:
 
 
 def triton(full: list[int], window: list[int]) -> ForwardMetadata:
-    """SGLang's own record; each list is one request's, and rubbish follows what is read."""
+    """Build SGLang's own record, with one list per request and garbage behind each list."""
     fields = dict.fromkeys(ForwardMetadata.__dataclass_fields__)
     fields |= {
         "kv_indptr": torch.tensor([0, len(full)]),
@@ -61,7 +61,7 @@ def look(metadata: object, layer: SimpleNamespace, mode: ForwardMode = ForwardMo
     hook_of(check.PATCH, "before", "forward")(backend(metadata), None, None, None, layer, batch)
 
 
-def test_what_lies_in_the_pools_passes():
+def test_slots_within_the_pools_pass():
     look(triton([0, 39], [19]), FULL_LAYER)
     look(triton([0, 39], [0, 19]), SLIDING_LAYER)
     look(paged([9, 0, 99], [4, 0, 99], length=8), FULL_LAYER)
@@ -84,7 +84,7 @@ def test_what_lies_in_the_pools_passes():
         (paged([9, 9], [0, 5], 5), SLIDING_LAYER, "swa_page_table of layer 1 holds 0 to 5"),
     ],
 )
-def test_what_does_not_is_named_and_kept(metadata, layer, words, tmp_path, monkeypatch):
+def test_a_slot_outside_is_reported_and_saved(metadata, layer, words, tmp_path, monkeypatch):
     monkeypatch.setattr(check.tempfile, "tempdir", str(tmp_path))
     with pytest.raises(check.KVBoundsError, match=words) as stopped:
         look(metadata, layer)
@@ -97,8 +97,8 @@ def test_what_does_not_is_named_and_kept(metadata, layer, words, tmp_path, monke
 
 
 @pytest.mark.parametrize("file_bytes", [0, 300])
-def test_a_full_disk_does_not_hide_what_was_found(file_bytes, tmp_path):
-    """A file size limit fails a write as a full disk does, at the first byte or in the middle."""
+def test_a_full_disk_does_not_hide_the_report(file_bytes, tmp_path):
+    """Limit the file size: a write then fails as on a full disk, at the first byte or later."""
     code = f"""
 import resource, signal, tempfile
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -116,13 +116,13 @@ look(triton([3, 40], []), FULL_LAYER)
     assert not list(tmp_path.iterdir())
 
 
-def test_no_temporary_folder_does_not_either(tmp_path, monkeypatch):
+def test_a_missing_temporary_folder_does_not_hide_the_report(tmp_path, monkeypatch):
     monkeypatch.setattr(check.tempfile, "tempdir", str(tmp_path / "gone"))
     with pytest.raises(check.KVBoundsError, match=r"not be kept \(No such file or directory"):
         look(triton([3, 40], []), FULL_LAYER)
 
 
-def test_an_swa_slot_beyond_its_pool_is_stopped_as_it_is_handed_out(tmp_path, monkeypatch):
+def test_an_swa_slot_beyond_its_pool_is_refused_at_allocation(tmp_path, monkeypatch):
     monkeypatch.setattr(check.tempfile, "tempdir", str(tmp_path))
     allocator = object.__new__(SWATokenToKVPoolAllocator)
     allocator._size_full, allocator._size_swa, allocator.page_size = 39, 19, 1
@@ -133,7 +133,7 @@ def test_an_swa_slot_beyond_its_pool_is_stopped_as_it_is_handed_out(tmp_path, mo
         before_mapping(allocator, torch.tensor([1, 39]), torch.tensor([1, 20]))
 
 
-def test_off_means_that_nothing_is_hooked():
+def test_without_the_setting_nothing_is_hooked():
     assert "SGLANG_TRTLLM_MHA_DEBUG" in check.PATCH.stands_down(Context(Settings.from_env({})))
     on = Settings.from_env({"SGLANG_TRTLLM_MHA_DEBUG": "1"})
     assert check.PATCH.stands_down(Context(on)) is None

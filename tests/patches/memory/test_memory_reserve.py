@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The reserve beside weights and KV: SGLang's own reproduced, ours never above it."""
+"""Compare the reserve beside weights and KV with SGLang's; ours never exceeds it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SIZES = sorted({card.mib for card in CARDS.values()})
 
 @pytest.fixture
 def resolved(monkeypatch, tmp_path):
-    """resolved(mib, *flags, ours): server arguments after SGLang's memory step on such a GPU."""
+    """resolved(mib, *flags, ours): server arguments after SGLang's memory step on this GPU."""
     from sglang.srt.arg_groups import memory_hook
     from sglang.srt.arg_groups.overrides import declare_resolution, resolving_view
     from sglang.srt.model_executor.cuda_graph_config import Backend, CudaGraphConfig, PhaseConfig
@@ -49,7 +49,7 @@ def resolved(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("mib", SIZES)
-def test_the_flat_reserve_is_sglangs(resolved, mib):
+def test_the_flat_reserve_equals_sglangs(resolved, mib):
     cfg = resolved(mib)
     load = reserve.default_load(mib * MIB, BUILT_IN["12B"])
     assert load.chunk == cfg.chunked_prefill_size
@@ -58,8 +58,8 @@ def test_the_flat_reserve_is_sglangs(resolved, mib):
     assert cfg.mem_fraction_static == round(fraction, 3)
 
 
-def test_large_cards_keep_ten_gib_whatever_the_chunk(resolved):
-    """60 GiB and more; a chunk of 2048 alone would leave 4 GiB."""
+def test_large_cards_keep_ten_gib_at_every_chunk(resolved):
+    """Check cards of 60 GiB and more; a chunk of 2048 alone would leave 4 GiB."""
     mib = CARDS["a100"].mib
     cfg = resolved(mib, "--chunked-prefill-size", "2048")
     load = replace(reserve.default_load(mib * MIB, BUILT_IN["12B"]), chunk=2048)
@@ -104,7 +104,7 @@ def test_24_gb_cards_gain_gigabytes(resolved):
         ("--disaggregation-mode", "decode"),
     ],
 )
-def test_what_the_user_or_another_mode_settles_stays(resolved, flags):
+def test_values_set_by_the_user_or_another_mode_stay(resolved, flags):
     mib = CARDS["a10g"].mib
     ours, stock = resolved(mib, *flags, ours=True), resolved(mib, *flags)
     assert ours.mem_fraction_static == stock.mem_fraction_static
@@ -117,7 +117,7 @@ def test_vision_is_untouched(resolved):
 
 
 def test_the_swa_scoped_reserve_by_hand():
-    """24 GiB: 4 GiB of allowance, not 8, and a chunk's activations; 6 GiB: dense is the smaller."""
+    """Reserve 4 GiB and a chunk's activations at 24 GiB; at 6 GiB the dense reserve is less."""
     geometry, load = BUILT_IN["12B"], reserve.Load(4096, 48, 262_144)
     chunk = activation_bytes(geometry, Step(4096, 48))
     assert reserve.swa_scoped(24 * GIB, geometry, load) == 4 * GIB + chunk
@@ -126,7 +126,7 @@ def test_the_swa_scoped_reserve_by_hand():
 
 
 def test_dense_kv_keeps_its_reserve():
-    """A model whose layers are all full has KV that grows to fill any budget."""
+    """Keep it where all layers are full: their KV can fill any budget."""
     dense = Geometry("dense", (FULL,) * 36, 4096, 12_288, 32, 8, 8, 0, 40_960)
     load = reserve.Load(4096, 48, 40_960)
     for memory in (4 * GIB, 12 * GIB, 96 * GIB):
@@ -135,7 +135,7 @@ def test_dense_kv_keeps_its_reserve():
 
 @given(st.sampled_from(sorted(BUILT_IN)), st.integers(6 * GIB, 192 * GIB),
        st.integers(256, 16_384), st.integers(0, 512), st.integers(1, 8), st.booleans())  # fmt: skip
-def test_min_holds(model, memory, chunk, batch, drafts, low):
+def test_minima_hold(model, memory, chunk, batch, drafts, low):
     load = reserve.Load(chunk, batch, 131_072, 64, drafts)
     geometry = BUILT_IN[model]
     kept = reserve.reserve(memory, geometry, load, tight=low)

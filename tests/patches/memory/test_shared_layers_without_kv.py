@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pools of E2B and E4B hold rows for the layers that own KV, and for no others."""
+"""Check that pools of E2B and E4B have rows only for layers that own KV."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ owners_only = hook_of(shared_layers_without_kv.PATCH, "after", "get_hybrid_layer
 
 
 def layer_ids(name: str, architectures: list[str]) -> tuple[list[int], list[int]]:
-    """(sliding, full) ids from SGLang's function under the patch."""
+    """Return (sliding, full) layer ids from SGLang's patched function."""
     from sglang.srt.configs import model_config
     from transformers import Gemma4TextConfig
 
@@ -33,7 +33,7 @@ def layer_ids(name: str, architectures: list[str]) -> tuple[list[int], list[int]
 
 
 @pytest.mark.parametrize("name", sorted(BUILT_IN))
-def test_owners_alone_are_listed(name):
+def test_only_layers_that_own_kv_are_listed(name):
     geometry = BUILT_IN[name]
     sliding, full = layer_ids(name, ["Gemma4ForConditionalGeneration"])
     assert len(sliding) == geometry.kv_layers(SLIDING)
@@ -42,7 +42,7 @@ def test_owners_alone_are_listed(name):
 
 
 def test_each_shared_layer_reads_a_listed_one():
-    """By SGLang's rule: the last layer of the same kind that owns KV."""
+    """Apply SGLang's rule: a layer reads the last layer of its kind that owns KV."""
     geometry = BUILT_IN["E2B"]
     sliding, full = layer_ids("E2B", ["Gemma4ForConditionalGeneration"])
     owners = geometry.layers - geometry.kv_shared
@@ -52,13 +52,13 @@ def test_each_shared_layer_reads_a_listed_one():
         assert source in (full if kind == FULL else sliding)
 
 
-def test_other_models_are_left_alone():
+def test_other_models_are_unchanged():
     ids = ([0, 1, 2], [3])
     assert owners_only(ids, ["LlamaForCausalLM"], object()) is ids
 
 
-def test_the_pools_grow_by_what_was_never_read(monkeypatch, tmp_path):
-    """E4B, 4 GiB at 0.8: 86,016 bytes a full token become 49,152, 1.75 times the tokens."""
+def test_the_pools_grow_by_the_unused_rows(monkeypatch, tmp_path):
+    """Shrink a full token of E4B from 86,016 to 49,152 bytes: 1.75 times the tokens."""
     geometry = BUILT_IN["E4B"]
     stock = configurator(monkeypatch, tmp_path, geometry)
     before = stock.calculate_pool_sizes(4 * GIB, 1).full_max_total_num_tokens

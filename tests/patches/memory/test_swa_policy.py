@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which split of KV memory a server gets: the user's, SGLang's shared pool, or a solved ratio."""
+"""Check which split of KV memory a server gets: the user's, the shared pool or a solved ratio."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ DEFAULTS: dict[str, Any] = {
 
 @pytest.fixture
 def declared(monkeypatch, tmp_path):
-    """declared(model, policy, gpu, **flags): what the patch declares for such a server."""
+    """declared(model, policy, gpu, **flags): what the patch declares for this server."""
     from sglang.srt.arg_groups import overrides
 
     def run(model: str, policy: str = "auto", gpu: Gpu = A10G, **flags: Any) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def declared(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("model", sorted(BUILT_IN))
-def test_auto_shares_the_bytes_of_both_pools(declared, model):
+def test_auto_shares_memory_between_both_pools(declared, model):
     assert declared(model) == {"enable_unified_memory": True}
 
 
@@ -76,7 +76,7 @@ def test_auto_shares_the_bytes_of_both_pools(declared, model):
     ("model", "ratio"),
     [("26B-A4B", {"swa_full_tokens_ratio": 0.15}), ("31B", {}), ("12B", {}), ("E4B", {})],
 )
-def test_seed_is_for_mixtures_of_experts(declared, model, ratio):
+def test_seed_applies_to_mixtures_of_experts(declared, model, ratio):
     assert declared(model, "seed") == ratio
     assert declared(model, "seed", B200) == ratio
 
@@ -99,13 +99,13 @@ def test_every_architecture_has_the_policies(declared, monkeypatch, architecture
 
 
 @pytest.mark.parametrize("model", sorted(BUILT_IN))
-def test_upstream_is_left_alone(declared, model):
+def test_upstream_changes_nothing(declared, model):
     assert declared(model, "upstream") == {}
 
 
 @pytest.mark.parametrize("policy", ["auto", "seed", "upstream"])
 @pytest.mark.parametrize("flag", [{"swa_full_tokens_ratio": 0.5}, {"enable_unified_memory": True}])
-def test_the_users_flag_wins(declared, policy, flag):
+def test_the_users_flag_takes_precedence(declared, policy, flag):
     assert declared("26B-A4B", policy, **flag) == {}
 
 
@@ -122,7 +122,7 @@ def test_the_users_flag_wins(declared, policy, flag):
         ({"gpu": B200}, "not tested on this GPU"),
     ],
 )
-def test_where_bytes_are_not_shared_the_log_says_why(declared, caplog, flags, reason):
+def test_the_log_says_why_memory_is_not_shared(declared, caplog, flags, reason):
     caplog.set_level("INFO")
     assert declared("31B", **flags) == {}
     assert reason in caplog.text
@@ -151,7 +151,7 @@ def test_plan_and_server_split_alike(declared, model, draft, policy_name, name):
 
 
 def solved(monkeypatch, folder, budget: int = 40 * GIB, *, unified: bool = False, **schedule: Any):
-    """What `_solved_ratio` gives for the 31B over SGLang's own configurator."""
+    """Return `_solved_ratio` of the 31B on SGLang's own configurator."""
     from sglang.srt import runtime_context
     from sglang.srt.model_executor import pool_configurator
 
@@ -193,7 +193,7 @@ def test_a_draft_gets_the_solved_split(monkeypatch, tmp_path):
     "schedule",
     [{"_swa_full_tokens_ratio_explicitly_set": True}, {"max_total_tokens": 9}, {"unified": True}],
 )
-def test_what_the_user_sized_is_not_solved(monkeypatch, tmp_path, schedule):
+def test_pools_sized_by_the_user_are_not_solved(monkeypatch, tmp_path, schedule):
     assert solved(monkeypatch, tmp_path, **schedule) is None
 
 
@@ -204,7 +204,7 @@ def test_other_policies_solve_nothing(monkeypatch, tmp_path, policy):
     assert solved(monkeypatch, tmp_path) is None
 
 
-def test_sglangs_request_cap_keeps_its_place(monkeypatch, tmp_path):
+def test_sglangs_request_cap_is_kept(monkeypatch, tmp_path):
     from sglang.srt.model_executor import pool_configurator
 
     capped = object.__new__(pool_configurator.SWARequestCapPoolConfigurator)
@@ -213,7 +213,7 @@ def test_sglangs_request_cap_keeps_its_place(monkeypatch, tmp_path):
 
 
 def on_a_real_runner(target: Path, budget: int, *flags: str) -> tuple[dict[str, Any], str]:
-    """What `solve_on_a_real_runner` prints, and SGLang's log."""
+    """Return what `solve_on_a_real_runner` prints, and SGLang's log."""
     command = [
         sys.executable,
         "-m",
@@ -228,9 +228,9 @@ def on_a_real_runner(target: Path, budget: int, *flags: str) -> tuple[dict[str, 
 
 @pytest.mark.parametrize("drafting", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_real_runner_splits_its_budget_as_solved(checkpoint, tmp_path, drafting):
-    """SGLang's ModelRunner on the tiny dense model, fp32: 1024 and 2048 bytes a token.
+    """Run SGLang's ModelRunner on the tiny dense model in fp32: 1024 and 2048 bytes a token.
 
-    An assistant of three layers changes the tokens in flight, and no token's bytes.
+    An assistant of three layers changes the tokens in flight but not the bytes per token.
     """
     budget, target = 400_000_000, checkpoint("dense")
     flags = ("--draft", str(build_assistant(target, tmp_path / "draft"))) if drafting else ()
@@ -252,7 +252,7 @@ def test_a_real_runner_splits_its_budget_as_solved(checkpoint, tmp_path, draftin
 
 @pytest.mark.slow
 def test_the_seeds_split_is_logged_with_its_pools(checkpoint):
-    """A mixture of experts, 0.15 sliding tokens for each full one, 1024 and 2048 bytes a token."""
+    """Check a mixture of experts: 0.15 sliding tokens per full token, 1024 and 2048 bytes each."""
     budget = 400_000_000
     found, log = on_a_real_runner(checkpoint("moe"), budget, "--policy", "seed")
     expected = pools.split(budget, pools.KvBytes(1024, 2048), 0.15)
@@ -262,8 +262,8 @@ def test_the_seeds_split_is_logged_with_its_pools(checkpoint):
 
 
 @pytest.mark.slow
-def test_without_draft_without_kv_half_the_budget_is_never_used(checkpoint, tmp_path):
-    """Three layers of the assistant count as full ones, of which the tiny target has two."""
+def test_without_draft_without_kv_half_the_budget_is_unused(checkpoint, tmp_path):
+    """Count the assistant's three layers as full ones, beside two of the tiny target."""
     budget, target = 400_000_000, checkpoint("dense")
     draft = str(build_assistant(target, tmp_path / "draft"))
     found, _ = on_a_real_runner(target, budget, "--draft", draft, "--without", "draft_without_kv")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SGLang's Triton kernels run in the interpreter here, as ours do in tests/kernels."""
+"""Run SGLang's Triton kernels in the interpreter, as tests/kernels runs ours."""
 
 from tests.kernels.conftest import mended_bf16, pytest_collection_modifyitems, pytest_configure
 

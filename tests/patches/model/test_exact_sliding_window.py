@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many keys Triton attention gathers in decode, and where nothing changes."""
+"""Check how many keys Triton attention gathers in decode, and what stays unchanged."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WINDOW = 32
 
 
 def gathered(backend: SimpleNamespace) -> list[int]:
-    """Keys of requests of 10, 32 and 50 tokens by SGLang's own function."""
+    """Count the keys that SGLang's function gathers for requests of 10, 32 and 50 tokens."""
     from sglang.srt.layers.attention import triton_backend
 
     translator = SimpleNamespace(pack_read_stream=lambda *a, **k: True, window_kv_kind=None)
@@ -30,7 +30,7 @@ def gathered(backend: SimpleNamespace) -> list[int]:
 
 @pytest.fixture
 def backend() -> SimpleNamespace:
-    """SGLang keeps the distance to the oldest visible key."""
+    """Build a backend; SGLang stores the distance to the oldest visible key."""
     return SimpleNamespace(sliding_window_size=WINDOW - 1)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SGLang's Triton kernels for BF16 experts equal transformers' experts, with our activation."""
+"""Compare SGLang's Triton kernels for BF16 experts, with our activation, with transformers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.patches.hooks import hook_of
 EXPERTS, TOP_K, HIDDEN, INTERMEDIATE = 4, 2, 64, 48
 BLOCK_M = 16
 CONFIG = {"BLOCK_SIZE_M": BLOCK_M, "BLOCK_SIZE_N": 32, "BLOCK_SIZE_K": 32, "GROUP_SIZE_M": 1}
-# The sums alone differ; the erf form differs by 2e-4 and more.
+# Only summation order differs; the erf form differs by 2e-4 or more.
 TOLERANCE = 2e-6
 
 
@@ -63,7 +63,7 @@ def run(sequence: Callable[..., torch.Tensor], experts, x, weights, ids) -> torc
 
 
 def in_fp32(fused_moe: ModuleType) -> Callable[..., None]:
-    """The runner's matmul with its sums stored in fp32; it would round them to FP16."""
+    """Store the sums of the runner's matmul in fp32 instead of FP16."""
     import triton.language as tl
 
     invoke = fused_moe.invoke_fused_moe_kernel
@@ -71,7 +71,10 @@ def in_fp32(fused_moe: ModuleType) -> Callable[..., None]:
 
 
 def aligned(ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Slots sorted by expert and padded to whole blocks, each block's expert, the padded count."""
+    """Sort slots by expert, padded to whole blocks.
+
+    Returns the slots, the expert of each block, and the padded count.
+    """
     flat = ids.flatten()
     slots, blocks = [], []
     for expert in range(EXPERTS):
@@ -85,7 +88,7 @@ def aligned(ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor
 
 
 def tanh(*args, **kwargs):
-    """SGLang's sequence as the patch calls it."""
+    """Call SGLang's sequence as the patch does."""
     from sglang.srt.layers.moe.moe_runner.triton_utils.fused_moe import _fused_moe_kernel_sequence
 
     around = hook_of(PATCH, "around", "_fused_moe_kernel_sequence")
@@ -94,7 +97,7 @@ def tanh(*args, **kwargs):
 
 @pytest.mark.interpreter
 @pytest.mark.parametrize("tokens", [1, 7, 40])
-def test_they_equal_transformers(experts, tokens):
+def test_experts_equal_transformers(experts, tokens):
     from sglang.srt.layers.moe.moe_runner.triton_utils.fused_moe import _fused_moe_kernel_sequence
 
     draw = torch.Generator().manual_seed(tokens)
@@ -116,5 +119,5 @@ def test_other_activations_are_kept():
 
 
 def test_compiled_single_tokens_stay_on_the_runner():
-    """SGLang's replacement for them, fused_moe_forward_native, has the erf form alone."""
+    """Keep them there: SGLang's fused_moe_forward_native has only the erf form."""
     assert hook_of(PATCH, "replace", "_torch_compile_forward")(None, num_tokens=1) is None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which tile for which batch on which GPU, and when SGLang's own stays."""
+"""Check which tile each batch gets on each GPU, and when SGLang's own tile stays."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.patches.hooks import hook_of
 
 MAX_SHARED = {"sm_80": 166_912, "sm_86": 101_376, "sm_89": 101_376, "sm_90": 232_448}
 
-# Rows of their own: the committed table changes with each measurement.
+# Own rows, because the committed table changes with each measurement.
 HOPPER = Row(
     None,
     (
@@ -49,13 +49,13 @@ def _forgotten():
         (512, 8, (16, 32, 4)),
     ],
 )
-def test_the_batch_chooses(dim, requests, expected) -> None:
+def test_the_batch_chooses_the_tile(dim, requests, expected) -> None:
     tile = HOPPER.choose(dim, requests, 2, MAX_SHARED["sm_90"])
     assert (tile.block_m, tile.block_n, tile.num_warps, tile.num_stages) == (*expected, 2)
 
 
 def test_the_committed_table_covers_both_head_dimensions_everywhere() -> None:
-    """Until it is measured: a measurement may well leave a regime to SGLang."""
+    """Hold until each is measured; a measurement may leave a regime to SGLang."""
     table = read()
     assert set(table) == set(MAX_SHARED)
     for name, row in table.items():
@@ -65,7 +65,7 @@ def test_the_committed_table_covers_both_head_dimensions_everywhere() -> None:
                     assert row.choose(dim, requests, 2, MAX_SHARED[name]), (name, dim, requests)
 
 
-def test_what_hopper_has_room_for_a_99_kb_part_has_not(caplog) -> None:
+def test_a_tile_for_hopper_is_refused_on_a_part_with_99_kb(caplog) -> None:
     assert HOPPER.choose(512, 1, 2, MAX_SHARED["sm_90"]).block_n == 64
     with caplog.at_level(logging.WARNING):
         assert HOPPER.choose(512, 1, 2, MAX_SHARED["sm_86"]) is None
@@ -82,12 +82,12 @@ def test_wider_elements_take_the_next_tile_that_fits(caplog) -> None:
     with caplog.at_level(logging.WARNING):
         assert row.choose(256, 1, 4, MAX_SHARED["sm_86"]) is None
     assert len(caplog.messages) == 2
-    # FP8 keys are narrower, and are counted as 2 bytes.
+    # FP8 keys are narrower, but counted as 2 bytes.
     assert row.choose(256, 1, 1, 90_000) == row.choose(256, 1, 2, 90_000)
 
 
 @pytest.mark.parametrize("dim", [64, 128, 192, 288, 576])
-def test_other_head_dimensions_are_sglangs(dim) -> None:
+def test_other_head_dimensions_keep_sglangs_tile(dim) -> None:
     assert all(row.choose(dim, 1, 2, 10**6) is None for row in read().values())
 
 
@@ -97,7 +97,7 @@ def test_every_tile_fits_its_gpu(name) -> None:
 
 
 def test_no_gpu_without_a_measurement_gets_a_tile(monkeypatch) -> None:
-    """Both gates: the patch stands down, and were it applied it would choose nothing."""
+    """Check both gates: the patch stands down, and if applied it chooses nothing."""
     monkeypatch.setattr(patch, "_device", lambda device: ((9, 0), MAX_SHARED["sm_90"]))
     q = SimpleNamespace(
         shape=(1, 1, 256), device=SimpleNamespace(type="cuda"), element_size=lambda: 2
@@ -116,11 +116,11 @@ def test_no_gpu_without_a_measurement_gets_a_tile(monkeypatch) -> None:
 @pytest.mark.parametrize(
     "gpu", [Gpu("none"), Gpu("amd", "MI300X"), Gpu("nvidia", "B200", (10, 0))], ids=str
 )
-def test_other_machines_are_sglangs(gpu) -> None:
+def test_other_machines_keep_sglangs_tile(gpu) -> None:
     assert patch.PATCH.stands_down(Context(gpu=gpu))
 
 
-def test_a_tile_is_taken_back_after_an_error() -> None:
+def test_a_tile_is_restored_after_an_error() -> None:
     from sglang.kernels.ops.attention import extend_attention
 
     before = extend_attention._fwd_kernel
@@ -137,8 +137,8 @@ def test_a_tile_is_taken_back_after_an_error() -> None:
     assert block_sizes(lambda Lq, Lv: (Lq, 0, Lv, 64, 64, 8), 256, 256)[3:] == (64, 64, 8)
 
 
-def test_the_call_is_hooked_by_its_arguments_names(monkeypatch) -> None:
-    """The hook reads arguments of both of SGLang's functions, by position or by name."""
+def test_the_hook_finds_arguments_by_position_and_by_name(monkeypatch) -> None:
+    """Pass arguments to both of SGLang's functions by position or by name."""
     tile, hook = HOPPER.tiles[0], functools.partial(hook_of, patch.PATCH, "around")
     asked = []
     monkeypatch.setattr(patch, "_choose", lambda q, k, v, n: asked.append((q, k, v, n)) or tile)

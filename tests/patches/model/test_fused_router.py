@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the fused router acts. Its numbers are in tests/kernels/test_fused_router.py."""
+"""Check where the fused router acts; tests/kernels/test_fused_router.py has its numbers."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_where_it_stands_down(settings, model, gpu, reason) -> None:
 
 
 def test_a_layer_routes_by_our_kernels(monkeypatch) -> None:
-    """One launch for few tokens, whose choice is handed out once; a launch of the choice else."""
+    """Use one launch for few tokens, whose choice is used once; else launch the choice alone."""
     monkeypatch.setattr(fused_router, "_counters_are_safe", lambda: True)
     monkeypatch.setattr(router_one_launch, "route_one_launch", lambda *a: ("logits", "w", ids))
     monkeypatch.setattr(router, "route", lambda *a: ("chosen", "anew"))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SGLang's JIT units with a C++ library from before std::bit_cast: not without the patch, with it.
+"""Build SGLang's JIT units with a C++ library without std::bit_cast: only the patch makes it work.
 
-The library is this machine's, and its <bit> and <version> leave out the one function that gcc 11
-brought. gcc 10 itself is not in this system's packages; the message is the one that it gives.
+The library is this machine's, less the function that gcc 11 added to <bit> and <version>. gcc 10
+itself is not in this system's packages; the message is its own.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[3]
 TOOLKIT = Path(next(iter(importlib.util.find_spec("nvidia").submodule_search_locations))) / "cu13"
 MISSING = 'namespace "std" has no member "bit_cast"'
 
-# In one process g++ is what it is at first.
+# A process asks g++ once and caches the answer; each test starts without it.
 pytestmark = [
     pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++"),
     pytest.mark.usefixtures("_forgotten"),
@@ -41,7 +41,7 @@ def _forgotten():
 
 @pytest.fixture(scope="module")
 def old_library(tmp_path_factory) -> Path:
-    """A folder to search before the system's: <bit> and <version> without std::bit_cast."""
+    """Write a folder with <bit> and <version> that lack std::bit_cast, to be searched first."""
     folder = tmp_path_factory.mktemp("libstdc++")
     seen = subprocess.run(
         ["g++", "-x", "c++", "-std=c++20", "-E", "-"],
@@ -68,18 +68,18 @@ def old(old_library, monkeypatch) -> None:
 ON_A_GPU = Context(gpu=Gpu("nvidia", "NVIDIA A10G", (8, 6)))
 
 
-def test_stands_down_where_the_library_has_it() -> None:
+def test_the_patch_stands_down_where_the_library_has_it() -> None:
     assert not lacks_bit_cast("g++")
     assert "has std::bit_cast" in PATCH.stands_down(ON_A_GPU)
 
 
-def test_is_needed_where_the_library_lacks_it(old) -> None:
+def test_the_patch_is_needed_where_the_library_lacks_it(old) -> None:
     assert lacks_bit_cast("g++")
     assert PATCH.stands_down(ON_A_GPU) is None
     assert PATCH.stands_down(Context(gpu=Gpu("none")))
 
 
-def test_a_compiler_that_is_not_there_lacks_nothing() -> None:
+def test_a_missing_compiler_is_not_reported_as_lacking_it() -> None:
     assert not lacks_bit_cast("no-such-compiler")
 
 
@@ -109,7 +109,7 @@ def test_the_header_casts_bits(library, request, tmp_path) -> None:
     assert subprocess.run([tmp_path / "program"], check=False).returncode == 0
 
 
-def test_a_path_with_a_space_stays_one_word(monkeypatch) -> None:
+def test_a_path_with_a_space_stays_one_argument(monkeypatch) -> None:
     monkeypatch.setattr("sglang_gemma4_ext.patches.model.jit_bit_cast.HEADER", Path("/a b/$c.h"))
     assert _with_header(["-fPIC"]) == ["-fPIC", "-include", "'/a b/$$c.h'"]
 
@@ -148,8 +148,8 @@ def test_a_unit_of_sglang_builds_with_the_old_library_only_patched(
     assert (tmp_path / "patched/cuda_0.o").stat().st_size > 10_000
 
 
-def test_where_sglang_casts() -> None:
-    """All of them, so that a new one is looked at; those of other vendors' kernels are builtins."""
+def test_every_cast_of_sglang_is_known() -> None:
+    """List all casts, so that a new one is reviewed; other vendors' kernels use builtins."""
     from sglang.kernels.jit.utils.compile.paths import KERNEL_PATH
 
     found = {}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What reaches the language model's rotary embedding, and what is left in the caller's buffer."""
+"""Check the positions that the rotary embedding gets and the caller's buffer afterwards."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ one_lower = hook_of(PATCH, "around", "forward")
 
 @pytest.fixture
 def served(monkeypatch):
-    """served(positions): what SGLang's own forward gives the language model, with the patch."""
+    """served(positions): what SGLang's patched forward passes to the language model."""
     from sglang.srt.models import gemma4_mm
 
     seen = []
@@ -44,8 +44,8 @@ def served(monkeypatch):
 
 
 @pytest.mark.parametrize("out_of_place", ["0", "1"])
-def test_they_are_the_callers(served, monkeypatch, out_of_place):
-    """Whichever way SGLang adds its one, so a replayed graph and an eager chunk agree."""
+def test_positions_equal_the_callers(served, monkeypatch, out_of_place):
+    """Cover both ways in which SGLang adds 1; a replayed graph and an eager chunk agree."""
     monkeypatch.setenv("SGLANG_GEMMA_OUT_OF_PLACE_POSITION_MUTATION", out_of_place)
     buffer = torch.tensor([0, 1, 2, 4095, 0])
     assert served(buffer).tolist() == [0, 1, 2, 4095, 0]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The router's learned scale: in PyTorch's norm, its rounding, and after a weight update."""
+"""Check the router's learned scale: in PyTorch's norm, its rounding, after a weight update."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from sglang.srt.models.gemma4_causal import Gemma4Router
 from sglang_gemma4_ext.patches.model.router_scale import PATCH
 from tests.patches.hooks import hook_of
 
-# Not a power of four, so that its root is no BF16 number.
+# Not a power of four: its root is then not a BF16 number.
 HIDDEN, EPS = 2816, 1e-6
 
 
 @pytest.fixture
 def router() -> Gemma4Router:
-    """As SGLang builds it in BF16, its projection left out."""
+    """Build it in BF16 as SGLang does, without its projection."""
     made = object.__new__(Gemma4Router)
     torch.nn.Module.__init__(made)
     made.norm = Gemma4RMSNorm(HIDDEN, eps=EPS, with_scale=False).bfloat16()
@@ -48,7 +48,7 @@ def rounded_once(scale: torch.Tensor) -> torch.Tensor:
     return (scale.bfloat16().double() * HIDDEN**-0.5).bfloat16()
 
 
-def test_the_scale_counts_in_the_native_norm(router):
+def test_the_native_norm_applies_the_scale(router):
     router.float().scale.data = drawn(0)
     x = torch.randn(3, HIDDEN, generator=torch.Generator().manual_seed(0))
     normed = x / (x.square().mean(-1, keepdim=True) + EPS).sqrt()
@@ -59,7 +59,7 @@ def test_the_scale_counts_in_the_native_norm(router):
 
 
 def test_the_fold_rounds_once(router):
-    """SGLang rounds the constant first: every weight of the 26B-A4B is 0.24 % smaller."""
+    """SGLang rounds the constant first, which makes each weight of the 26B-A4B 0.24 % smaller."""
     router.scale.data = drawn(1).bfloat16()
     router.fuse_scale()
     assert torch.equal(router.norm.weight.data, rounded_once(router.scale.data))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Text-only serving: the default, the towers, their weights, and the refusal of media."""
+"""Test text-only serving: its default, the towers, their weights, and the refusal of media."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MULTIMODAL = "Gemma4ForConditionalGeneration"
 
 @pytest.fixture
 def multimodal(monkeypatch):
-    """multimodal(on): what --enable-multimodal settled."""
+    """multimodal(on): set what --enable-multimodal resolved to."""
 
     def settle(on: bool) -> None:
         mm = SimpleNamespace(enable_multimodal=on)
@@ -39,7 +39,7 @@ def multimodal(monkeypatch):
         ("LlamaForCausalLM", None, None),
     ],
 )
-def test_an_unset_flag_means_text(architecture, given, settled, tmp_path: Path):
+def test_an_unset_flag_means_text_only(architecture, given, settled, tmp_path: Path):
     (tmp_path / "config.json").write_text(json.dumps({"architectures": [architecture]}))
     kwargs = {"model_path": str(tmp_path), "enable_multimodal": given}
     set_default = next(h.fn for h in text_only.PATCH.hooks if "ModelConfig" in h.target)
@@ -48,7 +48,7 @@ def test_an_unset_flag_means_text(architecture, given, settled, tmp_path: Path):
 
 
 @pytest.mark.parametrize("on", [False, True])
-def test_towers_are_built_for_media_alone(on, multimodal):
+def test_towers_are_built_only_for_media(on, multimodal):
     from sglang.srt.models import gemma4_mm
 
     multimodal(on)
@@ -92,7 +92,7 @@ def test_media_is_refused_by_a_text_server(multimodal_server, image):
         check(manager, request)
 
 
-def test_the_chat_apis_refusal_names_the_flag():
+def test_the_chat_apis_error_names_the_flag():
     name_flag = hook_of(text_only.PATCH, "after", "_validate_media_content")
     assert name_flag(None, None, None) is None
     assert "audio input; restart it" in name_flag("unsupported 'input_audio' content", None, None)
@@ -106,7 +106,7 @@ def test_the_chat_apis_refusal_names_the_flag():
         ("Gemma4ForCausalLM", "breakable"),
     ],
 )
-def test_prefill_graphs_are_as_sglang_has_them(architecture, backend, monkeypatch):
+def test_prefill_graphs_follow_sglangs_rules(architecture, backend, monkeypatch):
     from sglang.srt.arg_groups import cuda_graph_hook, overrides
     from sglang.srt.model_executor.cuda_graph_config import default_cuda_graph_config
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ModelOpt and compressed-tensors alike: when the patches act, and what they refuse."""
+"""Check ModelOpt and compressed-tensors alike: when the patches act, and what they refuse."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _model(quantization: dict[str, Any] | None, path: str = "") -> ModelInfo:
         (None, None),
     ],
 )
-def test_each_patch_is_for_checkpoints_of_its_format(quantization, format_of, tmp_path) -> None:
+def test_each_patch_applies_to_checkpoints_of_its_format(quantization, format_of, tmp_path) -> None:
     ctx = Context(model=_model(quantization, str(tmp_path)), **CPU)
     for name, patch in FORMATS.items():
         reason = patch.stands_down(ctx)
@@ -72,13 +72,13 @@ def test_hf_quant_config_alone_is_enough(tmp_path: Path) -> None:
         ("dequant", Gpu("amd", "MI300X"), "compute capability 8.0 to 9.x; here: MI300X"),
     ],
 )
-def test_on_a_gpu_only_dequant_asks_for_the_exact_path(patch, nvfp4, gpu, reason) -> None:
+def test_on_a_gpu_only_dequant_selects_the_exact_path(patch, nvfp4, gpu, reason) -> None:
     found = patch.stands_down(Context(Settings(nvfp4=nvfp4), gpu=gpu))
     assert found is None if reason is None else reason in found
 
 
 @pytest.mark.parametrize("nvfp4", ["auto", "dequant"])
-def test_without_a_gpu_auto_is_the_exact_path(nvfp4: str) -> None:
+def test_without_a_gpu_auto_selects_the_exact_path(nvfp4: str) -> None:
     for patch in FORMATS.values():
         assert patch.stands_down(Context(Settings(nvfp4=nvfp4, cpu=True))) is None
 
@@ -93,7 +93,7 @@ def _config(**changes: Any) -> SimpleNamespace:
     return SimpleNamespace(**given)
 
 
-def test_what_marlin_has_gets_sglangs_own_method(monkeypatch) -> None:
+def test_shapes_for_marlin_get_sglangs_own_method(monkeypatch) -> None:
     monkeypatch.setattr(_layers, "takes", lambda layer: False)
     weights = SimpleNamespace(num_bits=4, type="float", strategy="tensor_group", group_size=16)
     scheme = {"weights": weights, "input_activations": None}
@@ -113,8 +113,8 @@ def test_what_marlin_has_gets_sglangs_own_method(monkeypatch) -> None:
     [nvfp4_modelopt._moe_method, nvfp4_compressed_tensors._experts],
     ids=["modelopt", "tensors"],
 )
-def test_a_share_of_broken_blocks_is_refused(method) -> None:
-    """The 26B-A4B's 704 over 8 ranks."""
+def test_a_shard_with_partial_blocks_is_refused(method) -> None:
+    """Split the 26B-A4B's width of 704 over 8 ranks."""
     layer = SimpleNamespace(moe_ep_size=1, layer_name="model.layers.0.moe.experts")
     given = {"intermediate_size_per_partition": 88, "moe_intermediate_size": 704}
     with pytest.raises(ValueError, match=r"experts: a rank's share has 88 .* smaller --tp-size"):

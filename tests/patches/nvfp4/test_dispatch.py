@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which configuration a shape and a GPU get, and what `auto` needs to take our kernels."""
+"""Check each shape's configuration per GPU, and when `auto` takes our kernels."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _write(path: Path, *configs: dict[str, Any], faster=(), measured=None) -> Pa
 
 
 @tables
-def test_committed_tables_hold_every_op_in_blocks_that_triton_takes(path) -> None:
+def test_committed_tables_hold_every_op_with_valid_triton_blocks(path) -> None:
     table = read(path)
     assert {entry.op for entry in table.entries} == {
         "linear",
@@ -72,7 +72,7 @@ def test_every_capability_has_a_table() -> None:
         assert (FOLDER / f"sm_{major}{minor}.json").is_file()
 
 
-def test_the_smallest_bound_on_m_then_the_nearest_shape(tmp_path) -> None:
+def test_the_smallest_bound_on_m_is_taken_then_the_nearest_shape(tmp_path) -> None:
     configs = [
         _entry(block_n=16),
         _entry(n=8192, block_n=32),
@@ -92,7 +92,7 @@ def test_the_smallest_bound_on_m_then_the_nearest_shape(tmp_path) -> None:
         table.choose("grouped", 1, 16, 16)
 
 
-def test_a_device_has_its_own_table_else_that_of_its_capability_or_one_below(tmp_path) -> None:
+def test_a_device_uses_its_own_table_or_that_of_the_next_lower_capability(tmp_path) -> None:
     _write(tmp_path / "NVIDIA_H200.json", _entry())
     for major, minor in CAPABILITIES:
         _write(tmp_path / f"sm_{major}{minor}.json", _entry())
@@ -105,7 +105,7 @@ def test_a_device_has_its_own_table_else_that_of_its_capability_or_one_below(tmp
         assert table_for(name, capability, tmp_path).name == found
 
 
-def test_nothing_is_faster_without_a_measurement(tmp_path) -> None:
+def test_without_a_measurement_no_shape_is_faster(tmp_path) -> None:
     with pytest.raises(ValueError, match="names no measurement"):
         read(_write(tmp_path / "t.json", _entry(), faster=[["linear", 8192, 3840]]))
     for path in FOLDER.glob("*.json"):
@@ -113,7 +113,7 @@ def test_nothing_is_faster_without_a_measurement(tmp_path) -> None:
         assert table.measured is None or (ROOT / table.measured).exists(), path
 
 
-def test_one_line_says_that_nothing_is_measured(monkeypatch, caplog) -> None:
+def test_a_missing_measurement_is_logged_in_one_line(monkeypatch, caplog) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA A10G")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 6))
     nvfp4_dispatch.table_of.cache_clear()
@@ -133,7 +133,7 @@ FASTER = [["experts", 1408, 2816], ["linear", 32, 24]]
 
 @pytest.fixture
 def measured(monkeypatch, tmp_path) -> Iterator[Context]:
-    """A server on an A10G whose table, made up here, calls two shapes faster."""
+    """Describe an A10G server whose table, written here, calls two shapes faster."""
     _write(tmp_path / "NVIDIA_A10G.json", _entry(), faster=FASTER, measured="somewhere.jsonl")
     monkeypatch.setattr(table_for, "__defaults__", (tmp_path,))
     ctx = Context(Settings(), gpu=A10G)
@@ -149,14 +149,14 @@ DENSE = ModelInfo("", "Gemma4ForConditionalGeneration", QUANTIZED)
 MOE = ModelInfo("", DENSE.architecture, QUANTIZED | {"text_config": {"num_experts": 128}})
 
 
-def test_auto_leaves_to_marlin_what_was_not_measured() -> None:
+def test_auto_leaves_unmeasured_shapes_to_marlin() -> None:
     for gpu in (A10G, *(Gpu("nvidia", "", c) for c in CAPABILITIES)):
         ctx = Context(Settings(), DENSE, gpu)
         assert "not measured to be faster" in stands_down(ctx, "modelopt")
         assert not takes(ctx, "linear", 8192, 3840)
 
 
-def test_auto_takes_the_shapes_that_were_faster_and_no_other(measured) -> None:
+def test_auto_takes_exactly_the_faster_shapes(measured) -> None:
     assert stands_down(measured, "modelopt") is None
     assert takes(measured, "experts", 1408, 2816, "silu")
     for shape in (("linear", 1408, 2816), ("experts", 704, 2816, "silu"), ("linear", 32, 48)):
@@ -176,7 +176,7 @@ def test_experts_that_marlin_cannot_serve_are_ours(nvfp4) -> None:
 
 
 def test_sglangs_marlin_experts_have_no_gelu(monkeypatch) -> None:
-    """Its own runner, up to where it needs a GPU. When it takes gelu, experts may go to Marlin."""
+    """Run its own runner up to the GPU call; once it takes gelu, experts may go to Marlin."""
     from sglang.srt.layers.moe.moe_runner import marlin
     from sglang.srt.layers.moe.moe_runner.base import MoeRunnerConfig
     from sglang.srt.layers.quantization import marlin_utils
@@ -196,8 +196,8 @@ def test_sglangs_marlin_experts_have_no_gelu(monkeypatch) -> None:
             run(given, None, MoeRunnerConfig(activation=activation, is_gated=True))
 
 
-def test_a_layer_goes_by_its_ranks_share(measured, monkeypatch, caplog) -> None:
-    """SGLang's own linears of 2 ranks, each at the moment in which it asks for a method."""
+def test_a_linear_is_dispatched_by_its_shard_shape(measured, monkeypatch, caplog) -> None:
+    """Create SGLang's linears of 2 ranks, and check each when it asks for its method."""
     from sglang.srt.layers import linear
     from sglang.srt.layers.quantization.unquant import UnquantizedLinearMethod
 
@@ -237,7 +237,9 @@ def test_a_layer_goes_by_its_ranks_share(measured, monkeypatch, caplog) -> None:
     ("inner", "activation", "ours"),
     [(704, "silu", True), (352, "silu", False), (352, "gelu", True)],
 )
-def test_experts_go_by_their_ranks_share(measured, caplog, inner, activation, ours) -> None:
+def test_experts_are_dispatched_by_their_shard_shape(
+    measured, caplog, inner, activation, ours
+) -> None:
     from sglang.srt.layers.moe.fused_moe_triton import FusedMoE
 
     layer = FusedMoE.__new__(FusedMoE)
@@ -251,7 +253,7 @@ def test_experts_go_by_their_ranks_share(measured, caplog, inner, activation, ou
     assert caplog.messages == ([line] if ours else [])
 
 
-def test_who_multiplies() -> None:
+def test_fused_kernels_run_as_the_settings_say() -> None:
     for settings, fused in (
         (Settings(nvfp4="fused"), True),
         (Settings(nvfp4="dequant"), False),
@@ -286,11 +288,11 @@ def test_every_nvfp4_kernel_is_compiled() -> None:
     assert {row["kernel"] for row in _rows()} == WITHOUT_DOT | matmuls | {"_grouped_kernel"}
 
 
-def test_weights_are_loaded_by_16_bytes() -> None:
-    """Every stage's weights and activations; by 8 only weights whose rows start at odd eights.
+def test_operands_are_loaded_by_16_bytes() -> None:
+    """Check weights and activations of every stage.
 
-    That is a K of an odd multiple of 16: of Gemma 4's, what TP 4 leaves of the 26B-A4B's 704 and
-    2112.
+    Weights load by 8 bytes only where K is an odd multiple of 16. Of Gemma 4's shapes, these are
+    the TP 4 shards of the 26B-A4B's 704 and 2112.
     """
     by_eight = set()
     for row in _rows():
@@ -307,20 +309,20 @@ def test_weights_are_loaded_by_16_bytes() -> None:
 
 
 def _bytes_a_thread(row: dict[str, str]) -> tuple[float, float]:
-    """Of a stage's weights and of its activations."""
+    """Count the bytes of weights and of activations that a thread loads in a stage."""
     m, n, k = (int(row[f"block_{side}"]) for side in "mnk")
     threads = 32 * int(row["warps"])
     return n * k / 2 / threads, 2 * m * k / threads
 
 
-def test_hoppers_dots_are_where_the_table_says() -> None:
-    """Their order of K is another; on any other tile it costs instructions."""
+def test_hoppers_order_of_k_is_only_where_the_table_says() -> None:
+    """Elsewhere the order of K for Hopper's dots costs instructions."""
     for row in _rows():
         assert (row["tensor_core"] == "HGMMA") == (row["wgmma"] == "True"), row
 
 
 def test_the_compiled_shapes_are_gemma4s_whole_and_split() -> None:
-    """Its table's: 928 and the shards that MODELS.md's sizes give, none of them left out."""
+    """Compare K in the table with the models' sizes and their shards; none is missing."""
     whole = {2112, 2816, 3840, 4096, 5376, 8192, 15360, 16384, 21504}
     split = {512, 528, 928, 1024, 1056, 1920, 2048, 2688, 7680, 10752}
     experts = {704, 352, 176}
@@ -337,7 +339,7 @@ def test_the_compiled_shapes_are_gemma4s_whole_and_split() -> None:
         pytest.param((), id="all", marks=pytest.mark.slow),
     ],
 )
-def test_the_committed_table_is_of_this_code(part) -> None:
+def test_the_committed_table_matches_the_code(part) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "bench.kernels.compile_check", *part],
         capture_output=True,

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""No second copy of a layer's experts while they load, by allocations traced at real widths.
+"""Trace allocations while experts load: a layer is never held twice.
 
-The experts have the shapes of 26B-A4B, 16 of them.
+The experts have the widths of 26B-A4B; there are 16 of them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MODEL = BUILT_IN["26B-A4B"]
 EXPERTS, HIDDEN, INNER = 16, MODEL.hidden, MODEL.expert_intermediate
 EXPERT_BYTES = 3 * HIDDEN * INNER * 9 // 16
 LAYER_BYTES = EXPERTS * EXPERT_BYTES
-# Tensor scales, row scales, and what the allocator rounds up.
+# Tensor scales, row scales, and the allocator's rounding.
 SMALL = 1 << 20
 
 
@@ -69,7 +69,7 @@ def _copy(param: Any, loaded: torch.Tensor, shard_id: str, expert_id: int) -> No
 
 
 def _load(layer: torch.nn.Module, weights: tuple[Any, Any]) -> None:
-    """Every expert's tensors through the parameters' loaders, as SGLang's loop does."""
+    """Load every expert's tensors through the parameters' loaders, as SGLang's loop does."""
     for weight, shards, rows, k in (
         (weights[0], ("w1", "w3"), INNER, HIDDEN),
         (weights[1], ("w2",), HIDDEN, INNER),
@@ -87,7 +87,7 @@ def _load(layer: torch.nn.Module, weights: tuple[Any, Any]) -> None:
 
 @pytest.fixture(params=[_modelopt, _compressed_tensors])
 def loading(request, monkeypatch):
-    """loading(layer): create, load and process the experts as our own path serves them."""
+    """loading(layer): create, load and process the experts on our own path."""
     from sglang.srt.layers.quantization import modelopt_quant
 
     hook = functools.partial(hook_of, experts_without_swizzled_scales.PATCH, "around")
@@ -122,8 +122,10 @@ def test_our_own_path_never_holds_a_copy_of_a_layer(loading):
 
 @pytest.mark.parametrize("tp", [1, 2, 4])
 def test_sglang_alone_keeps_the_swizzled_scales(tp):
-    """47.6 MB a layer of 26B-A4B: 128 experts of 3 x 2816 x 704 weights, a byte for each 16; the
-    plan of stock SGLang counts the same, padding of a part included."""
+    """Keep 47.6 MB a layer of 26B-A4B: 128 x 3 x 2816 x 704 weights, one byte for each 16.
+
+    The plan of stock SGLang counts the same, including the padding of shards.
+    """
     from sglang.srt.layers.quantization import modelopt_quant
 
     method, layer = _modelopt()[0], moe_layer()
@@ -148,7 +150,7 @@ def test_sglang_alone_keeps_the_swizzled_scales(tp):
         ("modelopt", 8, Gpu("nvidia", "B200", (10, 0)), False),
     ],
 )
-def test_who_needs_no_swizzled_scales(fmt, experts, gpu, active):
+def test_the_patch_applies_where_nothing_reads_swizzled_scales(fmt, experts, gpu, active):
     config: dict[str, Any] = {"text_config": {"num_experts": experts}}
     if fmt == "modelopt":
         config["quantization_config"] = {"quant_method": "modelopt", "quant_algo": "NVFP4"}
@@ -161,8 +163,8 @@ def test_who_needs_no_swizzled_scales(fmt, experts, gpu, active):
     assert (reason is None) is active, reason
 
 
-def test_a_quantized_lm_head_is_never_whole():
-    """262,144 rows, 268 MB in fp32 already at K = 256: the exact path holds a chunk's copies."""
+def test_a_quantized_lm_head_is_dequantized_in_chunks():
+    """Check 262,144 rows, 268 MB in fp32 at K = 256: the exact path copies one chunk at a time."""
     rows, k = MODEL.vocab, 256
     packed = torch.zeros(rows, k // 2, dtype=torch.uint8)
     block = torch.ones(rows, k // 16).to(torch.float8_e4m3fn)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An NVFP4 layer loads through SGLang's own parameters, is exact, and says what it lacks."""
+"""Load NVFP4 layers through SGLang's parameters; check exact results and refusals."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WHERE = "model.language_model.layers.0.mlp.gate_up_proj"
 
 
 class Loaded:
-    """A stacked linear of SGLang's kind: parts of `rows` rows, K in-features, method `make`."""
+    """Build a stacked linear as SGLang does: parts of `rows` rows, K in-features, method `make`."""
 
     def __init__(
         self, make: Any, rows: tuple[int, ...] = (32, 16), k: int = 64, ranks: int = 1
@@ -41,7 +41,10 @@ class Loaded:
         param.weight_loader(param, tensor, shard)
 
     def load_all(self, *, without: str = "") -> torch.Tensor:
-        """Fill both parts, with unequal tensor scales, but `without` of the second; its weight."""
+        """Fill both parts, `without` left out of the second, and return the weight.
+
+        The parts have unequal tensor scales.
+        """
         parts = []
         for shard, rows in enumerate(self.rows):
             draw = torch.Generator().manual_seed(shard)
@@ -89,7 +92,7 @@ def test_unequal_scales_of_stacked_linears_are_exact(make) -> None:
 
 @both
 @pytest.mark.parametrize("which", range(3))
-def test_a_tensor_that_never_came_is_named(make, which: int) -> None:
+def test_a_tensor_that_was_not_loaded_is_named(make, which: int) -> None:
     loaded = Loaded(make)
     missing = loaded.names[which]
     loaded.load_all(without=missing)
@@ -98,7 +101,7 @@ def test_a_tensor_that_never_came_is_named(make, which: int) -> None:
 
 
 @both
-def test_what_is_not_in_the_checkpoints_layout_is_refused(make) -> None:
+def test_another_layout_is_refused(make) -> None:
     loaded = Loaded(make)
     packed, block, _ = loaded.names
     swizzled = torch.zeros(128, 8, dtype=torch.float8_e4m3fn)
@@ -154,7 +157,7 @@ def test_scales_padded_to_more_rows_are_refused(make) -> None:
 
 
 @both
-def test_a_share_that_ends_within_a_block_is_refused(make) -> None:
+def test_a_shard_that_ends_within_a_block_is_refused(make) -> None:
     with pytest.raises(ValueError, match=f"{WHERE}: a rank's share has 24 in-features.*--tp-size"):
         Loaded(make, k=48, ranks=2)
 
@@ -164,7 +167,7 @@ def test_in_features_must_be_whole_blocks() -> None:
         Loaded(_compressed_tensors, k=40)
 
 
-def test_methods_are_known_to_loaders_by_upstreams_names() -> None:
+def test_loaders_recognize_methods_by_upstreams_names() -> None:
     from sglang.srt.layers.linear import WEIGHT_LOADER_V2_SUPPORTED
 
     assert nvfp4_modelopt._linear_method().__name__ in WEIGHT_LOADER_V2_SUPPORTED

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""compressed-tensors checkpoints: what the patch refuses, and what it leaves to SGLang."""
+"""Check what the patch refuses in compressed-tensors checkpoints, and what it leaves to SGLang."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sglang_gemma4_ext.patches.nvfp4 import _layers, nvfp4_compressed_tensors
 WHERE = "model.language_model.layers.0.mlp.gate_up_proj"
 
 
-def test_group_size_is_refused_naming_the_layer() -> None:
+def test_another_group_size_is_refused_naming_the_layer() -> None:
     weights = SimpleNamespace(num_bits=4, type="float", strategy="tensor_group", group_size=32)
     config = SimpleNamespace(get_scheme_dict=lambda *args: {"weights": weights})
     with pytest.raises(ValueError, match=rf"{WHERE}: .*one for every 32"):

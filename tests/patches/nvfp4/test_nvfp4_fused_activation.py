@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The MLP's activation inside the fused NVFP4 matmul: where the patch acts, and on what."""
+"""Check where the MLP's activation is fused into the NVFP4 matmul, and its operands."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ forward_mlp = hook_of(nvfp4_fused_activation.PATCH, "around", "forward")
     ("nvfp4", "algorithm", "active"),
     [("fused", "NVFP4", True), ("fused", "FP8", False), ("auto", "NVFP4", False)],
 )
-def test_the_activation_is_fused_with_the_kernels_alone(nvfp4, algorithm, active) -> None:
+def test_the_activation_is_fused_only_with_our_kernels(nvfp4, algorithm, active) -> None:
     quantization = {"quant_method": "modelopt", "quant_algo": algorithm}
     config = {"quantization_config": quantization}
     model = ModelInfo("", "Gemma4ForConditionalGeneration", config)
@@ -36,7 +36,7 @@ def test_the_activation_is_fused_with_the_kernels_alone(nvfp4, algorithm, active
 
 
 def test_an_nvfp4_mlp_activates_inside_its_matmul(monkeypatch) -> None:
-    """The numbers of the operator itself are in tests/kernels/test_nvfp4_ops.py."""
+    """Check the call alone; tests/kernels/test_nvfp4_ops.py checks the operator's numbers."""
     gate_up = SimpleNamespace(**{nvfp4_modelopt.LINEAR.rows: torch.ones(8)})
     called = []
     monkeypatch.setattr(
@@ -47,6 +47,6 @@ def test_an_nvfp4_mlp_activates_inside_its_matmul(monkeypatch) -> None:
     assert called == [(gate_up, nvfp4_modelopt.LINEAR)]
 
 
-def test_an_mlp_that_is_not_nvfp4_is_left_alone() -> None:
+def test_an_unquantized_mlp_is_left_alone() -> None:
     mlp = SimpleNamespace(gate_up_proj=torch.nn.Linear(4, 4))
     assert forward_mlp(lambda self, x: (self, x), mlp, 1) == (mlp, 1)

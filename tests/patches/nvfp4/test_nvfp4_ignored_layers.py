@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ignore lists of NVFP4 checkpoints, completed with SGLang's module names."""
+"""Check that ignore lists of NVFP4 checkpoints get SGLang's module names."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ModelOpt checkpoints: what the patch refuses, and what it leaves to SGLang."""
+"""Check what the patch refuses in ModelOpt checkpoints, and what it leaves to SGLang."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""/metrics through SGLang's own decision, with and without the API key."""
+"""Check /metrics with and without the API key, by SGLang's own decision."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Types of a request's fields, single and in a batch, on SGLang's own record."""
+"""Check the types of request fields, single and batched, on SGLang's own record."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_field_of_another_type_is_refused(name, value):
         {"priority": 3, "extra_key": "x", "lora_path": None},
     ],
 )
-def test_fields_of_their_types_pass(fields):
+def test_fields_of_the_right_type_pass(fields):
     assert check_types(None, single(**fields), [5]) is None
 
 
@@ -60,13 +60,13 @@ def test_fields_of_their_types_pass(fields):
         ("session_params", {"id": "x", "nope": 1}),
     ],
 )
-def test_what_a_single_prompt_cannot_have_is_refused(name, value):
+def test_fields_of_a_batch_are_refused_for_a_single_prompt(name, value):
     with pytest.raises(ValueError, match=name):
         check_single(GenerateReqInput(text="x", **{name: value}))
     check_single(GenerateReqInput(text="x", rid="x", session_params={"id": "x"}))
 
 
-def test_embedding_overrides_are_tensors():
+def test_embedding_overrides_must_be_tensors():
     with pytest.raises(ValueError, match="positional_embed_overrides cannot be given over HTTP"):
         check_types(None, single(positional_embed_overrides={}), [5])
     given = PositionalEmbeds(embeds=[torch.zeros(4)], positions=[0])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bounds of `n`, on SGLang's own request record."""
+"""Check the bounds of `n` on SGLang's own request record."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ check_n = hook_of(request_samples.PATCH, "before", "_handle_parallel_sampling")
 
 
 @pytest.mark.parametrize("n", [0, -1, 1025, 10**6, 2**70, True, 1.5, "3", None, []])
-def test_an_absurd_n_is_refused(n):
+def test_an_n_out_of_bounds_is_refused(n):
     for params in ({"n": n}, [{"n": n}], [{}, {"n": n}]):
         with pytest.raises(ValueError, match="n must be a whole number from 1 to 1024") as refused:
             check_n(GenerateReqInput(text="x", sampling_params=params))
         assert len(str(refused.value)) < 90
 
 
-def test_no_parameters_at_all_are_refused():
+def test_null_parameters_are_refused():
     with pytest.raises(ValueError, match="sampling_params is an empty list"):
         check_n(GenerateReqInput(text="x", sampling_params=[]))
 
 
 @pytest.mark.parametrize("params", [None, {}, {"n": 1}, {"n": 1024}, [{"n": 2}, {"n": 2}]])
-def test_any_other_passes_as_it_is(params):
+def test_other_parameters_pass_unchanged(params):
     asked = GenerateReqInput(text="x", sampling_params=params)
     assert check_n(asked) is None
     assert asked.sampling_params == params

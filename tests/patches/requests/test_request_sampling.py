@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bounds of sampling parameters, on SGLang's own record."""
+"""Check the bounds of sampling parameters on SGLang's own record."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_stop_tokens_outside_the_vocabulary_are_refused(stop):
 
 @pytest.mark.parametrize("name", ["top_k", "min_new_tokens"])
 @pytest.mark.parametrize("value", [2**31, 10**12, 1e300])
-def test_what_32_bits_do_not_hold_is_refused(name, value):
+def test_values_beyond_32_bits_are_refused(name, value):
     with pytest.raises(ValueError, match=f"{name} must be at most 2147483647"):
         check_sampling(SamplingParams(**{name: value, "temperature": 1.0}), 512)
 
@@ -29,7 +29,7 @@ def test_what_32_bits_do_not_hold_is_refused(name, value):
     "params",
     [{}, {"top_k": -1}, {"top_k": 2**31 - 1, "temperature": 1}, {"stop_token_ids": [0, 511, None]}],
 )
-def test_other_sampling_parameters_pass_as_they_are(params):
+def test_other_sampling_parameters_pass_unchanged(params):
     asked, same = SamplingParams(**params), SamplingParams(**params)
     assert check_sampling(asked, 512) is None
     assert asked == same

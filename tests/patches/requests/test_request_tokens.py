@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Token ids and log-probability bounds of a prompt, against a vocabulary of 512."""
+"""Check token ids and log-probability bounds of a prompt for a vocabulary of 512."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_ids_outside_the_vocabulary_are_refused(ids):
         check(manager, None, None, ids, None, object())
 
 
-def test_a_prompt_of_no_tokens_is_refused_unless_it_is_of_embeddings():
+def test_an_empty_prompt_is_refused_unless_it_has_embeddings():
     manager = SimpleNamespace(model_config=SimpleNamespace(vocab_size=512))
     with pytest.raises(ValueError, match="the prompt has no tokens"):
         check(manager, None, None, [])
@@ -31,13 +31,13 @@ def test_a_prompt_of_no_tokens_is_refused_unless_it_is_of_embeddings():
 
 
 @pytest.mark.parametrize("ids", [None, [0], [0, 511]])
-def test_ids_of_the_vocabulary_pass(ids):
+def test_ids_within_the_vocabulary_pass(ids):
     manager = SimpleNamespace(model_config=SimpleNamespace(vocab_size=512))
     assert check(manager, None, "text", ids) is None
 
 
 @pytest.mark.parametrize("count", [-1, 513, 10**400])
-def test_more_log_probabilities_than_tokens_are_refused(count):
+def test_more_log_probabilities_than_vocabulary_are_refused(count):
     manager = SimpleNamespace(model_config=SimpleNamespace(vocab_size=512))
     with pytest.raises(ValueError, match="top log-probabilities of a token are 0 to 512 in number"):
         check(manager, GenerateReqInput(text="x", top_logprobs_num=count), "x", [5])
@@ -45,7 +45,7 @@ def test_more_log_probabilities_than_tokens_are_refused(count):
         check(manager, GenerateReqInput(text="x", top_logprobs_num=usual), "x", [5])
 
 
-def test_log_probabilities_start_in_the_prompt_or_with_the_new_tokens():
+def test_log_probabilities_that_start_before_the_prompt_are_refused():
     manager = SimpleNamespace(model_config=SimpleNamespace(vocab_size=512))
     with pytest.raises(ValueError, match="logprob_start_len is -1 or a place in the prompt"):
         check(manager, GenerateReqInput(text="x", logprob_start_len=-2), "x", [5])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SGLang's logged arguments, with secrets redacted."""
+"""Check that secrets are redacted in SGLang's logged arguments."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.patches.hooks import hook_of
 redact = hook_of(secrets_unlogged.PATCH, "after", "_server_args_for_logging")
 
 
-def test_secrets_are_hidden_and_nothing_else():
+def test_only_secrets_are_hidden():
     logged = {"model_path": "m", **dict.fromkeys(SECRETS, "s3cret"), "port": 1}
     assert redact(logged, None) == {**logged, **dict.fromkeys(SECRETS, "<redacted>")}
     absent = {"model_path": "m", **dict.fromkeys(SECRETS)}

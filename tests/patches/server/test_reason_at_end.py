@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where reason_at_end applies; tests/unit shows what its hook does."""
+"""Check where reason_at_end applies; tests/unit/test_shutdown.py checks its hook."""
 
 from sglang_gemma4_ext.context import Context
 from sglang_gemma4_ext.patches.server.reason_at_end import PATCH
 from sglang_gemma4_ext.settings import Settings
 
 
-def test_it_applies_under_our_launcher_alone_and_for_every_model():
+def test_it_applies_only_under_our_launcher_and_for_every_model():
     assert PATCH.every_model and PATCH.required
     assert PATCH.stands_down(Context(Settings(launched=True))) is None
     assert "without our launcher" in PATCH.stands_down(Context(Settings()))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The summary and the request are the last lines of a start, under both commands."""
+"""Check that summary and request are the last lines of a start, under both commands."""
 
 from types import SimpleNamespace
 
@@ -16,7 +16,7 @@ def test_it_applies_under_both_commands():
         assert PATCH.stands_down(Context(Settings(launched=launched))) is None
 
 
-def test_the_text_comes_when_sglang_calls_back_and_its_own_callback_runs(monkeypatch, capsys):
+def test_the_text_is_printed_when_ready_and_sglangs_own_callback_runs(monkeypatch, capsys):
     monkeypatch.setattr(summary, "summarize", lambda args: "SUMMARY")
     monkeypatch.setattr(summary, "invitation", lambda args: "REQUEST")
     monkeypatch.setattr(shutdown, "_started", False)
