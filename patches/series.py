@@ -53,13 +53,6 @@ from sglang_gemma4_ext.patches.model import (
     router_scale,
     text_only,
 )
-from sglang_gemma4_ext.patches.nvfp4 import (
-    experts_without_swizzled_scales,
-    nvfp4_compressed_tensors,
-    nvfp4_fused_activation,
-    nvfp4_ignored_layers,
-    nvfp4_modelopt,
-)
 from sglang_gemma4_ext.patches.requests import (
     metrics_key,
     request_fields,
@@ -73,6 +66,13 @@ from sglang_gemma4_ext.patches.server import (
     scheduler_reason,
     sockets_in_folder,
     summary_at_ready,
+)
+from sglang_gemma4_ext.patches.weights import (
+    experts_without_swizzled_scales,
+    ignored_layers,
+    nvfp4_compressed_tensors,
+    nvfp4_fused_activation,
+    nvfp4_modelopt,
 )
 from sglang_gemma4_ext.registry import Patch
 
@@ -120,7 +120,7 @@ PATCHES: tuple[Patch, ...] = (
     fused_router.PATCH,
     jit_bit_cast.PATCH,
     unified_kv_scales.PATCH,
-    nvfp4_ignored_layers.PATCH,
+    ignored_layers.PATCH,
     nvfp4_modelopt.PATCH,
     nvfp4_compressed_tensors.PATCH,
     nvfp4_fused_activation.PATCH,

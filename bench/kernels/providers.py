@@ -130,7 +130,7 @@ GATE_UP = {
 
 def fused_experts(w13: Weight, w2: Weight) -> Routed:
 
-    from sglang_gemma4_ext.patches.nvfp4 import _ops
+    from sglang_gemma4_ext.patches.weights import _ops
 
     _ops.register()
     run = torch.ops.sglang_gemma4_ext.nvfp4_experts

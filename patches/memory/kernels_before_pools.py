@@ -30,7 +30,7 @@ import torch
 from sglang_gemma4_ext.checkpoint.model_family import DRAFT_ARCHITECTURES, TARGET_ARCHITECTURES
 from sglang_gemma4_ext.context import Context
 from sglang_gemma4_ext.patches.memory import _whole_step
-from sglang_gemma4_ext.patches.nvfp4 import _layers as nvfp4
+from sglang_gemma4_ext.patches.weights import _layers as nvfp4
 from sglang_gemma4_ext.plan.sizes import GIB
 from sglang_gemma4_ext.registry import Hook, Patch, Source
 

@@ -87,7 +87,7 @@ def swizzled_scales(geometry: Geometry, tp: int = 1) -> int:
     """Bytes of ModelOpt NVFP4 experts' block scales once more, as Blackwell's kernels read them.
 
     SGLang 0.5.23 makes them on any GPU, in blocks of 128 rows and 4 columns, and keeps them where
-    nothing reads them; patches/nvfp4/experts_without_swizzled_scales.py does without.
+    nothing reads them; patches/weights/experts_without_swizzled_scales.py does without.
     """
     inner = geometry.expert_intermediate // tp
 

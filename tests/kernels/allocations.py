@@ -44,7 +44,7 @@ def _memory(tensor: torch.Tensor) -> int:
 def our_operators() -> dict[str, Callable[..., Any]]:
     """Return what the fused NVFP4 operators run, by name."""
 
-    from sglang_gemma4_ext.patches.nvfp4 import _ops
+    from sglang_gemma4_ext.patches.weights import _ops
 
     return {
         f"{_ops.NAMESPACE}::nvfp4_linear": _ops._linear,

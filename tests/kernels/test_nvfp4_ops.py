@@ -15,11 +15,11 @@ import torch
 from sglang_gemma4_ext.kernels import nvfp4_linear as module
 from sglang_gemma4_ext.kernels.nvfp4_dispatch import table_of
 from sglang_gemma4_ext.kernels.nvfp4_ref import nvfp4_experts_ref
-from sglang_gemma4_ext.patches.nvfp4 import _layers, _ops, nvfp4_fused_activation, nvfp4_modelopt
+from sglang_gemma4_ext.patches.weights import _layers, _ops, nvfp4_fused_activation, nvfp4_modelopt
 from tests.kernels.allocations import Allocations, our_operators
 from tests.kernels.oracle import draw, error
 from tests.patches.hooks import hook_of
-from tests.patches.nvfp4.test_layers import Loaded, both
+from tests.patches.weights.test_layers import Loaded, both
 
 # test_schema is left out: it compares inputs by arithmetic that PyTorch lacks for FP8.
 FAKE = ("test_faketensor",)

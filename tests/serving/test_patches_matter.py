@@ -99,7 +99,7 @@ def test_phantom_embeddings_are_built_without(checkpoint, tmp_path: Path) -> Non
             "not supported for quantization",
         ),
         slow(
-            "nvfp4_ignored_layers",
+            "ignored_layers",
             "dense",
             _nvfp4("ct_w4a16", quantize_attention=SLIDING),
             "different quantization schemes",

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from sglang_gemma4_ext.kernels.nvfp4_format import dequantize
-from sglang_gemma4_ext.patches.nvfp4 import _layers, nvfp4_compressed_tensors, nvfp4_modelopt
+from sglang_gemma4_ext.patches.weights import _layers, nvfp4_compressed_tensors, nvfp4_modelopt
 from sglang_gemma4_ext.settings import Settings
 
 WHERE = "model.language_model.layers.0.mlp.gate_up_proj"

@@ -18,7 +18,7 @@ from sglang_gemma4_ext.checkpoint.model_family import ModelInfo
 from sglang_gemma4_ext.context import Context
 from sglang_gemma4_ext.kernels.nvfp4_ref import WEIGHTS, nvfp4_linear_ref
 from sglang_gemma4_ext.machine import Gpu
-from sglang_gemma4_ext.patches.nvfp4 import (
+from sglang_gemma4_ext.patches.weights import (
     experts_without_swizzled_scales,
     nvfp4_compressed_tensors,
     nvfp4_modelopt,

@@ -20,7 +20,7 @@ import torch
 from sglang_gemma4_ext.context import Context
 from sglang_gemma4_ext.kernels.nvfp4_format import BLOCK
 from sglang_gemma4_ext.kernels.nvfp4_ref import nvfp4_experts_ref, nvfp4_linear_ref
-from sglang_gemma4_ext.patches.nvfp4 import _dispatch as checkpoint
+from sglang_gemma4_ext.patches.weights import _dispatch as checkpoint
 from sglang_gemma4_ext.settings import Settings
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def _fused() -> bool:
     """
     fused = checkpoint.uses_fused(_here())
     if fused:
-        from sglang_gemma4_ext.patches.nvfp4 import _ops
+        from sglang_gemma4_ext.patches.weights import _ops
 
         _ops.register()
     return fused

@@ -60,7 +60,7 @@ def _retired() -> bool:
 
 PATCH = Patch(
     name="experts_without_swizzled_scales",
-    theme="nvfp4",
+    theme="weights",
     summary="ModelOpt NVFP4 experts do not keep block scales that only Blackwell reads",
     why="SGLang swizzles the block scales of experts for every backend but two of Blackwell's; "
     "under Marlin the copy is never read and never freed",

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recognize the layers that an NVFP4 checkpoint left in BF16 under SGLang's names for them.
+"""Recognize the layers that a quantized checkpoint left in BF16 under SGLang's names for them.
 
 A checkpoint lists its unquantized modules by their names there. SGLang asks for q, k and v of every
 attention layer, calls a layer's experts `moe.experts`, and fuses and unwraps a tower's linears. A
 K = V layer has no v_proj to list, so it stops the server. Unquantized experts or towers count as
-NVFP4.
+quantized.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from sglang_gemma4_ext.checkpoint.quantization import describe
+from sglang_gemma4_ext.checkpoint.schemes import COMPRESSED_TENSORS, MODELOPT
 from sglang_gemma4_ext.context import Context
-from sglang_gemma4_ext.patches.nvfp4._dispatch import absent_projections
+from sglang_gemma4_ext.patches.weights._dispatch import absent_projections
 from sglang_gemma4_ext.registry import Hook, Patch, Source
 
 QUANTIZATION = "sglang.srt.layers.quantization"
@@ -56,9 +57,9 @@ def completed(names: Iterable[str], text: Any) -> list[str]:
 
 
 def _stands_down(ctx: Context) -> str | None:
-    if ctx.model is None or describe(ctx.model).declares("nvfp4"):
+    if ctx.model is None or describe(ctx.model).tool in (MODELOPT, COMPRESSED_TENSORS):
         return None
-    return "the checkpoint is not an NVFP4 one"
+    return "the checkpoint is not one of ModelOpt or compressed-tensors"
 
 
 def _retired() -> bool:
@@ -69,9 +70,9 @@ def _retired() -> bool:
 
 
 PATCH = Patch(
-    name="nvfp4_ignored_layers",
-    theme="nvfp4",
-    summary="NVFP4 checkpoints with attention, experts or towers in BF16 load",
+    name="ignored_layers",
+    theme="weights",
+    summary="quantized checkpoints with attention, experts or towers in BF16 load",
     why="ignore lists are matched against SGLang's module names, which differ from those "
     "in K = V and KV-shared attention, experts and towers; the mapper that other models give "
     "renames and cannot add",

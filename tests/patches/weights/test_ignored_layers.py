@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Check that ignore lists of NVFP4 checkpoints get SGLang's module names."""
+"""Check that ignore lists of quantized checkpoints get SGLang's module names."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from sglang_gemma4_ext.checkpoint.model_family import ModelInfo
 from sglang_gemma4_ext.context import Context
-from sglang_gemma4_ext.patches.nvfp4 import nvfp4_ignored_layers
+from sglang_gemma4_ext.patches.weights import ignored_layers
 from tests.patches.hooks import hook_of
 
 TEXT = SimpleNamespace(
@@ -49,7 +49,7 @@ TEXT = SimpleNamespace(
     ],
 )
 def test_ignored_layers_get_sglangs_names(name: str, added: list[str]) -> None:
-    assert nvfp4_ignored_layers.completed([name], TEXT) == [name, *added]
+    assert ignored_layers.completed([name], TEXT) == [name, *added]
 
 
 def test_the_hook_completes_the_list_of_either_format() -> None:
@@ -57,13 +57,17 @@ def test_the_hook_completes_the_list_of_either_format() -> None:
     name = "model.layers.1.self_attn.q_proj"
     for listed in ("exclude_modules", "ignore"):
         config = SimpleNamespace(**{listed: [name]})
-        hook_of(nvfp4_ignored_layers.PATCH, "after", "get_quant_config")(config, model)
+        hook_of(ignored_layers.PATCH, "after", "get_quant_config")(config, model)
         assert getattr(config, listed) == [name, name.replace("q_proj", "v_proj")]
 
 
-def test_stands_down_unless_a_checkpoint_is_nvfp4(tmp_path: Path) -> None:
+def test_stands_down_unless_a_checkpoint_has_such_a_list(tmp_path: Path) -> None:
     ctx = Context(model=ModelInfo(str(tmp_path), "Gemma4ForConditionalGeneration", {}))
-    assert "not an NVFP4 one" in nvfp4_ignored_layers.PATCH.stands_down(ctx)
+    assert "not one of ModelOpt or compressed-tensors" in ignored_layers.PATCH.stands_down(ctx)
     content = {"producer": {"name": "modelopt"}, "quantization": {"quant_algo": "NVFP4"}}
     (tmp_path / "hf_quant_config.json").write_text(json.dumps(content))
-    assert nvfp4_ignored_layers.PATCH.stands_down(ctx) is None
+    assert ignored_layers.PATCH.stands_down(ctx) is None
+    integers = {"quant_method": "compressed-tensors", "format": "pack-quantized"}
+    config = {"quantization_config": integers}
+    model = ModelInfo(str(tmp_path), "Gemma4ForConditionalGeneration", config)
+    assert ignored_layers.PATCH.stands_down(Context(model=model)) is None

@@ -16,8 +16,8 @@ import torch
 
 from sglang_gemma4_ext.checkpoint import schemes
 from sglang_gemma4_ext.context import Context
-from sglang_gemma4_ext.patches.nvfp4 import _dispatch as checkpoint
-from sglang_gemma4_ext.patches.nvfp4 import _layers as nvfp4
+from sglang_gemma4_ext.patches.weights import _dispatch as checkpoint
+from sglang_gemma4_ext.patches.weights import _layers as nvfp4
 from sglang_gemma4_ext.registry import Hook, Patch, Source
 
 QUANTIZATION = "sglang.srt.layers.quantization.compressed_tensors"
@@ -123,7 +123,7 @@ def _stands_down(ctx: Context) -> str | None:
 
 PATCH = Patch(
     name="nvfp4_compressed_tensors",
-    theme="nvfp4",
+    theme="weights",
     summary="compressed-tensors NVFP4 checkpoints serve without NVFP4 kernels, exactly",
     why="without a GPU the choice of a scheme fails in torch.cuda; with one, stacked linears with "
     "unequal tensor scales are refused; --fp4-gemm-backend offers no exact reference",

@@ -13,7 +13,7 @@ import pytest
 from sglang_gemma4_ext.checkpoint.model_family import ModelInfo
 from sglang_gemma4_ext.context import Context
 from sglang_gemma4_ext.machine import Gpu
-from sglang_gemma4_ext.patches.nvfp4 import _layers, nvfp4_compressed_tensors, nvfp4_modelopt
+from sglang_gemma4_ext.patches.weights import _layers, nvfp4_compressed_tensors, nvfp4_modelopt
 from sglang_gemma4_ext.settings import Settings, SettingsError
 
 MODELOPT = {"quant_method": "modelopt", "quant_algo": "NVFP4"}

@@ -11,7 +11,7 @@ import torch
 from sglang_gemma4_ext.checkpoint.model_family import ModelInfo
 from sglang_gemma4_ext.context import Context
 from sglang_gemma4_ext.machine import Gpu
-from sglang_gemma4_ext.patches.nvfp4 import _layers, nvfp4_fused_activation, nvfp4_modelopt
+from sglang_gemma4_ext.patches.weights import _layers, nvfp4_fused_activation, nvfp4_modelopt
 from sglang_gemma4_ext.settings import Settings
 from tests.patches.hooks import hook_of
 

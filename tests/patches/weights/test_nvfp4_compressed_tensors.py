@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from sglang_gemma4_ext.patches.nvfp4 import _layers, nvfp4_compressed_tensors
+from sglang_gemma4_ext.patches.weights import _layers, nvfp4_compressed_tensors
 
 WHERE = "model.language_model.layers.0.mlp.gate_up_proj"
 

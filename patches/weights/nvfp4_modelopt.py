@@ -16,8 +16,8 @@ import torch
 
 from sglang_gemma4_ext.checkpoint import schemes
 from sglang_gemma4_ext.context import Context
-from sglang_gemma4_ext.patches.nvfp4 import _dispatch as checkpoint
-from sglang_gemma4_ext.patches.nvfp4 import _layers as nvfp4
+from sglang_gemma4_ext.patches.weights import _dispatch as checkpoint
+from sglang_gemma4_ext.patches.weights import _layers as nvfp4
 from sglang_gemma4_ext.registry import Hook, Patch, Source
 
 MODELOPT = "sglang.srt.layers.quantization.modelopt_quant"
@@ -114,7 +114,7 @@ def _stands_down(ctx: Context) -> str | None:
 
 PATCH = Patch(
     name="nvfp4_modelopt",
-    theme="nvfp4",
+    theme="weights",
     summary="ModelOpt NVFP4 checkpoints serve without NVFP4 kernels, exactly",
     why="without a GPU SGLang's MoE method cannot be constructed and its dense one cannot process "
     "weights; with one, stacked linears take the largest of their tensor scales and experts the "

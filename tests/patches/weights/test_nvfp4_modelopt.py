@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sglang_gemma4_ext.patches.nvfp4 import _layers, nvfp4_modelopt
+from sglang_gemma4_ext.patches.weights import _layers, nvfp4_modelopt
 
 WHERE = "model.language_model.layers.0.mlp.gate_up_proj"
 

@@ -23,8 +23,8 @@ from sglang_gemma4_ext.context import Context
 from sglang_gemma4_ext.kernels import nvfp4_dispatch
 from sglang_gemma4_ext.kernels.nvfp4_dispatch import CAPABILITIES, FOLDER, read, table_for
 from sglang_gemma4_ext.machine import Gpu
-from sglang_gemma4_ext.patches.nvfp4 import _layers
-from sglang_gemma4_ext.patches.nvfp4._dispatch import (
+from sglang_gemma4_ext.patches.weights import _layers
+from sglang_gemma4_ext.patches.weights._dispatch import (
     MARLIN_ACTIVATIONS,
     stands_down,
     takes,

@@ -12,8 +12,8 @@ from typing import Any
 
 from sglang_gemma4_ext.checkpoint.schemes import COMPRESSED_TENSORS, MODELOPT
 from sglang_gemma4_ext.context import Context
-from sglang_gemma4_ext.patches.nvfp4 import _dispatch as checkpoint
-from sglang_gemma4_ext.patches.nvfp4 import _layers as nvfp4
+from sglang_gemma4_ext.patches.weights import _dispatch as checkpoint
+from sglang_gemma4_ext.patches.weights import _layers as nvfp4
 from sglang_gemma4_ext.registry import Hook, Patch
 
 # Gemma 4's MLP is Gemma 3's.
@@ -48,7 +48,7 @@ def _retired() -> bool:
 
 PATCH = Patch(
     name="nvfp4_fused_activation",
-    theme="nvfp4",
+    theme="weights",
     summary="the MLP's activation runs inside the fused NVFP4 matmul",
     why="a quantization method is called for one linear and cannot see the activation after it",
     upstream="unreported",
