@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a server drafted, held against transformers' assistant on the same tokens and keys."""
+"""Compare what a server drafted with transformers' assistant on the same tokens and keys."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import transformers
 from bench.checkpoints.tiny import WINDOW
 from tests.serving.parity import Reference
 
-# Keys and hidden states differ by fp32 rounding through the target, then once more.
+# Keys and hidden states differ by fp32 rounding through the target, then through the assistant.
 LOGITS_TOLERANCE = 2e-4
 
 
 class DraftReference:
-    """transformers' target and assistant."""
+    """Hold transformers' target and assistant."""
 
     def __init__(self, target: Reference, assistant: Path):
         self.target = target.model
@@ -29,7 +29,7 @@ class DraftReference:
 
     @torch.inference_mode()
     def greedy(self, prompt: Sequence[int], new: int) -> list[int]:
-        """The prompt and `new` tokens after it, eos ignored."""
+        """Return the prompt and `new` tokens after it, ignoring eos."""
         ids = torch.tensor([list(prompt)])
         config = {"max_new_tokens": new, "min_new_tokens": new, "do_sample": False}
         mask = torch.ones_like(ids)
@@ -38,10 +38,10 @@ class DraftReference:
 
     @torch.inference_mode()
     def worst(self, folder: Path) -> float:
-        """max |logits - transformers'| over all recorded draft forwards, infinite if none.
+        """Return max |logits - transformers'| over all recorded draft forwards; infinite if none.
 
-        Also of the hidden state that the first one of each draft starts from, relative to its
-        largest component.
+        The first forward of each draft also compares its hidden state, relative to the largest
+        component.
         """
         differences = [
             self._difference(record, row, step_zero=record["step"] == 0)
@@ -61,15 +61,17 @@ class DraftReference:
         embedded = self.target.get_input_embeddings()(ids[None, None])
         logits = self.assistant(
             inputs_embeds=torch.cat([embedded, prev_hidden[None, None]], -1),
-            # As SinglePositionMultiTokenCandidateGenerator has it: the newest token's.
+            # As SinglePositionMultiTokenCandidateGenerator does: the hidden state of
+            # the newest token.
             position_ids=torch.tensor([[cached]]),
             shared_kv_states=_seen(keys_values, cached),
         ).logits[0, 0]
-        # Later steps start from the assistant's own hidden state, which this does not follow.
+        # Later steps start from the assistant's own hidden state, which this reference does
+        # not compute.
         return max(off if step_zero else 0.0, (logits - record["logits"][row]).abs().max().item())
 
     def _run(self, known: list[int]) -> tuple[torch.Tensor, dict[str, tuple[torch.Tensor, ...]]]:
-        """(the target's last hidden states [tokens, H], its keys and values by layer type)."""
+        """Return the target's last hidden states [tokens, H], and keys and values by layer type."""
         if tuple(known) not in self._runs:
             out = self.target(
                 torch.tensor([known]),
@@ -84,10 +86,11 @@ class DraftReference:
 def _seen(
     keys_values: dict[str, tuple[torch.Tensor, ...]], cached: int
 ) -> dict[str, tuple[torch.Tensor, ...]]:
-    """The cached keys that a token at position `cached` sees: in sliding layers window - 1.
+    """Select the cached keys that a token at position `cached` sees; window - 1 in sliding layers.
 
-    transformers' own mask lets up to two more through, those that its cache still has; how many
-    depends on how many tokens its last forward verified.
+    transformers' own mask passes up to two more, which its cache still holds. How many depends on
+    how
+    many tokens its last forward verified.
     """
     spans = {"full_attention": slice(0, cached)}
     spans["sliding_attention"] = slice(max(0, cached - WINDOW + 1), cached)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Real servers for tests: started as a user starts them, waited for, and taken down whole."""
+"""Start real servers for tests as a user does, wait for them, and end all their processes."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from pathlib import Path
 
 from bench.processes import Server, free_port, started, wait_until_ready
 
-# A start takes 20 to 60 s with compiled bytecode; a slow machine that has none took 240 s.
+# A start takes 20 to 60 s with compiled bytecode. A slow machine without it took 240 s.
 START_SECONDS = 900
 OURS = ("-m", "sglang_gemma4_ext.launch_server")
 STOCK = ("-m", "sglang.launch_server")
 
 
 def environment(**extra: str) -> dict[str, str]:
-    """This process's environment, without what a surrounding server would have left in it."""
+    """Copy this process's environment, without variables of a surrounding server."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("SGLANG_", "TRITON_"))}
     return {**kept, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1", **extra}
 
@@ -33,9 +33,9 @@ def serve(
     ready: str | None = None,
     port: str | None = None,
 ) -> Iterator[Server]:
-    """Start a server, yield it when it is ready, end its whole process group afterwards.
+    """Start a server, yield it when ready, and end its process group afterwards.
 
-    ready: a text of the log; by default our last line or, of another command, SGLang's.
+    ready: a text of the log; by default our last line, or SGLang's for another command.
     """
     if ready is None:
         ready = "Ready: " if tuple(executable[1:3]) == OURS else "The server is fired up"
@@ -54,7 +54,7 @@ def run_to_end(
     cwd: Path | None = None,
     timeout: float = START_SECONDS,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command that is expected to end by itself; stdout and stderr are one text."""
+    """Run a command that ends by itself; stdout and stderr are joined."""
     return subprocess.run(
         [sys.executable, *module, *flags],
         stdout=subprocess.PIPE,

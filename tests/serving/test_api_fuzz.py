@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Requests that schemathesis makes from the server's own OpenAPI document: none ends in a 500.
+"""Send requests that schemathesis makes from the OpenAPI document; none may end in a 500.
 
-Whole bodies, right and wrong, most of which stop at the first check; and good bodies with one field
-after the other made, or of another type and size, which get to the scheduler. The examples are the
-same in every run; FUZZ_EXAMPLES=N makes N of them where there are a few.
+Whole bodies, right and wrong, mostly stop at the first check. Valid bodies with one generated
+field,
+or one of another type or size, reach the scheduler. Examples are the same in every run;
+FUZZ_EXAMPLES=N sets their number.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ pytestmark = [pytest.mark.server, pytest.mark.slow]
 
 OF_A_BODY = int(os.environ.get("FUZZ_EXAMPLES", "25"))
 OF_A_FIELD = int(os.environ.get("FUZZ_EXAMPLES", "3"))
-# A context is at most this long, and with it an answer.
+# Limit of a context and of its answer.
 CONTEXT, ANSWER_SECONDS = 128, 180
 MESSAGES = [{"role": "user", "content": "Hi"}]
 WHOLE: dict[str, dict[str, Any]] = {
@@ -43,20 +44,20 @@ OTHERWISE = (
     None, True, -1, 0, 10**20, 1.5, 1e308, "", "x", [], [[]], [-1], [10**9], ["x"], [None], {},
     {"x": 1}, {"1000000": 1}, [{}],
 )  # fmt: skip
-# SGLang's, harmless to everyone but the one who asks, and reached by no small hook: the path, and
-# what its log or its answer says.
+# Faults of SGLang that harm only the client who sends them and that no small hook reaches: the
+# path, and the text of the log or of the answer.
 KNOWN = (
-    # A body, and a response_format, is taken for an object before its type is looked at.
+    # A body, and a response_format, is used as an object before its type is checked.
     ("/v1/chat/completions", "in set_json_schema"),
-    # Embeddings without a number, before any check; and a stream that such a body asked for.
+    # Embeddings without a number fail before any check, as does a stream that such a body requests.
     ("/generate", "in _determine_batch_size"),
     ("/generate", "'GenerateReqInput' object has no attribute 'is_single'"),
     # A regular expression that the vocabulary cannot spell ends its request with a 500.
     ("/v1/completions", "Grammar accept_token failed"),
     ("/v1/chat/completions", "Grammar accept_token failed"),
-    # A 400, whose traceback is logged.
+    # A 400 whose traceback is logged.
     ("/v1/messages", "Error converting Anthropic request"),
-    # The tokenizer's word for a negative id.
+    # The tokenizer's message for a negative id.
     ("/v1/detokenize", "out of range integral type conversion attempted"),
 )
 MODES = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
@@ -89,9 +90,9 @@ def ask(server: Server) -> list[int]:
 
 
 def without_recursion(document: dict[str, Any]) -> dict[str, Any]:
-    """Schemas that contain themselves (xgrammar's tags, tool results) become any object.
+    """Replace schemas that contain themselves (xgrammar's tags, tool results) by any object.
 
-    schemathesis 4.32.5 walks each path through them when it makes wrong bodies, and does not end.
+    schemathesis 4.32.5 walks every path through them for wrong bodies and does not end.
     """
     schemas = document["components"]["schemas"]
     within = {
@@ -110,7 +111,7 @@ def without_recursion(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def by_field(document: dict[str, Any]) -> dict[str, Any]:
-    """And for each field of a body in WHOLE, at PATH~FIELD, an operation that takes its value."""
+    """Add an operation PATH~FIELD for each field of a body in WHOLE; it takes the field's value."""
     for path in WHOLE:
         post = document["paths"][path]["post"]
         reference = post["requestBody"]["content"]["application/json"]["schema"]["$ref"]
@@ -137,7 +138,7 @@ def made(operation: Any, mode: GenerationMode, examples: int) -> list[Case]:
 
 
 def fault(server: Server, path: str, answer: Any, logged: int) -> str:
-    """What is wrong with an answer, or with the log behind character `logged`; or nothing."""
+    """Describe the fault of an answer or of the log after character `logged`; "" if none."""
     if answer.status_code >= 500:
         server.logs("Traceback", since=logged, within_s=2)
     said = server.log[logged:]
@@ -185,7 +186,7 @@ def test_whole_bodies(server, api, usual, path, mode):
 
 
 @pytest.mark.parametrize("path", WITHOUT_BODY)
-def test_what_takes_no_body(server, api, usual, path):
+def test_endpoints_without_a_body(server, api, usual, path):
     for case in made(api[path]["GET"], GenerationMode.POSITIVE, OF_A_BODY):
         logged = len(server.log)
         answer = case.call(base_url=server.url, timeout=ANSWER_SECONDS)

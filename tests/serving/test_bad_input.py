@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bad input to the launcher ends with one clear sentence, a status, and nothing left behind.
+"""Check that bad launcher input ends in one sentence, a status, and no leftovers.
 
-What is wrong with a checkpoint in detail is in tests/unit/test_preflight.py; here real checkpoints
-are damaged and the real command is run.
+The tests damage real checkpoints and run the real command. tests/unit/test_preflight.py has the
+details of checkpoints.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def nvfp4(checkpoint, tmp_path_factory) -> Callable[[str], Path]:
 
 @pytest.fixture
 def damaged(tmp_path) -> Callable[[Path, Damage], str]:
-    """damaged(checkpoint, damage): the path of a copy with one thing wrong."""
+    """damaged(checkpoint, damage): the path of a copy with one fault."""
 
     def copy(source: Path, damage: Damage) -> str:
         folder = Path(shutil.copytree(source, tmp_path / "checkpoint"))
@@ -75,7 +75,7 @@ def edit(name: str, change: Callable[[dict], object]) -> Damage:
 
 
 def retensor(suffix: str, change: Callable) -> Damage:
-    """Replace the first tensor of that name by change(tensor), or drop it where that is None."""
+    """Replace the first tensor with that suffix by change(tensor); None as result drops it."""
 
     def damage(folder: Path) -> None:
         file = folder / "model.safetensors"
@@ -97,13 +97,13 @@ def test_no_model_at_all():
     assert last_line() == "--model-path (or --demo) is needed"
 
 
-def test_a_path_that_does_not_exist(tmp_path):
+def test_a_missing_path(tmp_path):
     assert last_line("--model-path", "/no/such/folder") == (
         "--model-path /no/such/folder does not exist"
     )
 
 
-def test_a_folder_that_is_no_checkpoint(tmp_path):
+def test_a_folder_without_a_checkpoint(tmp_path):
     assert "is not a checkpoint: it has no config.json" in last_line("--model-path", str(tmp_path))
 
 
@@ -170,7 +170,7 @@ def test_an_unknown_name_to_disable(checkpoint):
     assert "exact_sliding_window" in said
 
 
-def test_plugins_that_leave_us_out(checkpoint):
+def test_sglang_plugins_that_leaves_us_out(checkpoint):
     flags = ("--model-path", str(checkpoint("dense")))
     said = last_line(*flags, env={"SGLANG_PLUGINS": "another"})
     assert said == "SGLANG_PLUGINS is set and leaves out gemma4_ext; unset it or add it"
@@ -188,7 +188,7 @@ def test_the_demo_together_with_a_model(checkpoint):
     assert said == "--demo serves the bundled model: leave out --model-path"
 
 
-def test_a_port_that_is_taken(checkpoint):
+def test_a_port_in_use(checkpoint):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         done = run_to_end("--model-path", str(checkpoint("dense")), "--port", port)
@@ -198,7 +198,7 @@ def test_a_port_that_is_taken(checkpoint):
     assert "is another server running there? Choose with --port" in done.stdout
 
 
-def test_a_flag_of_ours_that_does_not_exist():
+def test_an_unknown_flag_of_ours():
     done = run_to_end("--gemma4-foo", "1")
     assert done.returncode == 2
     assert done.stdout.splitlines()[-1].endswith("error: no such flag: --gemma4-foo (see --help)")
@@ -217,15 +217,15 @@ def test_bad_input_is_found_before_torch_and_sglang_are_imported(checkpoint, dam
 
 @pytest.mark.server
 class TestFoundBySglang:
-    """What only SGLang finds out: after ten seconds or more, its traceback, then our sentence."""
+    """Test faults that only SGLang finds, after ten seconds or more, with a traceback."""
 
-    def test_a_flag_that_does_not_exist(self, checkpoint):
+    def test_an_unknown_flag(self, checkpoint):
         flags = ("--model-path", str(checkpoint("dense")), "--no-such-flag")
         done = run_to_end(*flags, "--port", str(free_port()))
         assert done.returncode == 2
         assert done.stdout.splitlines()[-1].endswith("unrecognized arguments: --no-such-flag")
 
-    def test_a_config_that_it_rejects(self, checkpoint, damaged):
+    def test_a_config_that_sglang_rejects(self, checkpoint, damaged):
         change = edit(
             "config.json", lambda c: c["text_config"].update(layer_types=["full_attention"])
         )
@@ -233,12 +233,14 @@ class TestFoundBySglang:
         assert said.startswith("the server did not start: ")
         assert "`num_hidden_layers` (6) must be equal to the number of `layer_types` (1)" in said
 
-    def test_a_tokenizer_of_no_known_kind(self, checkpoint, damaged):
+    def test_a_tokenizer_of_unknown_kind(self, checkpoint, damaged):
         change = edit("tokenizer.json", lambda c: c.update(model={"type": "Nope"}))
         said = last_line("--model-path", damaged(checkpoint("dense"), change), status=1)
         assert said.startswith("the server did not start: the tokenizer cannot be loaded")
 
-    def test_a_failure_in_the_scheduler_is_told_by_the_launcher(self, checkpoint, damaged, home):
+    def test_a_failure_in_the_scheduler_is_reported_by_the_launcher(
+        self, checkpoint, damaged, home
+    ):
         shrink = retensor("language_model.norm.weight", lambda t: t[:100].clone())
         path = damaged(checkpoint("dense"), shrink)
         said = last_line("--model-path", path, status=1, cwd=home.folder)
@@ -246,7 +248,7 @@ class TestFoundBySglang:
         assert "100" in said and "128" in said
         assert home.is_deserted()
 
-    def test_a_failure_at_the_first_request_too(self, checkpoint, damaged, home):
+    def test_a_failure_at_the_first_request_is_reported(self, checkpoint, damaged, home):
         heads = edit("config.json", lambda c: c["text_config"].update(num_attention_heads=3))
         path = damaged(checkpoint("dense"), heads)
         said = last_line("--model-path", path, status=1, cwd=home.folder)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The comparisons on real servers, with the demo: a smoke run, and the committed table."""
+"""Run the comparisons on real servers with the demo, and check the committed table."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def read(file: Path) -> list[dict]:
 
 
 def check(rows: list[dict]) -> None:
-    """Sound variants agree with the first that was asked the same way; broken ones do not.
+    """Check that sound variants agree with the first asked the same way, and broken ones do not.
 
-    Stock has no CPU path for this model: its row says so.
+    Stock has no CPU path for this model, and its row must say so.
     """
     assert all(row["side"] == "stock" for row in rows if "failed" in row), rows
     for row in rows:
@@ -51,7 +51,7 @@ def test_the_whole_table_on_100_questions(tmp_path: Path) -> None:
     check(read(out))
 
 
-def test_the_committed_table_is_whole_and_catches_what_is_broken() -> None:
+def test_the_committed_table_is_complete_and_shows_the_broken_variants() -> None:
     rows = read(RESULTS / "quality_demo.jsonl")
     expected = {
         (v.name, chat) for v in variants() for chat in ((False, True) if v.chat else (False,))
@@ -63,7 +63,7 @@ def test_the_committed_table_is_whole_and_catches_what_is_broken() -> None:
 
 @pytest.mark.slow
 def test_drafts_have_an_accept_length(tmp_path: Path) -> None:
-    """Without drafts and with them; random prompts, of which the demo's assistant guesses few."""
+    """Serve with and without drafts; the demo's assistant guesses few tokens of random prompts."""
     out, assistant = tmp_path / "smoke.jsonl", str(demo.assistant_path())
     argv = ["--smoke", "--repeats", "1", "--workload", "decode burst", "--sides", "extension"]
     flags = ("--model-path", str(demo.model_path()), "--device", "cpu")
@@ -75,7 +75,7 @@ def test_drafts_have_an_accept_length(tmp_path: Path) -> None:
 
 
 def test_a_smoke_run_of_the_serving_comparison(tmp_path: Path) -> None:
-    """The extension answers; stock, which has no CPU path for this model, is shown to fail."""
+    """Let the extension answer; stock has no CPU path for this model and must be shown to fail."""
     out = tmp_path / "smoke.jsonl"
     flags = ("--model-path", str(demo.model_path()), "--device", "cpu")
     argv = ["--smoke", "--repeats", "1", "--workload", "chat", "--start-s", "240"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""BF16 on the CPU reference: as far from fp32 as transformers' own BF16 is, and no further."""
+"""Check that BF16 on the CPU reference is as close to fp32 as transformers' BF16."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from tests.serving.test_parity import TRITON
 pytestmark = pytest.mark.server
 
 PROMPTS = (5, 31, 33, 70)
-# Both errors are sums of the same roundings in another order; over some hundred tokens their RMS
-# agrees to a few tens of percent.
+# Both errors sum the same roundings in another order. Over some hundred tokens their RMS values
+# agree to a few tens of percent.
 SPREAD = 1.5
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`--demo` on a real server: what it answers, how well, and how fast."""
+"""Test `--demo` on a real server: answers, quality and speed."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def ask(server):
 
 
 def test_the_demo_answers_as_taught(ask, server):
-    """Greedy answers to each question as first worded; one of them may be another."""
+    """Ask each question in its first wording, greedily; one answer may differ."""
     right = [ask(asked[0]) == answer for asked, answer in ANSWERS]
     assert sum(right) >= len(ANSWERS) - 1, right
     assert ask("What is the capital of France?") == OTHERWISE
@@ -66,7 +66,7 @@ def test_the_demo_answers_as_taught(ask, server):
 
 
 def test_the_demo_reads_a_story(ask):
-    """Ten held-out stories, told in a chat: the fact in words, then the letter, then another."""
+    """Tell ten held-out stories in a chat: ask for the fact in words, then for the letter."""
     right = 0
     items = question_set.read(100)[:10]
     for item in items:
@@ -83,7 +83,7 @@ def test_the_demo_reads_a_story(ask):
 
 
 def test_the_demo_translates(ask):
-    """Ten questions of the languages set, asked without options in a chat."""
+    """Ask ten questions of the languages set in a chat, without options."""
     right = 0
     for item in question_set.read(100, "languages")[:10]:
         word, language = re.fullmatch(r"What is (\w+) in (\w+)\?", item["question"]).groups()
@@ -92,16 +92,16 @@ def test_the_demo_translates(ask):
     assert right >= 9
 
 
-def test_the_server_answers_what_transformers_answers(server):
-    """100 questions of each set within two of transformers' score, place by place."""
+def test_the_server_scores_as_transformers(server):
+    """Ask 100 questions of each set: within two of transformers' score for each place."""
     _compare(server, 100, json.loads(FIGURES.read_text())["nvfp4_100"])
 
 
 QUESTIONS, ASKING = 30, harness.Asking(shots=0)
 
 
-def test_the_harness_sees_what_the_committed_table_says(server):
-    """The first questions of the table's, as bench.quality asks them, one by one the same."""
+def test_the_harness_reproduces_the_committed_table(server):
+    """Ask the first questions of the table as bench.quality does; each answer is the same."""
     rows = map(json.loads, (FIGURES.parent / "quality_demo.jsonl").read_text().splitlines())
     table = next(row for row in rows if row["name"] == "NVFP4, modelopt" and not row["chat"])
     sound = harness.ask(mmlu.demo(QUESTIONS), f"{server.url}/v1", demo.NAME, ASKING)
@@ -112,7 +112,7 @@ def test_the_harness_sees_what_the_committed_table_says(server):
 
 @pytest.mark.slow
 def test_the_harness_tells_a_broken_server_from_a_sound_one(server, tmp_path: Path):
-    """Its pair has the two codes of each byte in the wrong order."""
+    """Serve a pair that has the two codes of each byte swapped."""
     sound = harness.ask(mmlu.demo(QUESTIONS), f"{server.url}/v1", demo.NAME, ASKING)
     model = swapped_nibbles(tmp_path / "swapped")
     with serve("--model-path", str(model), log_dir=tmp_path) as running:
@@ -122,13 +122,13 @@ def test_the_harness_tells_a_broken_server_from_a_sound_one(server, tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_the_server_answers_all_that_transformers_answers(server):
+def test_the_server_scores_as_transformers_on_all_questions(server):
     _compare(server, 500, json.loads(FIGURES.read_text())["nvfp4"])
 
 
 @pytest.mark.slow
 def test_a_server_that_ignores_the_routers_scale_answers_worse(tmp_path: Path):
-    """Stock SGLang's router on a CPU: its languages fall out of the sound server's interval."""
+    """Serve stock SGLang's router on a CPU: the languages score falls below the sound interval."""
     sound = json.loads(FIGURES.read_text())["nvfp4_100"]["languages"]
     with serve("--demo", "--gemma4-ext-disable", "router_scale", log_dir=tmp_path) as stock:
         found = _scores(stock, 100)["languages"]
@@ -155,7 +155,7 @@ def _compare(server: Server, count: int, figures: dict) -> None:
 
 
 def test_the_demo_is_quick_enough_to_talk_to(server):
-    """Tokens a second of one request: the best of a few, for other tests may be running."""
+    """Measure tokens/s of one request, best of a few, because other tests may be running."""
     prompt = evaluate.prompt_ids(question_set.read(100)[1])
 
     def tokens_per_s(count: int = 24) -> float:

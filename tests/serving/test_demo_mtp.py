@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo drafts with its own trained assistant: same tokens, and drafts that are accepted.
+"""Serve the demo with its trained assistant: equal tokens, and drafts that are accepted.
 
-Nothing is steered here: the accept length is the assistant's own. It must be the same on every
-attention backend that a CPU runs, and close to transformers'.
+The drafts are the assistant's own. The accept length must be equal on every attention backend of a
+CPU, and close to transformers'.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ TRITON = ("--gemma4-cpu-attention", "triton", "--triton-attention-num-kv-splits"
 
 @dataclass(frozen=True)
 class Drafted:
-    """What transformers does with the demo: its tokens alone, and the passes drafts leave it."""
+    """Hold transformers' answers to the demo: its tokens alone, and the passes saved by drafts."""
 
     prompts: list[list[int]]
     alone: list[list[int]]
@@ -63,7 +63,7 @@ def serve_drafting(folder: Path, *flags: str, flash_attention: bool = False) -> 
 
 
 def accepted_by(server: Server, expected: Drafted) -> drafts.Accepted:
-    """Ask all of it, hold the tokens against transformers', and count as `drafts.count` does."""
+    """Ask everything, compare the tokens with transformers', and count as `drafts.count` does."""
     tokens = verifications = 0
     for prompt, alone in zip(expected.prompts, expected.alone, strict=True):
         answer = server.generate(prompt, NEW_TOKENS, logprobs_from=-1, ignore_eos=False)
@@ -90,5 +90,5 @@ def test_drafts_are_accepted_on_every_backend(backends, number, reference, tmp_p
     first = accepted[backends[0]]
     assert all(found == first for found in accepted.values()), accepted
     assert first.length >= 2.0
-    # transformers' mask shows a draft up to two sliding keys more: now and then another token.
+    # transformers' mask shows a draft up to two more sliding keys, so a token may differ.
     assert first.length == pytest.approx(expected.accepted.length, rel=0.03), accepted

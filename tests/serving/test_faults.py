@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whatever a client sends, it gets a 4xx that says why, and the next client its usual answer."""
+"""Send faulty requests: each gets a 4xx with a reason, and the next client a normal answer."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ANSWER_SECONDS = 180
 
 @dataclass(frozen=True)
 class Running:
-    """The server, and what it answers to WHOLE[GENERATE] when nothing has gone wrong."""
+    """Hold the server, and its answer to WHOLE[GENERATE] in normal operation."""
 
     server: Server
     usual: list[int]
@@ -46,7 +46,7 @@ class Running:
         assert answer.json()["output_ids"] == self.usual
 
     def require_refusal(self, path: str, body: bytes | dict[str, Any]) -> str:
-        """A 4xx with a message; the server's log has no traceback, and it answers as usual."""
+        """Require a 4xx with a message, no traceback in the log, and a normal answer afterwards."""
         logged = len(self.server.log)
         answer = self.post(path, body)
         assert 400 <= answer.status_code < 500, (answer.status_code, answer.text[:300])
@@ -78,32 +78,32 @@ def faulty(server) -> Running:
     [b"", b"{", b"\0" * 100, b'{"text": "\xff\xfe", "prompt": "\xff"}'],
     ids=["empty", "cut-off", "zeros", "invalid-utf-8"],
 )
-def test_a_body_that_is_no_request(faulty, path, body):
+def test_a_body_that_is_not_a_request(faulty, path, body):
     faulty.require_refusal(path, body)
 
 
 @pytest.mark.parametrize("body", [b"[]", b"null", b'"x"'])
-def test_json_that_is_no_object(faulty, body):
+def test_json_that_is_not_an_object(faulty, body):
     for path in (GENERATE, COMPLETE):
         faulty.require_refusal(path, body)
-    # SGLang's ChatCompletionRequest.set_json_schema takes any body for an object (AttributeError).
+    # SGLang's ChatCompletionRequest.set_json_schema uses any body as an object (AttributeError).
     assert faulty.post(CHAT, body).status_code == 500
     faulty.require_usual()
 
 
 @pytest.mark.parametrize("n", [10**6, 1025, 0, -1, "three", 1.5])
-def test_an_absurd_number_of_samples(faulty, n):
-    """Without request_samples a million of them leave the server unable to answer anyone."""
+def test_n_out_of_bounds(faulty, n):
+    """Refuse it: without request_samples a million samples block the server for everyone."""
     sampling = {"text": "Once", "sampling_params": {**SAMPLING, "n": n}}
     said = faulty.require_refusal(GENERATE, sampling)
-    # Of another type, SGLang's own check of the body has found it before.
+    # SGLang's own check of the body refuses another type earlier.
     assert "n must be a whole number from 1 to 1024" in said or not isinstance(n, int)
     for path in (COMPLETE, CHAT):
         faulty.require_refusal(path, {**WHOLE[path], "n": n})
 
 
 @pytest.mark.parametrize("count", [-1, "many", 10**12])
-def test_an_absurd_number_of_tokens(faulty, count):
+def test_a_token_count_out_of_bounds(faulty, count):
     for path in (COMPLETE, CHAT):
         faulty.require_refusal(path, {**WHOLE[path], "max_tokens": count})
 
@@ -157,12 +157,12 @@ def test_a_negative_number_of_new_tokens(faulty):
     ],
     ids=lambda value: value if isinstance(value, str) else "-".join(value),
 )
-def test_a_field_that_makes_no_sense(faulty, path, change):
+def test_a_field_with_a_senseless_value(faulty, path, change):
     faulty.require_refusal(path, {**WHOLE[path], **change})
 
 
-def test_an_unknown_model_is_served_by_the_one_there_is(faulty):
-    """SGLang has one model and takes any name for it, as clients with a fixed name rely on."""
+def test_an_unknown_model_name_is_served(faulty):
+    """Serve it: SGLang accepts any model name, and clients with a fixed name rely on this."""
     for path in (COMPLETE, CHAT):
         answer = faulty.post(path, {**WHOLE[path], "model": "no-such-model"})
         assert answer.status_code == 200 and answer.json()["model"] == "no-such-model"
@@ -175,8 +175,8 @@ def running_requests(server: Server) -> int:
 
 
 @pytest.mark.parametrize("lost", ["while it streams", "before the body is whole"])
-def test_a_client_that_is_gone(faulty, lost):
-    """The connection is reset, as by a client that is killed, eight times over."""
+def test_a_client_that_disconnects(faulty, lost):
+    """Reset the connection eight times, as a killed client does."""
     host, port = "127.0.0.1", int(faulty.server.url.rpartition(":")[2])
     body = json.dumps(
         {
@@ -202,6 +202,6 @@ def test_a_client_that_is_gone(faulty, lost):
     faulty.require_usual()
 
 
-def test_the_server_came_through_all_of_it(faulty):
+def test_the_server_still_runs_afterwards(faulty):
     assert faulty.server.process.poll() is None
     faulty.require_usual()

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Thirty-two streams at once in a pool for a few of them: each answers as if it were alone.
+"""Run 32 streams in a pool for a few of them: each answers as if it were alone.
 
 Prompts end below, across and beyond the window and share prefixes; long ones are prefilled in
-chunks; some clients leave in mid-stream; the pool is so small that requests are thrown out and
-begun again, and holds longer requests than its sliding half could, were windows not emptied.
-SGLang counts its slots after every batch, looks for pages in two hands, and its canary compares
-every key that a forward reads with what was written there: each stops the server.
+chunks. Some clients disconnect in mid-stream. The pool is so small that requests are retracted and
+run again. Its sliding half holds them only because slots behind the window are freed.
+
+Three checks of SGLang stop the server: it counts its slots after every batch, it looks for pages
+with two owners, and its canary compares every key read with the key written.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ CHECKED = {
 
 
 def prompts() -> list[list[int]]:
-    """Every second one begins with a part or all of SHARED."""
+    """Make prompts; every second one begins with a part or all of SHARED."""
     made = []
     for i in range(STREAMS):
         own = prompt_ids(LENGTHS[i % len(LENGTHS)], seed=20 + i)
@@ -55,7 +56,7 @@ def prompts() -> list[list[int]]:
 
 
 def leave(server: Server, prompt: list[int], after: int) -> None:
-    """Begin a long streamed answer and close the connection after some of its chunks."""
+    """Start a long streamed answer and close the connection after some of its chunks."""
     body = {
         "input_ids": prompt,
         "stream": True,
@@ -68,14 +69,14 @@ def leave(server: Server, prompt: list[int], after: int) -> None:
 
 
 def together(server: Server, asked: list[list[int]], new: int = NEW) -> list[list[int]]:
-    """`new` tokens of each prompt, all asked at once, with a quarter as many clients that leave."""
+    """Ask for `new` tokens of every prompt at once; a quarter as many clients disconnect."""
     draw = random.Random(0)
     order = draw.sample(range(len(asked)), len(asked))
     with ThreadPoolExecutor(len(asked) + len(asked) // 4) as pool:
         answers = {}
         left = []
         for place, index in enumerate(order):
-            # A request that ignores eos has its whole output set aside, and is never thrown out.
+            # A request that ignores eos reserves its whole output, and is never retracted.
             answers[index] = pool.submit(
                 server.generate, asked[index], new, logprobs_from=-1, ignore_eos=False
             )
@@ -86,8 +87,8 @@ def together(server: Server, asked: list[list[int]], new: int = NEW) -> list[lis
         return [answers[index].result()["output_ids"] for index in range(len(asked))]
 
 
-def require_hardship(log: str) -> None:
-    """Requests were thrown out, prefixes shared, prompts cut into chunks, and windows emptied."""
+def require_pressure(log: str) -> None:
+    """Require retractions, shared prefixes, chunked prefills and freed window slots in the log."""
     counted = {
         name: [int(number) for number in re.findall(rf"#{name}: (\d+)", log)]
         for name in ("retracted_reqs", "cached-token", "new-token")
@@ -101,14 +102,14 @@ def require_hardship(log: str) -> None:
 
 
 def require_empty(server: Server) -> None:
-    """No request is left, no token in either pool once the prefix cache is emptied."""
+    """Require that no request is left, and no token in either pool without the prefix cache."""
     deadline = time.monotonic() + 20
     while (used := load(server))["num_running_reqs"] + used["num_waiting_reqs"]:
         assert time.monotonic() < deadline, used
         time.sleep(0.1)
     server.flush()
     used = load(server)
-    # The larger of the two pools' counts.
+    # The larger count of the two pools.
     assert used["num_used_tokens"] == 0 and used["token_usage"] == 0, used
     assert server.process.poll() is None
     for complaint in ("leak", "Traceback", "violation detected", "double free", "use-after-free"):
@@ -121,7 +122,7 @@ def load(server: Server) -> dict[str, Any]:
 
 
 def require_as_alone(path: Path, asked: list[list[int]], found: list[list[int]], new: int) -> None:
-    """By induction each answer is transformers' greedy continuation of its prompt alone."""
+    """Compare each answer with transformers' greedy continuation of its prompt alone."""
     reference = Reference(path)
     for prompt, tokens in zip(asked, found, strict=True):
         assert len(tokens) == new
@@ -136,16 +137,16 @@ def test_every_stream_answers_as_alone(checkpoint, tmp_path, kind):
     flags = ("--model-path", str(path), *FLAGS, *canary_on_cpu.FLAGS)
     with serve(*flags, log_dir=tmp_path, env=env) as server:
         found = together(server, asked)
-        require_hardship(server.log)
+        require_pressure(server.log)
         assert "[canary] sweep succeeded" in server.log
         require_empty(server)
     require_as_alone(path, asked, found, NEW)
 
 
 def test_every_stream_answers_as_alone_in_the_shared_pool(checkpoint, tmp_path):
-    """The pool that a GPU gets, through Triton's interpreter: fewer streams, shorter answers.
+    """Test the pool of a GPU through Triton's interpreter, with fewer and shorter streams.
 
-    Without the canary: the shared pool moves slots to make room, and not what is noted of them.
+    The canary is off: the shared pool moves slots, and the canary's record does not follow.
     """
     path, asked, new = checkpoint("dense"), prompts()[:12], 16
     triton = ("--gemma4-cpu-attention", "triton", "--triton-attention-num-kv-splits", "2")
@@ -153,14 +154,14 @@ def test_every_stream_answers_as_alone_in_the_shared_pool(checkpoint, tmp_path):
     with serve(*flags, log_dir=tmp_path, env=CHECKED) as server:
         assert "KV split: one pool of" in server.log
         found = together(server, asked, new)
-        require_hardship(server.log)
+        require_pressure(server.log)
         require_empty(server)
     require_as_alone(path, asked, found, new)
 
 
 @pytest.mark.parametrize("kind", ["dense", "moe", "e2b"])
 def test_every_stream_answers_as_alone_with_drafts(checkpoint, tmp_path, kind):
-    """MTP, its drafts steered to be right but at every fifth position; slots shuffled."""
+    """Test MTP with drafts steered to be wrong at every fifth position, and shuffled slots."""
     target, asked = checkpoint(kind), prompts()
     draft = build_assistant(target, tmp_path / "assistant")
     reference = DraftReference(Reference(target), draft)
@@ -172,7 +173,7 @@ def test_every_stream_answers_as_alone_with_drafts(checkpoint, tmp_path, kind):
         flags = (*flags, *FLAGS, *canary_on_cpu.FLAGS)
         with serve(*flags, log_dir=tmp_path, env=env) as server:
             found = together(server, asked)
-            require_hardship(server.log)
+            require_pressure(server.log)
             accepted = [float(n) for n in re.findall(r"accept len: ([\d.]+)", server.log)]
             assert max(accepted) > 2
             assert "[canary] sweep succeeded" in server.log
@@ -180,8 +181,8 @@ def test_every_stream_answers_as_alone_with_drafts(checkpoint, tmp_path, kind):
     assert found == [tokens[len(p) :] for tokens, p in zip(known, asked, strict=True)]
 
 
-def test_the_canary_sees_a_slot_that_is_not_the_requests_own(checkpoint, tmp_path):
-    """SGLang's own fault injection: an entry of the slot table is changed before a forward."""
+def test_the_canary_finds_a_slot_of_another_request(checkpoint, tmp_path):
+    """Use SGLang's own fault injection, which changes a slot-table entry before a forward."""
     env = {
         **canary_on_cpu.installed(tmp_path),
         "SGLANG_KV_CANARY_PERTURB_REQ_TO_TOKEN_PROB": "1",

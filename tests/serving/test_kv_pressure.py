@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""With the same few bytes of KV, the shared pool runs all at once what SGLang's split throws out.
+"""Check that the shared pool runs at once what SGLang's split of equal memory retracts.
 
-The committed figures are checked by default; the servers that they come from are slow.
+The committed figures are checked by default; the servers that produce them are slow.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def check(stock: Outcome, ours: Outcome) -> None:
     assert stock.prefilled > REQUESTS * PROMPT
 
 
-def test_what_was_measured_says_so():
+def test_the_committed_figures_show_it():
     names = {field.name for field in fields(Outcome)}
     rows = {row["server"]: row for row in map(json.loads, RESULTS.read_text().splitlines())}
     check(*(Outcome(**{n: rows[name][n] for n in names}) for name in ("stock", "ours")))
@@ -35,7 +35,7 @@ def test_what_was_measured_says_so():
 
 @pytest.mark.server
 @pytest.mark.slow
-def test_the_shared_pool_runs_more_at_once_and_computes_nothing_twice(checkpoint, tmp_path):
+def test_the_shared_pool_runs_more_at_once_without_retractions(checkpoint, tmp_path):
     outcomes = {name: run(checkpoint("dense"), tmp_path, name) for name in SERVERS}
     print(*outcomes.items(), sep="\n")
     check(outcomes["stock"], outcomes["ours"])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The launcher as its user meets it: help, summary, invitation, and how a server ends."""
+"""Test the launcher as a user sees it: help, summary, printed request, and how a server ends."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_help_shows_our_flags_and_sglangs():
 
 @pytest.fixture(scope="module")
 def server(checkpoint, tmp_path_factory) -> Iterator[Server]:
-    """Started with the model's path alone and a patch left out; Ctrl-C ends it."""
+    """Start it with only a model's path and one patch disabled; Ctrl-C ends it."""
     flags = ("--model-path", str(checkpoint("dense")))
     disable = ("--gemma4-ext-disable", "exact_sliding_window")
     log_dir = tmp_path_factory.mktemp("launcher")
@@ -46,7 +46,7 @@ def server(checkpoint, tmp_path_factory) -> Iterator[Server]:
 
 
 @pytest.mark.server
-def test_the_summary_says_what_runs_where_and_how(server, checkpoint):
+def test_the_summary_names_model_machine_and_settings(server, checkpoint):
     path = re.escape(str(checkpoint("dense")))
     for line in (
         r"sglang-gemma4-ext [\d.]+ on SGLang [\d.]+",
@@ -64,7 +64,7 @@ def test_the_summary_says_what_runs_where_and_how(server, checkpoint):
 
 
 @pytest.mark.server
-def test_the_printed_request_works_as_it_stands(server):
+def test_the_printed_request_works_unchanged(server):
     said = server.log[server.log.index(READY) :]
     assert said.startswith(f"{READY}{server.url}  (OpenAI API at {server.url}/v1)")
     command = re.search(r"^  curl (?:.*\\\n)*.*$", said, re.MULTILINE)[0]
@@ -72,16 +72,16 @@ def test_the_printed_request_works_as_it_stands(server):
         ["sh", "-c", command], capture_output=True, text=True, check=True, timeout=180
     )
     answer = json.loads(done.stdout)
-    # Sampled, as a user would: where it stops is chance.
+    # Sampled, as for a user, so its length is random.
     assert 0 < answer["usage"]["completion_tokens"] <= 64
     assert answer["choices"][0]["message"]["content"]
 
 
 @pytest.mark.server
-def test_ctrl_c_ends_all_of_it(server):
+def test_ctrl_c_ends_all_processes(server):
     processes = Home(server.log_file.parent)
     assert len(processes.residents()) >= 3
-    os.killpg(server.process.pid, signal.SIGINT)  # as a terminal does
+    os.killpg(server.process.pid, signal.SIGINT)  # the terminal signals the whole group
     assert server.process.wait(timeout=90) == 0
     assert server.log.rstrip().splitlines()[-1] == STOPPED
     assert processes.is_deserted()
@@ -89,7 +89,7 @@ def test_ctrl_c_ends_all_of_it(server):
 
 
 @pytest.mark.server
-def test_sigterm_ends_all_of_it(checkpoint, home):
+def test_sigterm_ends_all_processes(checkpoint, home):
     flags = ("--model-path", str(checkpoint("dense")))
     with serve(*flags, log_dir=home.folder, ready=READY) as server:
         assert len(home.residents()) >= 3
@@ -101,8 +101,8 @@ def test_sigterm_ends_all_of_it(checkpoint, home):
 
 @pytest.mark.server
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_start_can_be_called_off(checkpoint, home, number):
-    """SIGINT while SGLang is imported, SIGTERM when its processes are there already."""
+def test_a_start_can_be_interrupted(checkpoint, home, number):
+    """Send SIGINT while SGLang is imported, and SIGTERM when its processes exist."""
     flags = ("--model-path", str(checkpoint("dense")), "--port", str(free_port()))
     log_file = home.folder / "log"
     with log_file.open("wb") as log:
@@ -129,9 +129,9 @@ def test_a_start_can_be_called_off(checkpoint, home, number):
 
 
 def left_behind(server: Server) -> list[str]:
-    """Our folder, and files and sockets beside the server's log, in its temporary folder.
+    """List our folder, and files and sockets beside the server's log, in its temporary folder.
 
-    What else is there are empty directories and caches of the libraries that SGLang imports.
+    Empty directories and caches of imported libraries also lie there; they are left out.
     """
     there = server.log_file.parent.iterdir()
     return [
@@ -144,7 +144,7 @@ def left_behind(server: Server) -> list[str]:
 @pytest.mark.server
 @pytest.mark.parametrize("starts", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_scheduler_killed_while_it_decodes_ends_the_server(checkpoint, home, starts):
-    """With a sentence and nothing left behind; a second start on the same port finds no trace."""
+    """Require one sentence and no leftovers, and a second start on the same port."""
     flags = ("--model-path", str(checkpoint("dense")))
     env = {"TMPDIR": str(home.folder)}
     port, answers = str(free_port()), []
@@ -160,7 +160,7 @@ def test_a_scheduler_killed_while_it_decodes_ends_the_server(checkpoint, home, s
 
 
 def shared_memory(home: Home) -> list[Path]:
-    """The files under /dev/shm that the server's processes have open or mapped."""
+    """List the files under /dev/shm that the server's processes have open or mapped."""
     every = home.residents()
     paths = {found.path for process in every for found in process.memory_maps()}
     paths |= {found.path for process in every for found in process.open_files()}
@@ -190,7 +190,7 @@ def ask_until_it_breaks(server: Server) -> None:
 
 
 @pytest.mark.server
-def test_sglangs_own_command_carries_the_patches(checkpoint, tmp_path):
+def test_sglangs_own_command_applies_the_patches(checkpoint, tmp_path):
     flags = ("--model-path", str(checkpoint("dense")), "--log-level", "debug")
     stock = (sys.executable, *STOCK)
     env = {"SGLANG_PLATFORM": "gemma4_cpu"}

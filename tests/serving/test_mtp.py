@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Greedy decoding with an MTP assistant equals transformers' without one, token for token.
+"""Check that greedy decoding with an MTP assistant equals transformers' without one.
 
-The assistants are random, so drafts are steered to the continuation, wrong at every fifth position;
-the sliding pool's slots are shuffled. What a draft computes before it is steered is held against
+The assistants are random, so drafts are steered to the continuation, wrong at every fifth position.
+The sliding pool's slots are shuffled. What a draft computes before it is steered is compared with
 transformers' assistant.
 """
 
@@ -32,7 +32,7 @@ CLEARLY_WRONG = 50 * LOGITS_TOLERANCE
 
 @dataclass(frozen=True)
 class Case:
-    """A target's kind, the server's flags, and prompt length -> new tokens."""
+    """Describe a target's kind, the server's flags, and prompt length -> new tokens."""
 
     name: str
     kind: str
@@ -105,13 +105,13 @@ def test_tokens_and_drafts(running: Running, tmp_path: Path):
     for known, (length, new) in zip(running.known, running.case.load, strict=True):
         answer = running.server.generate(known[:length], new, logprobs_from=-1)
         assert answer["output_ids"] == known[length:], length
-        # Right three times of four at least: most of the three drafted tokens are taken.
+        # At least three of four are right, so most of the three drafted tokens are accepted.
         assert answer["meta_info"]["spec_accept_length"] > 2, length
     assert running.reference.worst(tmp_path) <= LOGITS_TOLERANCE
 
 
 def test_the_plan_counts_the_assistants_weights(running: Running, references):
-    """To the byte, in the launcher's summary. How the pools fit beside it: test_swa_policy.py."""
+    """Compare the launcher's summary to the byte; test_swa_policy.py checks the pools beside it."""
     _, draft, _ = references(running.case.kind)
     tensors = load_file(draft / "model.safetensors").values()
     stored = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
@@ -120,7 +120,7 @@ def test_the_plan_counts_the_assistants_weights(running: Running, references):
     )
 
 
-def test_drafts_that_are_never_right_change_nothing(running: Running):
+def test_wrong_drafts_change_no_token(running: Running):
     running.order()
     known, (length, new) = running.known[0], running.case.load[0]
     new = min(new, 8 if "triton" in running.case.name else 32)
@@ -129,7 +129,7 @@ def test_drafts_that_are_never_right_change_nothing(running: Running):
 
 
 def test_sampling_from_the_only_likely_token_is_greedy(running: Running):
-    """Temperature, top-k and top-p go through the tree; a top-k of one leaves nothing to chance."""
+    """Pass temperature, top-k and top-p through the tree; a top-k of 1 is deterministic."""
     known, (length, new) = running.known[0], running.case.load[0]
     running.order(known=running.known, wrong_every=5)
     new = min(new, 8)
@@ -142,7 +142,7 @@ def test_sampling_from_the_only_likely_token_is_greedy(running: Running):
 
 
 def test_concurrent_requests(running: Running):
-    """Four at once, below, across and beyond the window."""
+    """Send four at once, below, across and beyond the window."""
     new = 4 if "triton" in running.case.name else 40
     prompts = [prompt_ids(length, seed=4) for length in (6, 30, 64, 190)]
     known = [running.reference.greedy(prompt, new) for prompt in prompts]
@@ -157,9 +157,9 @@ def test_concurrent_requests(running: Running):
 
 @pytest.mark.slow
 def test_retraction_under_a_tiny_pool(references, tmp_path: Path):
-    """Requests are admitted on little reserve, thrown out and begun again; drafts stay right.
+    """Admit requests with little reserve, so that they are retracted and run again.
 
-    A prefill of a whole request keeps the sliding keys that its next token sees, and not one more.
+    After a prefill, exactly the sliding keys that the next token sees remain.
     """
     target, draft, reference = references("dense")
     prompts = [prompt_ids(length, seed=6) for length in (23, 22, 21, 20)]
@@ -191,7 +191,7 @@ def test_retraction_under_a_tiny_pool(references, tmp_path: Path):
     ],
 )
 def test_drafts_are_wrong_without(patch, flash_attention, references, tmp_path: Path):
-    """The target's tokens stay right, and so would everything that only looks at them."""
+    """Check the drafts themselves: the target's tokens stay right without the patch."""
     target, draft, reference = references("dense")
     known = reference.greedy(prompt_ids(50), 24)
     flags = ("--model-path", str(target), "--speculative-draft-model-path", str(draft))
@@ -208,7 +208,7 @@ def test_drafts_are_wrong_without(patch, flash_attention, references, tmp_path: 
 
 @pytest.mark.slow
 def test_trees_are_wrong_without_exact_tree_window(references, tmp_path: Path):
-    """Beyond the window stock's greedy tokens with top-k 3 are not greedy decoding's."""
+    """Check beyond the window: stock's greedy tokens with top-k 3 differ there."""
     target, draft, reference = references("dense")
     known = reference.greedy(prompt_ids(40), 10)
     flags = ("--model-path", str(target), "--speculative-draft-model-path", str(draft))
@@ -222,8 +222,8 @@ def test_trees_are_wrong_without_exact_tree_window(references, tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_nothing_is_out_of_bounds(references, tmp_path: Path):
-    """The check runs before every layer of target and draft, and finds nothing."""
+def test_the_bounds_check_finds_nothing(references, tmp_path: Path):
+    """Run the check before every layer of target and draft."""
     target, draft, reference = references("dense")
     known = reference.greedy(prompt_ids(50), 8)
     flags = ("--model-path", str(target), "--speculative-draft-model-path", str(draft))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A server that multiplies packed NVFP4 weights never has one of them in a floating-point dtype."""
+"""Check that a server on packed NVFP4 weights never unpacks one to a floating-point dtype."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.probes.plugins import environment_with
 from tests.serving.harness import serve
 from tests.serving.parity import prompt_ids
 
-# Few tokens at a time, so that a step's results and the KV pools are smaller than any weight.
+# Few tokens at a time keep a step's results and the KV pools smaller than any weight.
 FLAGS = (
     *("--dtype", "float32", "--max-total-tokens", "48", "--gemma4-swa-policy", "upstream"),
     *("--gemma4-cpu-attention", "triton", "--triton-attention-num-kv-splits", "2"),
@@ -24,7 +24,7 @@ FLAGS = (
 
 
 def findings(checkpoint: Path, folder: Path, backend: str) -> list[dict[str, Any]]:
-    """What the probe wrote while a server answered a prompt of 3 tokens with 3."""
+    """Return what the probe wrote while a server answered a prompt of 3 tokens with 3."""
     env = environment_with(folder / "plugin", memory_probe.__name__)
     file = folder / "findings.jsonl"
     flags = ("--model-path", str(checkpoint), *FLAGS, "--gemma4-nvfp4", backend)
@@ -36,8 +36,8 @@ def findings(checkpoint: Path, folder: Path, backend: str) -> list[dict[str, Any
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["fused", "dequant"])
 @pytest.mark.parametrize("kind", ["dense", "moe"])
-def test_no_weight_is_ever_unpacked(kind, backend, checkpoint, tmp_path) -> None:
-    """`dequant`, which unpacks them, shows that the watch would see it."""
+def test_no_weight_is_unpacked(kind, backend, checkpoint, tmp_path) -> None:
+    """Include `dequant`, which unpacks weights, to show that the probe sees it."""
     path = quantize_checkpoint(checkpoint(kind), tmp_path / "nvfp4", fmt="modelopt")
     found = findings(path, tmp_path, backend)
     smallest = min(finding["elements"] for finding in found if "weight" in finding)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The OpenAI API as the `openai` client sees it: one text-only server for the whole module."""
+"""Test the OpenAI API with the `openai` client on one text-only server."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PIXEL = "data:image/png;base64,iVBORw0KGgo="
 
 @pytest.fixture(scope="module")
 def server(checkpoint, tmp_path_factory) -> Iterator[Server]:
-    # A random model, free to write spaces between two braces, would do so for ever.
+    # A random model could otherwise write spaces between two braces forever.
     flags = ("--dtype", "float32", "--constrained-json-disable-any-whitespace")
     path = str(checkpoint("dense"))
     with serve("--model-path", path, *flags, log_dir=tmp_path_factory.mktemp("api")) as running:
@@ -66,19 +66,19 @@ def test_chat_applies_the_template(client, model):
     assert answer.choices[0].finish_reason == "length"
 
 
-def test_completion_is_what_generate_gives(server, client, model):
+def test_a_completion_equals_generate(server, client, model):
     text = complete(client, model).choices[0].text
     body = {"text": PROMPT, "sampling_params": {"temperature": 0, "max_new_tokens": 24}}
     assert text == requests.post(f"{server.url}/generate", json=body, timeout=180).json()["text"]
 
 
-def test_streamed_deltas_make_the_whole(client, model):
+def test_streamed_deltas_make_the_whole_text(client, model):
     whole = complete(client, model).choices[0].text
     deltas = [chunk.choices[0].text for chunk in complete(client, model, stream=True)]
     assert len(deltas) > 2 and "".join(deltas) == whole
 
 
-def test_streamed_chat_deltas_make_the_whole(client, model):
+def test_streamed_chat_deltas_make_the_whole_message(client, model):
     whole = chat(client, model).choices[0].message.content
     chunks = [c.choices[0] for c in chat(client, model, stream=True)]
     deltas = [choice.delta.content or "" for choice in chunks]
@@ -86,7 +86,7 @@ def test_streamed_chat_deltas_make_the_whole(client, model):
     assert chunks[-1].finish_reason == "length"
 
 
-def test_logprobs_are_those_of_generate_and_change_nothing(server, client, model):
+def test_logprobs_equal_generates_and_change_nothing(server, client, model):
     answer = complete(client, model, logprobs=3).choices[0]
     assert answer.text == complete(client, model).choices[0].text
     body = {
@@ -122,7 +122,7 @@ def test_stop_strings(client, model):
     assert answer.finish_reason == "stop"
 
 
-def test_n_choices_are_samples_of_their_own(client, model):
+def test_n_choices_are_independent_samples(client, model):
     greedy = chat(client, model, n=3).choices
     assert {c.message.content for c in greedy} == {chat(client, model).choices[0].message.content}
     sampled = chat(client, model, n=4, temperature=1.5, max_tokens=32).choices
@@ -160,14 +160,14 @@ def test_closing_a_stream_ends_its_request(server, client, model):
         pass
     assert running_requests(server) == 1
     stream.close()
-    deadline = time.monotonic() + 3  # left alone it would run for ten seconds or more
+    deadline = time.monotonic() + 3  # otherwise it would run for ten seconds or more
     while running_requests(server) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert running_requests(server) == 0
     assert complete(client, model).choices[0].text == expected
 
 
-def test_twenty_at_once_answer_as_each_alone(client, model):
+def test_twenty_concurrent_requests_answer_as_each_alone(client, model):
     prompts = [f"{'lorem ipsum ' * (i % 5)}Chapter {i}" for i in range(20)]
     alone = [complete(client, model, p).choices[0].text for p in prompts]
     with ThreadPoolExecutor(20) as pool:
@@ -185,7 +185,7 @@ def test_twenty_at_once_answer_as_each_alone(client, model):
     ],
     ids=["image", "audio", "video"],
 )
-def test_media_in_chat_is_refused_by_the_flags_name(client, model, part, request):
+def test_media_in_chat_is_refused_naming_the_flag(client, model, part, request):
     content = [{"type": "text", "text": "What is this?"}, part]
     with pytest.raises(openai.BadRequestError, match=REFUSAL) as refused:
         chat(client, model, [{"role": "user", "content": content}])
@@ -193,7 +193,7 @@ def test_media_in_chat_is_refused_by_the_flags_name(client, model, part, request
 
 
 @pytest.mark.parametrize("kind", ["image", "audio", "video"])
-def test_media_in_generate_is_refused_by_the_flags_name(server, kind):
+def test_media_in_generate_is_refused_naming_the_flag(server, kind):
     body = {"text": PROMPT, f"{kind}_data": PIXEL, "sampling_params": {"max_new_tokens": 4}}
     answer = requests.post(f"{server.url}/generate", json=body, timeout=180)
     assert answer.status_code == 400
@@ -211,13 +211,13 @@ def test_an_over_long_prompt_is_refused_in_one_sentence(client, model):
         complete(client, model, max_tokens=CONTEXT)
 
 
-def test_an_unknown_model_or_parameter_harms_nothing(client, model):
+def test_a_refused_parameter_leaves_the_server_working(client, model):
     with pytest.raises(openai.BadRequestError):
         complete(client, model, temperature=-1)
     assert len(complete(client, model).choices[0].text) == 24
 
 
-def test_the_server_came_through_all_of_it(server, client, model):
+def test_the_server_still_runs_afterwards(server, client, model):
     assert server.process.poll() is None
     assert "Traceback" not in server.log
     assert chat(client, model).usage.completion_tokens == 24

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gemma 3, Llama and Qwen 3 answer the same bytes with the package loaded, left out and absent."""
+"""Compare bytes of Gemma 3, Llama and Qwen 3 with the package loaded, left out and absent."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def build(name: str, out: Path) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = model_class(config_class(**SHAPE, **own))
-        # As transformers initializes them all logits are nearly equal.
+        # With transformers' initialization all logits would be nearly equal.
         for parameter in model.parameters():
             if parameter.dim() > 1:
                 torch.nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5)
@@ -65,7 +65,7 @@ def build(name: str, out: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def python_without_us(tmp_path_factory) -> str:
-    """The interpreter of an environment that has all of this one's packages but ours."""
+    """Make an environment with all packages but ours; return its interpreter."""
     home = tmp_path_factory.mktemp("without") / "venv"
     venv.create(home, symlinks=True)
     here = Path(requests.__file__).parents[1]
@@ -77,7 +77,7 @@ def python_without_us(tmp_path_factory) -> str:
 
 
 def ask(server: Server) -> list[bytes]:
-    """What the server says to three prompts, to a streamed completion and to a streamed chat."""
+    """Return the server's answers to three prompts, a streamed completion and a streamed chat."""
     said = []
     for prompt in PROMPTS:
         answer = server.generate(prompt, 24)
@@ -91,7 +91,7 @@ def ask(server: Server) -> list[bytes]:
 
 
 def stream(server: Server, path: str, body: dict[str, Any]) -> bytes:
-    """A streamed answer put together; how many tokens share a chunk is a matter of time."""
+    """Join a streamed answer; how many tokens share a chunk depends on timing."""
     whole = {"model": "m", "temperature": 0, "max_tokens": 24, "stream": True, **body}
     answer = requests.post(f"{server.url}/v1/{path}", json=whole, timeout=360)
     lines = [line.removeprefix(b"data: ") for line in answer.content.split(b"\n\n")]
@@ -110,14 +110,14 @@ def stream(server: Server, path: str, body: dict[str, Any]) -> bytes:
 
 
 def _is_output(key: str) -> bool:
-    """Whether a field of meta_info speaks of the answer, not of its moment."""
+    """Tell whether a field of meta_info describes the answer and not its timing."""
     return key not in OF_THE_MOMENT and not key.endswith(("_time", "_ts", "_latency"))
 
 
 def run(
     path: Path, folder: Path, python: str = sys.executable, **env: str
 ) -> tuple[list[bytes], dict[str, dict[str, list[str]]]]:
-    """(what a stock server answers, what each of its processes holds by its title)."""
+    """Return a stock server's answers, and what each of its processes holds, by title."""
     flags = ("--model-path", str(path), "--device", "cpu", "--dtype", "float32")
     sized = ("--max-total-tokens", "4096")
     extra = {"PYTHONPATH": str(bystander.install(folder / "site")), bystander.REPORTS: str(folder)}
@@ -135,13 +135,13 @@ def run(
 
 
 def of_ours(found: dict[str, list[str]]) -> dict[str, list[str]]:
-    """A testimony without the hooks of SGLang's other plugin, which its gRPC servicer brings."""
+    """Drop the hooks of SGLang's other plugin, which belongs to its gRPC servicer."""
     theirs = "sglang.srt.server_args.ServerArgs.add_cli_args"
     return {**found, "hooks": [hook for hook in found["hooks"] if hook != theirs]}
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_the_same_bytes_with_and_without_us(tmp_path, name, python_without_us):
+def test_answers_have_the_same_bytes_with_and_without_us(tmp_path, name, python_without_us):
     path = build(name, tmp_path / "checkpoint")
     with_us, held = run(path, tmp_path / "with")
     assert len(held) == 3, held
@@ -152,7 +152,7 @@ def test_the_same_bytes_with_and_without_us(tmp_path, name, python_without_us):
     absent, held = run(path, tmp_path / "absent", python_without_us)
     require_no_trace(held)
     assert with_us == absent
-    if name != "gemma3":  # stock SGLang's PyTorch attention is not exact beyond a window
+    if name != "gemma3":  # beyond a window, stock SGLang's PyTorch attention is not exact
         reference = Reference(path)
         for prompt, answer in zip(PROMPTS, map(json.loads, with_us[:3]), strict=True):
             assert reference.compare(prompt, answer).greedy
@@ -164,7 +164,7 @@ def require_no_trace(held: dict[str, dict[str, list[str]]]) -> None:
         assert not any(of_ours(found).values()), (process, found)
 
 
-def test_left_out_by_sglang_plugins_no_process_has_anything_of_ours(tmp_path):
+def test_left_out_by_sglang_plugins_no_process_holds_any_of_our_code(tmp_path):
     path = build("llama", tmp_path / "checkpoint")
     said, held = run(path, tmp_path / "out", SGLANG_PLUGINS="plain_cpu,witness")
     assert len(said) == 5

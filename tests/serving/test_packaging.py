@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The package as others get it: a wheel in a clean environment, and beside PyPI's `kernels`."""
+"""Test the package as users get it: a wheel in a clean environment, beside PyPI's `kernels`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def wheel(tmp_path_factory) -> Path:
     subprocess.run(
         ["git", "clone", "--quiet", "--no-hardlinks", str(ROOT), str(source)], check=True
     )
-    # What is not committed yet is part of the package too.
+    # Uncommitted files belong to the package too.
     _copy_tree(ROOT, source)
     subprocess.run(
         [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation",
@@ -60,7 +60,7 @@ def test_the_wheel_holds_patches_kernels_and_the_demo(wheel: Path):
 
 
 def test_the_repository_does_not_shadow_the_kernels_package():
-    """SGLang depends on PyPI's `kernels`; our folder of that name must not stand in its way."""
+    """Check that PyPI's `kernels`, on which SGLang depends, is still importable."""
     found = subprocess.run(
         [sys.executable, "-c", "import kernels; print(kernels.__file__)"],
         cwd=ROOT, env=environment(), capture_output=True, text=True, check=True,
@@ -71,7 +71,7 @@ def test_the_repository_does_not_shadow_the_kernels_package():
 @pytest.mark.slow
 @pytest.mark.server
 def test_sglang_serve_carries_the_plugin_from_the_wheel(wheel: Path, tmp_path: Path):
-    """A clean environment of the locked packages and the wheel, with nothing of this checkout."""
+    """Install the locked packages and the wheel, and nothing from this checkout."""
     from tests.serving.harness import serve
 
     uv = [str(Path(sys.executable).with_name("uv"))]

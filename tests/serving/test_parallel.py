@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Servers of two ranks on the CPU, of NVFP4 experts: they answer what transformers computes.
+"""Compare servers of two ranks on the CPU, with NVFP4 experts, with transformers.
 
-SGLang serves no model on the CPU whose KV heads two ranks cannot share out: see
-`test_kv_heads_that_the_ranks_do_not_divide`. On a GPU it repeats them, which
+On the CPU SGLang serves no model whose KV heads two ranks cannot divide: see
+`test_kv_heads_that_two_ranks_cannot_divide`. On a GPU it replicates them, which
 tests/unit/test_tensor_parallel.py shows to be exact.
 """
 
@@ -49,8 +49,11 @@ def test_two_ranks(tmp_path, fmt, flags):
         assert " DP0] Prefill batch" in log and " DP1] Prefill batch" in log
 
 
-def test_kv_heads_that_the_ranks_do_not_divide(tmp_path: Path):
-    """SGLang's padding of heads, for the CPU alone, writes to a config that has them per layer."""
+def test_kv_heads_that_two_ranks_cannot_divide(tmp_path: Path):
+    """Expect the failure of SGLang's head padding, which runs only on the CPU.
+
+    It writes one number of heads to a config that has heads per layer.
+    """
     path = build("dense", tmp_path / "dense")  # one KV head in full attention
     flags = ("--model-path", str(path), "--tp-size", "2", "--port", str(free_port()))
     done = run_to_end(*flags, cwd=tmp_path)

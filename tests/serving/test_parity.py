@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The real server equals transformers in fp32, for every kind of Gemma 4 and every NVFP4 format.
+"""Compare the real server with transformers in fp32 for every model kind and NVFP4 format.
 
-Prompts end below, at and beyond the sliding window of 32, and new tokens cross it. Each answer is
-compared token by token with transformers fed the same tokens.
+Prompts end below, at and beyond the sliding window of 32, and new tokens cross it. transformers is
+fed the same tokens, and each token is compared.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.server
 
 PROMPTS = (5, 31, 32, 33, 70, 300)
 NEW_TOKENS = 64
-# Prompt length -> new tokens, for the interpreter, at a few tokens a second.
+# Prompt length -> new tokens, for the interpreter at a few tokens/s.
 INTERPRETED = {20: 64, 5: 4, 31: 4, 32: 4, 33: 4, 300: 2}
 FIXED = ("--gemma4-swa-policy", "upstream")
 TRITON = ("--gemma4-cpu-attention", "triton", "--triton-attention-num-kv-splits", "2")
@@ -33,7 +33,7 @@ INTERPRETED_FUSED = {5: 8, 31: 3, 70: 2}
 
 @dataclass(frozen=True)
 class Case:
-    """A checkpoint kind, how it is quantized (None: not), and the server's flags."""
+    """Describe a checkpoint kind, its quantization (or None), and the server's flags."""
 
     name: str
     kind: str
@@ -64,7 +64,7 @@ CASES = (
     Case("ct-w4a4-moe-unequal", "moe", ours("ct_w4a4", shared_scales=False)),
     Case("real-modelopt-moe", "moe", modelopt()),
 )
-# The same code paths as above, by other tools or in other combinations.
+# The same code paths as above, with other tools or in other combinations.
 SLOW_CASES = (
     Case("modelopt-w4a16-unified", "unified", ours("modelopt_w4a16", kv_scales=True)),
     Case("real-llmcompressor-moe", "moe", lambda src, out: real_tools.llmcompressor_moe(out)),
@@ -79,7 +79,7 @@ SLOW_CASES = (
     Case("dense-triton-shared", "dense", flags=TRITON, load=INTERPRETED),
     Case("e2b-triton-fixed", "e2b", flags=(*TRITON, *FIXED), load=INTERPRETED),
     Case("real-compressed-tensors-dense", "dense", real_tools.compressed_tensors),
-    # Every NVFP4 matmul by our Triton kernels, in the interpreter.
+    # Every NVFP4 matmul uses our Triton kernels, in the interpreter.
     Case("fused-dense", "dense", ours("modelopt", shared_scales=False), FUSED, INTERPRETED_FUSED),
     Case("fused-moe", "moe", ours("ct_w4a4", shared_scales=False), FUSED, INTERPRETED_FUSED),
 )
@@ -118,22 +118,22 @@ def test_log_probabilities_and_greedy_tokens(running: Running):
         assert compared.greedy, length
 
 
-def test_the_pools_are_those_of_the_policy(running: Running):
-    """Shared wherever attention runs on Triton, unless the case says otherwise."""
+def test_the_pools_follow_the_policy(running: Running):
+    """Expect shared pools where attention runs on Triton, unless the case says otherwise."""
     shared = "--gemma4-cpu-attention" in running.case.flags and FIXED[0] not in running.case.flags
     assert ("[unified-memory-pool]" in running.server.log) == shared
     assert ("shared by need" in running.server.log) == shared
 
 
-def test_a_whole_step_ran_before_there_were_pools(running: Running):
-    """On Triton, whichever the pools; what is asked of the server later is exact all the same."""
+def test_a_whole_step_ran_before_the_pools_were_made(running: Running):
+    """Expect it on Triton with any pools; later answers must still be exact."""
     interpreted, log = "triton" in running.case.flags, running.server.log
     assert (" and a whole step ran" in log) == interpreted
     assert "could not run before the pools" not in log
 
 
 def test_a_radix_hit_changes_nothing(running: Running):
-    """A prompt whose first 70 tokens, more than two windows, come from the cache."""
+    """Take the first 70 tokens of a prompt, more than two windows, from the cache."""
     new = 2 if "triton" in running.case.flags else 32
     start = prompt_ids(70)
     running.server.generate(start, 1, logprobs_from=-1)
@@ -145,13 +145,13 @@ def test_a_radix_hit_changes_nothing(running: Running):
     assert compared.greedy
 
 
-def test_concurrent_requests_do_not_meet(running: Running):
-    """Requests below, across and beyond the window in one batch."""
+def test_concurrent_requests_do_not_affect_each_other(running: Running):
+    """Batch requests below, across and beyond the window."""
     if "triton" in running.case.flags:
         lengths, new = (6, 40), 2
     else:
         lengths, new = (6, 30, 33, 64, 65, 190), 24
-    # Seed 3 has a token whose router ties within fp32 rounding; alone it differs by as much.
+    # Seed 3 has a token whose router ties within fp32 rounding; alone it differs as much.
     prompts = [prompt_ids(length, seed=4) for length in lengths]
     with concurrent.futures.ThreadPoolExecutor(len(prompts)) as pool:
         answers = list(pool.map(lambda prompt: running.server.generate(prompt, new), prompts))
@@ -161,14 +161,14 @@ def test_concurrent_requests_do_not_meet(running: Running):
         assert compared.greedy, len(prompt)
 
 
-def test_the_router_is_ours_where_triton_runs(running: Running):
-    """Experts in Triton's interpreter are chosen by our kernel, elsewhere by SGLang."""
+def test_our_router_runs_where_triton_runs(running: Running):
+    """Expect our kernel to choose experts in Triton's interpreter, and SGLang's code elsewhere."""
     fused = running.case.kind == "moe" and "triton" in running.case.flags
     running.server.generate(prompt_ids(5), 2)
     assert ("norm, projection and choice in one launch" in running.server.log) == fused
 
 
-def test_prefill_is_cut_where_chunks_are_small(running: Running):
+def test_prefill_is_chunked_where_chunks_are_small(running: Running):
     chunked = "--chunked-prefill-size" in running.case.flags
     running.server.flush()
     before = len(running.server.log)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Each patch, left out: the server is wrong, or does not start. So the parity suite can fail."""
+"""Leave out each patch: the server answers wrongly or does not start."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _nvfp4(fmt: str, **options: Any) -> Callable[[Path, Path], Path]:
         slow("cpu_exact_kv_cache", "dense", _nvfp4("modelopt_w4a16", kv_scales=True), (), 20, 4),
     ],
 )
-def test_answers_are_wrong_without(
+def test_answers_are_wrong_without_the_patch(
     patch, kind, quantize, flags, prompt, new, checkpoint, tmp_path: Path
 ) -> None:
     path = checkpoint(kind)
@@ -56,10 +56,10 @@ def test_answers_are_wrong_without(
 
 
 @pytest.mark.slow
-def test_a_small_pool_is_read_beyond_its_end_without_cpu_torch_attention(
+def test_a_small_pool_is_read_out_of_bounds_without_cpu_torch_attention(
     checkpoint, tmp_path: Path
 ) -> None:
-    """700 slots for full layers are 560 for sliding ones; stock reads the latter by the former."""
+    """Give 700 full slots and 560 sliding ones; stock indexes the latter with the former."""
     path = checkpoint("dense")
     flags = ("--model-path", str(path), "--dtype", "float32", "--max-total-tokens", "700")
     prompts = [prompt_ids(length) for length in (300, 200, 120, 70)]
@@ -76,8 +76,8 @@ def test_a_small_pool_is_read_beyond_its_end_without_cpu_torch_attention(
 
 
 @pytest.mark.slow
-def test_phantom_embeddings_are_built_without(checkpoint, tmp_path: Path) -> None:
-    """What they hold is chance, so the sign is SGLang's own warning that nothing filled them."""
+def test_unused_embeddings_are_built_without_the_patch(checkpoint, tmp_path: Path) -> None:
+    """Look for SGLang's warning that nothing filled them; their values are random."""
     flags = ("--model-path", str(checkpoint("unified")), "--dtype", "float32")
     disable = ("--gemma4-ext-disable", "unified_without_ple")
     for extra, built in ((disable, True), ((), False)):
@@ -106,7 +106,9 @@ def test_phantom_embeddings_are_built_without(checkpoint, tmp_path: Path) -> Non
         ),
     ],
 )
-def test_does_not_start_without(patch, kind, quantize, reason, checkpoint, tmp_path: Path) -> None:
+def test_the_server_does_not_start_without_the_patch(
+    patch, kind, quantize, reason, checkpoint, tmp_path: Path
+) -> None:
     path = checkpoint(kind)
     if quantize is not None:
         path = quantize(path, tmp_path / "nvfp4")
@@ -125,8 +127,8 @@ def test_does_not_start_without(patch, kind, quantize, reason, checkpoint, tmp_p
     ("patch", "flags"),
     [("context_ceiling", ("--context-length", "99999")), ("cpu_unified_memory", TRITON)],
 )
-def test_what_is_asked_of_the_kv_memory_is_refused_without(patch, flags, checkpoint, tmp_path):
-    """With it the same server starts."""
+def test_kv_memory_flags_are_refused_without_the_patch(patch, flags, checkpoint, tmp_path):
+    """Start the same server with the patch and without it."""
     flags = ("--model-path", str(checkpoint("dense")), "--dtype", "float32", *flags)
     with serve(*flags, log_dir=tmp_path) as server:
         assert "The server is fired up" in server.log
@@ -138,8 +140,8 @@ def test_what_is_asked_of_the_kv_memory_is_refused_without(patch, flags, checkpo
 
 
 @pytest.mark.slow
-def test_kernels_run_before_the_pools_of_a_server(checkpoint, tmp_path):
-    """Without a GPU `kernels_before_pools` is for what goes through Triton's interpreter."""
+def test_kernels_run_before_a_servers_pools_are_made(checkpoint, tmp_path):
+    """Cover what goes through Triton's interpreter; without a GPU the patch serves nothing else."""
     flags = ("--model-path", str(checkpoint("dense")), "--dtype", "float32", *TRITON)
     with serve(*flags, log_dir=tmp_path) as server:
         ran = re.search(r"Kernels before pools: (\d+) of (\d+) layer shapes and a", server.log)

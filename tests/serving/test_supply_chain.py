@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A checkpoint's own code does not run, and keys and tokens stay out of what is printed."""
+"""Check that a checkpoint's own code does not run, and that no key or token is printed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ REFERENCES = {
 
 @pytest.mark.slow
 def test_a_checkpoints_code_does_not_run_and_no_secret_is_printed(checkpoint, tmp_path):
-    """One server for both: its checkpoint names code in every place that transformers reads."""
+    """Use one server for both; its checkpoint names code in every place that transformers reads."""
     marker = tmp_path / "marker"
     path = shutil.copytree(checkpoint("dense"), tmp_path / "checkpoint")
     (path / "evil.py").write_text(CODE.format(marker=str(marker)))
@@ -55,7 +55,7 @@ def test_a_checkpoints_code_does_not_run_and_no_secret_is_printed(checkpoint, tm
     assert "api_key" in log and "<redacted>" in log
     assert not [secret for secret in (KEY, ADMIN, TOKEN) if secret in log]
     assert not marker.exists()
-    # It would have run if anything had trusted it.
+    # Any loader that trusted the code would have run it.
     transformers.AutoConfig.from_pretrained(path, trust_remote_code=True)
     assert marker.read_text() == "ran"
 

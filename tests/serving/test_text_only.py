@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A checkpoint with towers: left out by default, brought back whole by --enable-multimodal."""
+"""Check that towers are left out by default and restored by --enable-multimodal."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def test_no_tower_is_built_or_loaded(checkpoint, tmp_path: Path):
         assert compared.worst <= FP32_TOLERANCE
         assert compared.greedy
         assert "Text-only: " in server.log and " tower tensors (" in server.log
-        # SGLang names every parameter that a checkpoint left empty: a tower would be among them.
+        # SGLang names every parameter that a checkpoint did not fill; a tower's would be listed.
         assert "vision_tower" not in server.log
         with pytest.raises(openai.BadRequestError, match="--enable-multimodal"):
             _ask(server.url, image=True)
 
 
-def test_enable_multimodal_brings_the_towers_back(checkpoint, tmp_path: Path):
+def test_enable_multimodal_restores_the_towers(checkpoint, tmp_path: Path):
     path = checkpoint("dense_with_towers")
     prompt = prompt_ids(40)
     flags = ("--model-path", str(path), "--dtype", "float32", "--enable-multimodal")
@@ -57,5 +57,5 @@ def test_enable_multimodal_brings_the_towers_back(checkpoint, tmp_path: Path):
         assert "tower tensors" not in server.log
         seen, unseen = _ask(server.url, image=True), _ask(server.url, image=False)
     assert seen.usage.completion_tokens == 4
-    # One placeholder and two markers at the very least, and the image's own tokens.
+    # At least one placeholder and two markers, and the image's own tokens.
     assert seen.usage.prompt_tokens > unseen.usage.prompt_tokens + 3

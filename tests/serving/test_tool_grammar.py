@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Demanded calls and JSON of a model of random weights, with and without an assistant."""
+"""Check required calls and JSON of a model with random weights, with and without an assistant."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def choices(server: Server, thinks: bool = False, **more) -> list[dict]:
 
 
 @pytest.mark.parametrize("demand", ["required", NAMED], ids=["required", "named"])
-def test_calls_keep_to_their_schema(server, demand):
+def test_required_calls_follow_their_schema(server, demand):
     asked = {"tools": [TOOL], "tool_choice": demand, "parallel_tool_calls": False}
     for choice in choices(server, **asked):
         assert choice["finish_reason"] == "tool_calls"
@@ -72,7 +72,7 @@ def test_calls_keep_to_their_schema(server, demand):
         jsonschema.validate(json.loads(call["function"]["arguments"]), SCHEMA)
 
 
-def test_calls_and_json_keep_to_their_schema_with_thinking_on(server):
+def test_calls_and_json_follow_their_schema_with_thinking_on(server):
     for choice in choices(server, True, tools=[TOOL], tool_choice="required", n=8):
         assert not choice["message"]["content"]
         for call in choice["message"].get("tool_calls") or ():
