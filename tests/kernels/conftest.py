@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Our Triton kernels run on the GPU where there is one, else in Triton's interpreter.
+"""Run our Triton kernels on a GPU if there is one, else in Triton's interpreter.
 
-With `pytest tests/kernels --emulate 86` they run as the PTX that Triton compiles for sm_86, and a
-test fails on any finding of the emulator (tests/ptx).
+`pytest tests/kernels --emulate 86` runs the PTX that Triton compiles for sm_86 in an emulator
+(tests/ptx). A test fails on any finding of the emulator.
 
 Triton chooses between its compiler and its interpreter when it is imported. The interpreter keeps
 BF16 as bit patterns and multiplies those; `mended_bf16` applies the hooks of the server's patch
@@ -18,9 +18,9 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-# Compute capabilities that the emulator has the instructions of.
+# Compute capabilities whose instructions the emulator has.
 EMULATED = (80, 86, 89, 90)
-# How thread blocks are taken: options of `tests.ptx.machine.run`.
+# The order of thread blocks: options of `tests.ptx.machine.run`.
 BLOCK_ORDERS = {
     "forward": {},
     "reverse": {"order": "reverse", "batch": 1},
@@ -60,13 +60,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _emulated_capability(config: pytest.Config) -> int | None:
-    # This conftest may be loaded after the command line was read: without the option then.
+    # If this conftest is loaded after the command line was read, the option does not exist.
     return config.getoption("--emulate", None)
 
 
 @pytest.fixture(autouse=True)
 def _emulated(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """With --emulate, launch in the emulator, by the dispatch table of the emulated GPU."""
+    """With --emulate, launch in the emulator with the dispatch table of the emulated GPU."""
     capability = _emulated_capability(request.config)
     if capability is None:
         yield
@@ -89,7 +89,7 @@ def device(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def capability(request: pytest.FixtureRequest) -> str | None:
-    """sm_86 or another, of the GPU or of the emulated one; None in Triton's interpreter."""
+    """Return sm_86 or another, of the real or the emulated GPU; None in Triton's interpreter."""
     emulated = _emulated_capability(request.config)
     if emulated is not None:
         return f"sm_{emulated}"

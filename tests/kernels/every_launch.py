@@ -46,7 +46,7 @@ def weight(*shape: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 
 def linears(n: int, k: int, m: int, dtype: torch.dtype, config: Config | None = None):
-    """Call a linear: plain, with bias, and with each activation where its rows are gate and up."""
+    """Call a linear plain, with bias, and with each activation if its rows are gate and up."""
     x, packed, bias = torch.empty(m, k, dtype=dtype), weight(n, k), torch.empty(n, dtype=dtype)
     gated = (None, "gelu_tanh", "silu") if config or (n, k) in GATED_SHARDS else (None,)
     for activation, b in itertools.product(gated if n % 2 == 0 else (None,), (None, bias)):
@@ -93,7 +93,7 @@ def dequants(n: int, k: int, dtype: torch.dtype) -> Iterator[Call]:
 
 
 def calls(whole: bool) -> Iterator[Call]:
-    """List every call; without `whole`: BF16, and the shapes that no tensor parallelism splits."""
+    """List every call; without `whole`: BF16, and shapes without tensor parallelism."""
     halves = (torch.bfloat16, torch.float16) if whole else (torch.bfloat16,)
     shapes = LINEAR_SHARDS if whole else tuple(dict.fromkeys(NAMED.values()))
     shards = EXPERT_SHARDS if whole else EXPERT_SHARDS[:1]
@@ -150,7 +150,7 @@ def run(sm: int, whole: bool) -> dict[str, object]:
         for name, call in calls(whole):
             try:
                 call()
-            except Exception as error:  # the next call is to be tried, whatever this one raised
+            except Exception as error:  # report this error and go on with the next call
                 failures[name] = f"{type(error).__name__}: {str(error).strip()[-500:]}"
     launches = Counter(launch.kernel for launch in gpu.launches)
     return {

@@ -7,13 +7,13 @@ from typing import NamedTuple
 
 import torch
 
-# The values of E2M1's codes by the OCP Microscaling specification: sign, two exponent bits, one of
-# mantissa.
+# The values of E2M1's codes by the OCP Microscaling specification: a sign, two exponent bits, one
+# mantissa bit.
 E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 
 
 class Weight(NamedTuple):
-    """packed uint8 [.., N, K/2], block E4M3 [.., N, K/16], row fp32 [.., N]."""
+    """Hold packed uint8 [.., N, K/2], block E4M3 [.., N, K/16] and row fp32 [.., N]."""
 
     packed: torch.Tensor
     block: torch.Tensor
@@ -21,7 +21,7 @@ class Weight(NamedTuple):
 
     @property
     def exact(self) -> torch.Tensor:
-        """float64 [.., N, K], by a table of its own: it shares no code with the kernels."""
+        """Compute float64 [.., N, K] from a separate table, without the kernels' code."""
         table = torch.tensor([*E2M1, *(-value for value in E2M1)], dtype=torch.float64)
         codes = torch.stack([self.packed & 15, self.packed >> 4], dim=-1).flatten(-2)
         values = table.to(codes.device)[codes.long()].unflatten(-1, (-1, 16))
@@ -34,7 +34,7 @@ class Weight(NamedTuple):
 def draw(*shape: int, seed: int = 0, parts: int = 0) -> Weight:
     """Draw every code, and block scales that include negative and subnormal ones.
 
-    shape: [.., N, K]. parts: number of stacked linears, each with one tensor scale; 0: one a row
+    shape: [.., N, K]. parts: number of stacked linears, each with one tensor scale; 0: one per row
     """
     *rows, k = shape
     g = torch.Generator().manual_seed(seed)
@@ -49,7 +49,7 @@ def draw(*shape: int, seed: int = 0, parts: int = 0) -> Weight:
 
 
 class Error(NamedTuple):
-    """rms: RMS(error) / RMS(want); worst: max over elements of |error| / max(RMS(want), |want|)."""
+    """Hold rms = RMS(error) / RMS(want) and worst = max(|error| / max(RMS(want), |want|))."""
 
     rms: float
     worst: float

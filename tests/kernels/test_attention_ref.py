@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The attention reference against a float64 loop written out from the definition."""
+"""Compare the attention reference with a float64 loop written from the definition."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_equals_the_definition(window, queries, keys, heads, kv_heads, dim):
 
 @pytest.mark.parametrize("window", [None, 3, 5, 64])
 def test_a_tree_equals_each_of_its_branches_as_a_sequence(window):
-    """The branches are 0 - 1 - 4, 0 - 2 and 0 - 3; each token follows its ancestors alone."""
+    """The branches are 0 - 1 - 4, 0 - 2 and 0 - 3; each token sees only its ancestors."""
     branches = {0: [0], 1: [0, 1], 2: [0, 2], 3: [0, 3], 4: [0, 1, 4]}
     draw = torch.Generator().manual_seed(0)
     q = torch.randn(5, 4, 32, generator=draw)
@@ -61,7 +61,7 @@ def test_a_tree_equals_each_of_its_branches_as_a_sequence(window):
         torch.testing.assert_close(out[[token]].double(), expected, rtol=TOLERANCE, atol=TOLERANCE)
 
 
-def test_refuses_shapes_that_mean_nothing():
+def test_inconsistent_shapes_are_refused():
     q, k = torch.zeros(3, 4, 8), torch.zeros(2, 2, 8)
     with pytest.raises(ValueError, match="more than"):
         attend_ref(q, k, k, scale=1.0)

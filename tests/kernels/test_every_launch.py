@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every kernel launches through Triton's real JIT, which makes constants of arguments."""
+"""Launch every kernel through Triton's real JIT, which makes constants of some arguments."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bench.kernels.cross_compile import CAPABILITIES
 from tests.kernels import every_launch
 
 ROOT = Path(__file__).resolve().parents[2]
-# What NVIDIA's containers of SGLang's generation hold; a folder with it is a path like any other.
+# The Triton of NVIDIA's containers of SGLang's generation, installed in a folder on the path.
 OLDER_TRITON = "3.6.0"
 KERNELS = {
     "_nvfp4_linear_kernel",
@@ -47,12 +47,12 @@ def _launch(sm: int, *options: str, **environment: str) -> dict:
 def _require_all(found: dict) -> None:
     assert not found["failures"]
     assert found["launches"].keys() == KERNELS
-    # The grouped kernel has two: gate and up, and down.
+    # The grouped kernel is compiled twice: for gate and up, and for down.
     once = KERNELS - {"_route_one_launch_kernel", "_dequant_kernel"}
     assert found["codes"] == dict.fromkeys(once, 1) | {"_grouped_kernel": 2}
 
 
-def test_every_kernel_is_among_them() -> None:
+def test_every_kernel_is_listed() -> None:
     source = "".join(path.read_text() for path in (ROOT / "kernels").glob("*.py"))
     entries = {part.split("(")[0] for part in source.split("\ndef ") if "_kernel(" in part[:40]}
     assert {name for name in entries if name.endswith("_kernel")} == KERNELS
@@ -72,7 +72,7 @@ def test_every_shard_and_dtype_launches(sm) -> None:
 
 @pytest.fixture(scope="module")
 def older_triton(tmp_path_factory) -> Path:
-    """A folder that holds Triton 3.6.0; needs a package index, or uv's cache of one."""
+    """Install Triton 3.6.0 in a folder; this needs a package index or uv's cache of one."""
     folder = tmp_path_factory.mktemp("triton")
     done = subprocess.run(
         ["uv", "pip", "install", "--no-deps", "--target", folder, f"triton=={OLDER_TRITON}"],

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SGLang's extend attention with every tile of the table, against its own tile and float64."""
+"""Compare SGLang's extend attention with each tile of the table, its own tile and float64."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sglang_gemma4_ext.kernels.extend_tiles import Tile, read
 from sglang_gemma4_ext.patches.model import extend_attention_tiles as patch
 from tests.patches.hooks import hook_of
 
-# Largest error over the largest magnitude: fp32 sums; BF16 rounds probabilities and the output.
+# Largest error over the largest magnitude. fp32: sums; BF16: rounded probabilities and output.
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 2e-2}
 # Two summation orders of the same numbers.
 TILES_APART = {torch.float32: 2e-6, torch.bfloat16: 1e-2}
@@ -22,7 +22,7 @@ TILES_APART = {torch.float32: 2e-6, torch.bfloat16: 1e-2}
 
 @dataclass(frozen=True)
 class Call:
-    """A batch: new tokens and prefix of each request; window counts the query's own key."""
+    """Describe a batch: new tokens and prefix per request; window counts the query's own key."""
 
     name: str
     extend: tuple[int, ...]
@@ -62,7 +62,7 @@ def _hooked(monkeypatch, mended_bf16) -> None:
 
 
 class Batch:
-    """The tensors of a call: two query heads over one of keys, pages shuffled over the pool."""
+    """Hold a call's tensors: two query heads per key head, pages shuffled over the pool."""
 
     def __init__(self, call: Call, dim: int, dtype: torch.dtype, device: str):
         g = torch.Generator().manual_seed(dim + sum(call.extend) + sum(call.prefix))
@@ -77,7 +77,7 @@ class Batch:
         self.masks = [self._mask(t, p, g) for t, p in zip(call.extend, call.prefix, strict=True)]
 
     def _mask(self, tokens: int, prefix: int, g: torch.Generator) -> torch.Tensor:
-        """bool [tokens, prefix + tokens]: which keys each query sees."""
+        """Return bool [tokens, prefix + tokens]: which keys each query sees."""
         query = torch.arange(prefix, prefix + tokens)[:, None]
         key = torch.arange(prefix + tokens)[None]
         seen = key <= query
@@ -105,7 +105,7 @@ class Batch:
         return out
 
     def want(self) -> torch.Tensor:
-        """float64 [T, heads, dim], from the definition."""
+        """Compute float64 [T, heads, dim] from the definition."""
         outs, at, slot = [], 0, 0
         for mask, new, old in zip(self.masks, self.call.extend, self.call.prefix, strict=True):
             slots = self.slots[slot : slot + old]
@@ -136,21 +136,21 @@ def tiles_for(call: Call, dim: int, capability: str | None) -> list[Tile]:
 
 
 def _cases():
-    """List the cases: in the default run all in fp32, and one of each kind in BF16."""
+    """List the cases: the default run has all in fp32 and one of each kind in BF16."""
     brief = {"prefill chat", "verify chat", "ragged, window", "tree"}
     for call, dim, dtype in itertools.product((*REPORTED, *OTHERS), (256, 512), TOLERANCE):
         slow = dtype == torch.bfloat16 and call.name not in brief
         marks = [pytest.mark.slow] if slow else []
         if dtype == torch.float32:
-            marks.append(pytest.mark.interpreter)  # a tile of 4-byte keys fits no GPU
+            marks.append(pytest.mark.interpreter)  # no GPU has room for a tile of 4-byte keys
         yield pytest.param(call, dim, dtype, marks=marks, id=f"{call.name}-{dim}-{dtype}")
 
 
 @pytest.mark.parametrize(("call", "dim", "dtype"), _cases())
-def test_every_tile_gives_what_sglangs_gives(call, dim, dtype, device, capability) -> None:
+def test_every_tile_equals_sglangs_own_tile(call, dim, dtype, device, capability) -> None:
     batch = Batch(call, dim, dtype, device)
     want = batch.want()
-    # SGLang picks its own tile by PyTorch's GPU, and an emulated one has none.
+    # SGLang picks its own tile by PyTorch's GPU, which an emulated GPU lacks.
     emulated = capability and not torch.cuda.is_available()
     stock = want if emulated else batch.run()
     tiles = tiles_for(call, dim, capability)
@@ -187,7 +187,7 @@ def test_the_launch_has_the_tile_and_its_stages(tile, monkeypatch, device) -> No
 
 
 @pytest.mark.interpreter
-def test_the_unified_kernel_takes_a_tile_too(device) -> None:
+def test_the_unified_kernel_takes_a_tile(device) -> None:
     from sglang.kernels.ops.attention.extend_attention import extend_attention_fwd_unified
 
     call = Call("ragged, window", (20, 3), (40, 9), window=32)

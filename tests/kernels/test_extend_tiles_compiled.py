@@ -9,7 +9,7 @@ from bench.kernels.cross_compile import MAX_SHARED_BYTES, Compiled, compile_all
 from bench.kernels.extend_job import job
 from sglang_gemma4_ext.kernels.extend_tiles import Tile, read
 
-# Beyond it a launch of 255 registers would live in memory: measured worth is for the bench to say.
+# A kernel of 255 registers that spills more lives in local memory; a benchmark must then decide.
 MAX_LOCAL_BYTES = 64
 
 
@@ -30,14 +30,14 @@ def _check(capabilities: tuple[int, ...], **options) -> list[Compiled]:
 @pytest.mark.parametrize(
     "capability", [86, *(pytest.param(c, marks=pytest.mark.slow) for c in (80, 89, 90))]
 )
-def test_shared_memory_is_what_the_table_says(capability) -> None:
+def test_shared_memory_equals_the_table(capability) -> None:
     for (_, tile), code in zip(_grid((capability,)), _check((capability,)), strict=True):
         _assert_as_the_table_says(capability, tile, code)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mask", [False, True])
-def test_windows_and_masks_take_no_more(mask) -> None:
+def test_windows_and_masks_need_no_more_shared_memory(mask) -> None:
     """The table's bytes also bound the kernel with a window or a mask."""
     capabilities = (86, 90)
     for (_, tile), code in zip(

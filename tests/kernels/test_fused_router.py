@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The patch that uses our router kernels in SGLang's layers: which kernel, with which scale."""
+"""Test the patch that runs our router kernels in SGLang's layers: kernel and scale."""
 
 from __future__ import annotations
 
@@ -70,9 +70,7 @@ def stock(router, x):
 
 
 @pytest.mark.parametrize("tokens", [1, 3, 8])
-def test_few_tokens_are_chosen_for_in_the_routers_launch(
-    tokens, layer, device, monkeypatch
-) -> None:
+def test_few_tokens_are_routed_in_one_launch(tokens, layer, device, monkeypatch) -> None:
     x = torch.randn(tokens, HIDDEN, device=device)
     logits = forward(stock, layer.router, x)
     monkeypatch.setattr("sglang_gemma4_ext.kernels.router.route", stock)
@@ -83,13 +81,13 @@ def test_few_tokens_are_chosen_for_in_the_routers_launch(
     assert torch.equal(ids, expected[2])
 
 
-def test_logits_that_changed_on_the_way_are_routed_anew(layer, device) -> None:
+def test_logits_that_changed_in_between_are_routed_again(layer, device) -> None:
     x = torch.randn(2, HIDDEN, device=device)
     logits = forward(stock, layer.router, x)
     other = logits.flip(-1).contiguous()
     _, ids = choice(layer, x, other)
     assert torch.equal(ids, route_ref(other, layer.moe.per_expert_scale, K)[1])
-    # The first choice was dropped: it is not returned later.
+    # The first choice was dropped and is not returned later.
     layer.moe.per_expert_scale.data.fill_(3.0)
     weights, _ = choice(layer, x, logits)
     torch.testing.assert_close(weights.sum(-1), torch.full((2,), 3.0, device=device))
@@ -107,7 +105,7 @@ def test_many_tokens_keep_sglangs_projection(layer, device) -> None:
 
 @pytest.mark.parametrize("tokens", [2, 9])
 @pytest.mark.parametrize("how", ["in place", "replaced"])
-def test_a_scale_updated_after_loading_is_seen(how, tokens, layer, device) -> None:
+def test_a_scale_updated_after_loading_is_used(how, tokens, layer, device) -> None:
     new = torch.linspace(1, 2, EXPERTS, device=device)
     if how == "in place":
         layer.moe.per_expert_scale.data.copy_(new)
@@ -119,13 +117,13 @@ def test_a_scale_updated_after_loading_is_seen(how, tokens, layer, device) -> No
     torch.testing.assert_close(choice(layer, x, logits)[0], expected[1], rtol=0, atol=1e-5)
 
 
-def test_an_adapter_on_the_projection_is_not_passed_by(layer, device) -> None:
+def test_an_adapter_on_the_projection_is_applied(layer, device) -> None:
     layer.router.proj = torch.nn.Linear(HIDDEN, EXPERTS, device=device)
     x = torch.randn(2, HIDDEN, device=device)
     assert forward(lambda router, given: "stock", layer.router, x) == "stock"
 
 
-def test_under_torch_compile_all_is_sglangs(layer, device, monkeypatch) -> None:
+def test_under_torch_compile_sglangs_code_runs(layer, device, monkeypatch) -> None:
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     x = torch.randn(2, HIDDEN, device=device)
     assert forward(lambda router, given: "stock", layer.router, x) == "stock"
@@ -133,7 +131,9 @@ def test_under_torch_compile_all_is_sglangs(layer, device, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("flag", FLAGS)
-def test_no_counters_where_they_may_be_lost_or_shared(flag, layer, device, monkeypatch) -> None:
+def test_there_are_no_counters_where_they_may_be_lost_or_shared(
+    flag, layer, device, monkeypatch
+) -> None:
     from sglang.srt.arg_groups.field_order import POSITIONAL_FIELD_ORDER
 
     assert flag in POSITIONAL_FIELD_ORDER
@@ -153,14 +153,14 @@ def test_a_backend_that_routes_by_itself_is_left_alone(layer) -> None:
         assert bool(config.custom_routing_function) is (output_format == TopKOutputFormat.STANDARD)
 
 
-def test_counters_and_choices_are_no_weights(layer) -> None:
-    """The parameters that a checkpoint is loaded into are unchanged."""
+def test_counters_and_choices_are_not_parameters(layer) -> None:
+    """Check that the parameters which a checkpoint is loaded into are unchanged."""
     assert set(layer.router.state_dict()) == {"scale", "proj.weight"}
     assert set(dict(layer.router.named_parameters())) == {"scale", "proj.weight"}
     assert set(dict(layer.moe.named_parameters())) == {"per_expert_scale"}
 
 
-def test_no_row_prefers_ours_without_a_measurement(tmp_path) -> None:
+def test_without_a_measurement_sglangs_router_is_preferred(tmp_path) -> None:
     rows = router_dispatch.read()
     assert set(rows) == {"sm_80", "sm_86", "sm_89", "sm_90"}
     table = tmp_path / "table.json"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The dequant kernel equals the reference, and its inline assembly its plain expression."""
+"""Compare the dequant kernel with its reference, and its inline assembly with plain code."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_shapes_and_scales_per_row(shape, device) -> None:
     assert torch.equal(_bits(got), _bits(dequantize(weight.packed, weight.block, row, got.dtype)))
 
 
-def test_no_rows_give_no_rows(device) -> None:
+def test_zero_rows_give_zero_rows(device) -> None:
     packed, block, _ = draw(0, 32).to(device)
     got = nvfp4_dequant.dequant(packed, block, torch.ones((), device=device), torch.float16)
     assert got.shape == (0, 32)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Routed NVFP4 experts, decode and grouped, against float64 over every kind of routing."""
+"""Compare routed NVFP4 experts, decode and grouped, with float64 over all kinds of routing."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from sglang_gemma4_ext.kernels.nvfp4_ref import nvfp4_experts_ref
 from tests.kernels.oracle import Weight, draw, error
 from tests.kernels.poison import poison_allocations
 
-# RMS and worst error. The result and the activation's result are rounded, and in the grouped path
-# each slot's product.
+# RMS and worst error. The result and the activation's result are rounded; the grouped path also
+# rounds each slot's product.
 TOLERANCE = {torch.bfloat16: (6e-3, 3e-2), torch.float16: (8e-4, 4e-3), torch.float32: (1e-6, 1e-5)}
-# Large tiles, because the interpreter's cost is that of programs.
+# Large tiles, because the interpreter's time grows with the number of programs.
 FEW_PROGRAMS = Config(block_m=16, block_n=256, block_k=256)
 
 
@@ -117,7 +117,7 @@ def test_one_expert_takes_all_and_the_others_none(expert, path, device) -> None:
 
 @paths
 def test_padding_rows_and_skipped_slots(path, device) -> None:
-    """A negative id adds nothing; a token with negative ids alone is zero."""
+    """A negative id adds nothing; a token with only negative ids is zero."""
     w13, w2 = _experts(4, 64, 32)
     x, (ids, weights) = _x(9, 64, torch.float16), _routing(9, 4, 2)
     ids[3, 1], ids[5] = -1, -1
@@ -176,7 +176,7 @@ def test_no_tokens(path, device) -> None:
 
 
 @pytest.mark.parametrize("block", [8, 16])
-def test_sorted_slots_are_what_the_layout_says(block) -> None:
+def test_sorted_slots_follow_the_layout(block) -> None:
     """Each slot occurs once, in a block of its expert; experts without slots have no block."""
     ids, _ = _routing(37, 8, 3)
     ids[ids == 2], ids[4, 0] = 5, -1

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The NVFP4 format is exact: against IEEE arithmetic in numpy and against the tools' own code."""
+"""Compare the NVFP4 format with IEEE arithmetic in numpy and with the tools' own code."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_dequantize_is_exact_for_every_code_and_scale(scale: float, dtype: torch
     packed, block_scale, product = every_code_under_every_scale()
     tensor_scale = torch.tensor(scale, dtype=torch.float32)
     got = nvfp4.dequantize(packed, block_scale, tensor_scale, dtype)
-    # 6 bits of the product times 24 of the scale are exact in float64: this is the only rounding.
+    # 6 bits of the product times 24 of the scale are exact in float64, so this rounds once.
     once = (product * np.float64(tensor_scale.item())).astype(np.float32)
     want = torch.from_numpy(once).to(dtype)
     assert torch.equal(got.isnan(), want.isnan())
@@ -79,7 +79,7 @@ def test_pack_and_unpack_are_inverse_on_every_byte() -> None:
     assert torch.equal(nvfp4.pack_e2m1(codes), packed)
 
 
-def test_codes_are_those_of_compressed_tensors() -> None:
+def test_codes_equal_compressed_tensors() -> None:
     packed = torch.arange(256, dtype=torch.uint8).reshape(16, 16)
     theirs = unpack_fp4_from_uint8(packed, 16, 32, dtype=torch.float32)
     assert torch.equal(bits(nvfp4.e2m1_values(packed, torch.float32)), bits(theirs))
@@ -109,7 +109,7 @@ def test_quantize_breaks_ties_to_the_even_code() -> None:
     assert nvfp4.e2m1_values(packed, torch.float32).tolist() == [want]
 
 
-def test_quantize_a_block_of_zeros_and_one_far_below_the_scale() -> None:
+def test_quantize_handles_a_zero_block_and_one_far_below_the_scale() -> None:
     w = torch.zeros(2, 16)
     w[1] = 1e-12
     packed, block_scale = nvfp4.quantize(w, torch.tensor(1.0))
@@ -118,7 +118,7 @@ def test_quantize_a_block_of_zeros_and_one_far_below_the_scale() -> None:
     assert torch.equal(dequantized, torch.zeros(2, 16))
 
 
-def test_a_scale_per_row_is_the_same_as_row_by_row() -> None:
+def test_a_scale_per_row_equals_row_by_row() -> None:
     w = random_weights(5, 32)
     scales = nvfp4.tensor_scale_for(w.abs().amax(-1, keepdim=True))
     packed, block_scale = nvfp4.quantize(w, scales)
@@ -175,7 +175,7 @@ BLOCK_SCALE = torch.ones(4, 2)
         (lambda: dequantize(tensor_scale=torch.ones(1).int()), "tensor_scale must be floating"),
     ],
 )
-def test_what_does_not_fit_is_refused(call, message: str) -> None:
+def test_mismatched_shapes_are_refused(call, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
 

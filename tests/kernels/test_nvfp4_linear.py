@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The fused NVFP4 linear against float64, at the shapes of Gemma 4."""
+"""Compare the fused NVFP4 linear with float64 at the shapes of Gemma 4."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tests.kernels.oracle import Error, Weight, draw, error
 from tests.kernels.poison import poison_allocations
 
 TOKENS = (1, 2, 3, 7, 8, 16, 17, 63, 64)
-# One rounding of the result; in fp32 another order of the sum of K products. `worst` is of single
-# elements; where a sum cancels, its error is a few times the RMS.
+# The result is rounded once; fp32 sums K products in another order. `worst` is per element: where a
+# sum cancels, its error is a few times the RMS.
 TOLERANCE = {
     torch.bfloat16: Error(3e-3, 1e-2),
     torch.float16: Error(4e-4, 2e-3),
@@ -23,7 +23,7 @@ TOLERANCE = {
 }
 SMALL = Config(block_m=8, block_n=32, block_k=64)
 
-# K of every linear of Gemma 4 and its shards, at few rows: N changes the number of programs alone.
+# K of every linear of Gemma 4 and its shards, with few rows: N changes only the number of programs.
 ALL_K = (1536, 2560, 3840, 4096, 8192, 15360, 2112, 2816, 5376, 16384, 21504, 704, 352, 176, 928)
 # One full-size linear of each model: 12B o, 26B-A4B o and dense down, 31B o.
 FULL = ((3840, 4096), (2816, 4096), (2816, 2112), (5376, 8192))
@@ -56,7 +56,7 @@ def _linear(x: torch.Tensor, weight: Weight, device: str, **options) -> torch.Te
     return nvfp4_linear(x.to(device), *weight.to(device), **on_device).cpu()
 
 
-# The interpreter alone takes FP32 activations.
+# Only the interpreter takes FP32 activations.
 dtypes = pytest.mark.parametrize(
     "dtype",
     [
@@ -94,7 +94,7 @@ def test_full_size(tokens, n, k, device) -> None:
 @pytest.mark.parametrize("splits", [1, 2, 3, 4, 8])
 @pytest.mark.parametrize(("n", "k"), [(33, 704), (16, 512), (1, 64), (2, 16)])
 def test_splits_of_k_with_bias(splits, n, k, device) -> None:
-    """Some cases have more splits than tiles of K: some programs have nothing to add."""
+    """Some cases have more splits than tiles of K, so some programs add nothing."""
     x, weight = _x(5, k, torch.float16), draw(n, k)
     bias = torch.randn(n, generator=torch.Generator().manual_seed(1)).half()
     config = Config(8, 32, 64, splits)
@@ -127,7 +127,7 @@ def test_stacked_linears_keep_their_scales(device) -> None:
 
 @dtypes
 def test_the_smallest_weights_are_not_lost(dtype, device) -> None:
-    """Half of E4M3's smallest subnormal, and its largest times 6, are exact in every dtype."""
+    """Check half of E4M3's smallest subnormal, and its largest times 6: exact in every dtype."""
     packed = torch.full((32, 32), 0x11, dtype=torch.uint8)
     packed[16:] = 0xFF
     block = torch.full((32, 4), 2.0**-9).to(torch.float8_e4m3fn)
@@ -164,7 +164,7 @@ def test_strides_of_x(device) -> None:
     assert torch.equal(nvfp4_linear(folded, *weight.to(device), config=SMALL).flatten(0, 1), got)
 
 
-def test_no_tokens_give_no_rows(device) -> None:
+def test_zero_tokens_give_zero_rows(device) -> None:
     x = torch.empty(0, 64, dtype=torch.float16, device=device)
     assert nvfp4_linear(x, *draw(32, 64).to(device)).shape == (0, 32)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The fused kernels as operators, inside SGLang's layers, and against SGLang's own oracle."""
+"""Test the fused kernels as operators, inside SGLang's layers and against SGLang's reference."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.kernels.oracle import draw, error
 from tests.patches.hooks import hook_of
 from tests.patches.weights.test_layers import Loaded, both
 
-# test_schema is left out: it compares inputs by arithmetic that PyTorch lacks for FP8.
+# test_schema is left out, because it compares inputs with arithmetic that PyTorch lacks for FP8.
 FAKE = ("test_faketensor",)
 
 
@@ -44,13 +44,13 @@ def _experts(tokens: int, device: str) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("activation", [None, "gelu_tanh"])
-def test_the_linear_operator_is_one_that_can_be_traced(activation, device) -> None:
+def test_the_linear_operator_can_be_traced(activation, device) -> None:
     weight = draw(32, 64).to(device)
     given = (_x(3, 64).to(device), *weight, None, activation)
     torch.library.opcheck(torch.ops.sglang_gemma4_ext.nvfp4_linear, given, test_utils=FAKE)
 
 
-def test_the_experts_operator_is_one_that_can_be_traced(device) -> None:
+def test_the_experts_operator_can_be_traced(device) -> None:
     given = (*_experts(3, device), "gelu_tanh")
     torch.library.opcheck(torch.ops.sglang_gemma4_ext.nvfp4_experts, given, test_utils=FAKE)
 
@@ -78,7 +78,7 @@ def test_torch_compile_keeps_the_operator_whole(device) -> None:
     ids=["decode", "grouped"],
 )
 def test_both_paths_of_the_experts_operator(over, path, device, monkeypatch) -> None:
-    """The decode path serves up to the tokens of the table; beyond, it is not called."""
+    """The decode path serves token counts up to the table's limit, and none beyond."""
     tokens = table_of(torch.device(device)).largest_m("experts_up") + over
     given, called = _experts(tokens, device), []
     for name in ("nvfp4_experts", "nvfp4_grouped_experts"):
@@ -97,7 +97,7 @@ def _noted(called: list[str], name: str, run: Callable[..., Any], *args: Any, **
 
 
 @both
-def test_a_loaded_layer_and_one_loaded_again(make) -> None:
+def test_a_layer_loaded_twice(make) -> None:
     """Stacked linears have unequal scales; a second load uses the same memory."""
     loaded = Loaded(make)
     w = loaded.load_all()
@@ -121,7 +121,7 @@ forward_mlp = hook_of(nvfp4_fused_activation.PATCH, "around", "forward")
 
 @both
 def test_the_mlp_activates_inside_its_matmul(make) -> None:
-    """The result is that of linear and activation; the activation has no launch of its own."""
+    """Compare with linear and activation; the activation has no launch of its own."""
     loaded = Loaded(make, rows=(32, 32))
     w = loaded.load_all()
     loaded.owner.process_weights_after_loading(loaded.layer)
@@ -134,7 +134,7 @@ def test_the_mlp_activates_inside_its_matmul(make) -> None:
 
 
 def test_experts_through_sglangs_dispatch(device) -> None:
-    """Experts take and return what SGLang's MoE methods do, and its name of the activation."""
+    """Pass experts what SGLang's MoE methods take, with its name of the activation."""
     x, ids, weights, *tensors = _experts(3, device)
     layer = SimpleNamespace(nvfp4_fused=True)
     w13, w2 = nvfp4_modelopt.W13, nvfp4_modelopt.W2
@@ -149,7 +149,7 @@ def test_experts_through_sglangs_dispatch(device) -> None:
 
 
 def _largest(run: Callable[[], Any]) -> int:
-    """Return the most elements of any floating-point tensor that is allocated."""
+    """Return the number of elements of the largest floating-point tensor allocated."""
     sizes = []
 
     def note(op: str, tensor: torch.Tensor) -> None:
@@ -160,8 +160,8 @@ def _largest(run: Callable[[], Any]) -> int:
     return max(sizes)
 
 
-def test_no_copy_of_a_weight_is_ever_made(device) -> None:
-    """PyTorch allocates results alone, smaller than any weight's unpacked rows."""
+def test_weights_are_never_copied(device) -> None:
+    """Expect PyTorch to allocate only results, smaller than any weight's unpacked rows."""
     ops = torch.ops.sglang_gemma4_ext
     weight, x = draw(256, 512).to(device), _x(3, 512).to(device)
     # The fp32 parts of a split, at most eight.
@@ -173,14 +173,14 @@ def test_no_copy_of_a_weight_is_ever_made(device) -> None:
     assert _largest(lambda: nvfp4_experts_ref(*_experts(3, device), "gelu_tanh")) >= 64 * 64
 
 
-def test_fp32_is_for_all_but_the_fused_kernels_on_a_gpu(monkeypatch) -> None:
+def test_fp32_is_refused_only_by_the_fused_kernels_on_a_gpu(monkeypatch) -> None:
     monkeypatch.setenv("SGLANG_PLATFORM", "")
     assert _layers.allow_fp32([torch.bfloat16]) == [torch.bfloat16]
     monkeypatch.setenv("SGLANG_PLATFORM", "gemma4_cpu")
     assert _layers.allow_fp32([torch.bfloat16]) == [torch.bfloat16, torch.float32]
 
 
-def test_sglangs_own_oracle_agrees(monkeypatch, device) -> None:
+def test_sglangs_own_reference_agrees(monkeypatch, device) -> None:
     """Use the weights and the reference of its Marlin tests; sgl_kernel needs CUDA to import."""
     if not torch.cuda.is_available():
         for name in ("sgl_kernel", "sgl_kernel.scalar_type"):

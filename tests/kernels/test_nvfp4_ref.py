@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The NVFP4 linear and experts references against float64 on the same weights."""
+"""Compare the NVFP4 linear and experts references with float64 on the same weights."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.nn.functional import gelu, silu
 from sglang_gemma4_ext.kernels import nvfp4_ref as ref
 from sglang_gemma4_ext.kernels.nvfp4_format import dequantize, e2m1_values
 
-# fp32: a sum of K products; bf16: one rounding of the weights, one of the result.
+# fp32: a sum of K products. BF16: one rounding of the weights, one of the result.
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 1e-2}
 
 
@@ -67,7 +67,7 @@ def test_linear_never_dequantizes_more_than_its_chunk(monkeypatch: pytest.Monkey
     assert _error(got, x.double() @ _exact(*weight).T + 1) < TOLERANCE[torch.float32]
 
 
-def test_linear_refuses_shapes_that_do_not_fit() -> None:
+def test_linear_refuses_mismatched_shapes() -> None:
     packed, block, row = _weight(32, 64)
     with pytest.raises(ValueError, match="x has K = 48, packed has 64"):
         ref.nvfp4_linear_ref(torch.randn(2, 48), packed, block, row)

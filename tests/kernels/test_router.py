@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The router kernel against PyTorch's routing: ids equal, ties and odd numbers included."""
+"""Compare the router kernel with PyTorch's routing, including ties, NaN and infinities."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from sglang_gemma4_ext.kernels.router import route, route_ref
 from tests.kernels.poison import poison_allocations
 
-# fp32 inside whatever the logits are: a softmax of K terms, ex2.approx and one division.
+# fp32 inside, for all dtypes of logits: a softmax of K terms, ex2.approx and one division.
 TOLERANCE = 1e-6
 # Tolerance for PyTorch's own result, computed in the dtype of the logits.
 TORCH_TOLERANCE = {torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 5e-3}
@@ -93,7 +93,7 @@ def test_ties_go_to_the_lower_id(row, ids, dtype, device) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_odd_numbers(dtype, device) -> None:
+def test_nan_and_infinities(dtype, device) -> None:
     """The order is NaN, +inf, numbers, -inf; weights are NaN where the softmax is."""
     rows = {
         (1.0, NAN, 2.0, INF, -INF, 0.0): ([1, 3, 2], True),
@@ -131,7 +131,7 @@ def test_any_k_and_up_to_1024_experts(experts, k, device) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_the_scale_may_have_any_dtype(dtype, device) -> None:
+def test_the_scale_has_any_dtype(dtype, device) -> None:
     logits, scale = drawn(9, 64, torch.float32, device)
     assert_routed(logits, scale.to(dtype), 4)
 

@@ -70,7 +70,7 @@ def test_compiles_without_spills(key, built) -> None:
     code = built[key]
     assert code.error is None
     assert code.local_bytes == 0
-    assert code.shared_bytes < 48 * 1024  # what any launch may have without opting in
+    assert code.shared_bytes < 48 * 1024  # every launch may use this much without opting in
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
@@ -85,7 +85,7 @@ def test_the_projection_is_read_16_bytes_at_a_time(capability, dtype, built) -> 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
 def test_the_last_program_sees_what_the_others_wrote(capability, built) -> None:
-    """A barrier precedes the counter, which orders at GPU scope; the loads bypass the L1."""
+    """Find a barrier before the counter, which orders at GPU scope; the loads bypass the L1."""
     ptx = built[_one_launch, capability, "bf16"].ptx
     before, counter, after = ptx.partition("atom.global.gpu.acq_rel.add")
     assert counter

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Norm, projection and routing in one launch, against float64 and against transformers' router."""
+"""Compare norm, projection and routing in one launch with float64 and transformers' router."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_equals_the_router_of_transformers(device) -> None:
     torch.testing.assert_close(weights, want, rtol=0, atol=1e-5)
 
 
-def test_the_counters_serve_launch_after_launch(device) -> None:
+def test_the_counters_are_reused_by_later_launches(device) -> None:
     given = drawn(5, 64, 8, torch.float32, device)
     first = route_one_launch(**given, k=2)
     for tokens in (1, 5, 3):
@@ -103,19 +103,19 @@ def test_the_counters_serve_launch_after_launch(device) -> None:
         assert all(torch.equal(now, then[:tokens]) for now, then in zip(again, first, strict=True))
 
 
-def test_rows_may_be_apart(device) -> None:
+def test_rows_need_not_be_adjacent(device) -> None:
     given = drawn(4, 64, 8, torch.float32, device)
     wide = torch.cat([given["x"], torch.full_like(given["x"], torch.nan)], dim=1)
     apart = route_one_launch(**{**given, "x": wide[:, :64]}, k=2)
     assert torch.equal(apart[0], route_one_launch(**given, k=2)[0])
 
 
-def test_nothing_is_allocated_but_the_outputs(device) -> None:
+def test_only_the_outputs_are_allocated(device) -> None:
     from torch.utils._python_dispatch import TorchDispatchMode
 
     class Allocations(TorchDispatchMode):
         def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            # The interpreter copies by empty_like, and makes tensors without elements.
+            # The interpreter copies with empty_like, and makes tensors without elements.
             if function in (torch.ops.aten.empty.memory_format, torch.ops.aten.zeros.default):
                 sizes.append(tuple(args[0]))
             return function(*args, **(kwargs or {}))
@@ -148,7 +148,7 @@ def test_a_captured_launch_follows_its_inputs() -> None:
 
 
 @pytest.mark.parametrize("odd", [float("nan"), float("inf")])
-def test_a_row_of_odd_numbers_stays_in_range_and_alone(odd, device) -> None:
+def test_a_row_with_nan_or_infinity_stays_in_range_and_affects_no_other(odd, device) -> None:
     given = drawn(3, 64, 8, torch.float32, device)
     given["x"][1, 5] = odd
     _, weights, ids = route_one_launch(**given, k=2)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tree sampling against the probabilities that it must reproduce."""
+"""Compare tree sampling with the probabilities that it must reproduce."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def certain(*tokens: int) -> torch.Tensor:
     return torch.nn.functional.one_hot(torch.tensor(tokens), VOCAB).float()
 
 
-def test_a_certain_target_is_followed_through_the_tree():
+def test_a_deterministic_target_is_followed_through_the_tree():
     coins, final = torch.rand(4, 4), torch.rand(4)
     probs = torch.stack(
         [certain(1, 4, 0, 3), certain(2, 4, 3, 0), certain(3, 0, 0, 0), certain(1, 2, 0, 0)]

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stand-ins for a GPU: one that only compiles, and one that executes the compiled PTX."""
+"""Stand in for a GPU: compile only, or execute the compiled PTX on the CPU."""

@@ -15,7 +15,7 @@ FLOATS = {"f16": "f2", "bf16": "f4", "f32": "f4", "f64": "f8"}
 SIGNS = {"add": "+", "sub": "-", "mul": "*", "and": "&", "or": "|", "xor": "^"}
 COMPARE = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
 COMPARE |= {"lo": "<", "ls": "<=", "hi": ">", "hs": ">="}
-# Of float32 alone; a GPU's own results differ from numpy's in the last bits.
+# Only of float32; a GPU's own results differ from numpy's in the last bits.
 SPECIAL_FUNCTIONS = {
     "ex2": "np.exp2({})",
     "lg2": "np.log2({})",
@@ -29,7 +29,7 @@ SPECIAL_FUNCTIONS = {
 
 
 class Arithmetic(Operands):
-    """The methods of `BlockCode` for arithmetic.
+    """Provide the methods of `BlockCode` for arithmetic.
 
     A method `_<name>` returns the lines of an instruction with rules of its own. The others are
     expressions of one type.
@@ -203,7 +203,7 @@ class Arithmetic(Operands):
                 lines += self.target(register, text, f"b{8 * part}", op)
             return lines
         if kind[0] in "sf":
-            kind = f"b{8 * SIZES[kind]}"  # the bits, whatever they stand for
+            kind = f"b{8 * SIZES[kind]}"  # the bits, for values of any type
         text = self.value(source, kind)
         return self.target(to, f"m.full({text})" if text.startswith("K[") else text, kind, op)
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Translate a basic block to a Python function over arrays of one element a thread.
+"""Translate a basic block to a Python function over arrays of one element per thread.
 
-The function takes the registers that it reads from a dict, computes in local variables, and puts
+The function takes the registers that it reads from a dict, computes in local variables, and writes
 back those that other blocks read.
 """
 
@@ -23,7 +23,7 @@ JUMPS = ("bra", "ret", "exit")
 
 
 class BlockCode(Arithmetic, MemoryAccess, WarpOperations):
-    """The instructions of one block.
+    """Hold the instructions of one block.
 
     reads, writes: registers that it needs and changes
     surely_written: registers that it changes in every thread

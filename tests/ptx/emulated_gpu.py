@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A GPU that Triton compiles for and that executes the PTX on the CPU.
+"""Let Triton compile for a GPU, and execute the PTX on the CPU.
 
     with EmulatedGpu(86) as gpu:
         out = my_wrapper(cpu_tensors)
     assert not gpu.findings
 
-Host functions run unchanged, on CPU tensors. A kernel may touch those bytes alone that the shapes
-and strides of its arguments cover. What `torch.empty` gives is not initialised, until a kernel
-writes it or a host operation changes any of its bytes.
+Host functions run unchanged, on CPU tensors. A kernel may access only the bytes that the shapes and
+strides of its arguments cover. The result of `torch.empty` is uninitialised until a kernel writes
+it
+or a host operation changes any of its bytes.
 """
 
 from __future__ import annotations
@@ -30,13 +31,13 @@ from .stub_gpu import StubGpu
 from .translate import Program, translate
 from .values import u4, u8
 
-# A layout of Triton's may hold a value in several threads, and each of them stores it.
+# A layout of Triton may hold a value in several threads, and each of them stores it.
 HARMLESS = {"same value written twice", "same global value written twice"}
 WIDTHS = {"i1": 1, "i8": 1, "u8": 1, "i16": 2, "u16": 2, "i32": 4, "u32": 4, "i64": 8, "u64": 8}
 
 
 class Empty(NamedTuple):
-    """What torch.empty gave: a tensor, its bytes then, and which of them kernels have written."""
+    """Hold a tensor from torch.empty, its initial bytes, and which of them kernels have written."""
 
     tensor: torch.Tensor
     poison: np.ndarray
@@ -44,7 +45,7 @@ class Empty(NamedTuple):
 
 
 class Executed(NamedTuple):
-    """A launch: the kernel's name, its grid, what was found and counted, and its PTX."""
+    """Hold a launch: the kernel's name, its grid, findings, counts, and its PTX."""
 
     kernel: str
     grid: tuple[int, int, int]
@@ -58,10 +59,13 @@ def _program(ptx: str) -> Program:
 
 
 class EmulatedGpu(StubGpu):
-    """Triton's active driver inside a `with`; launches are `Executed`."""
+    """Be Triton's active driver inside a `with`; launches are `Executed`."""
 
     def __init__(self, capability: int, change: Callable[[str], str] | None = None, **options: Any):
-        """change: makes another PTX of a launch's. options: of `machine.run`."""
+        """Set how launches run.
+
+        change: returns changed PTX for a launch's PTX. options: of `machine.run`.
+        """
         super().__init__(capability)
         self.change, self.options = change, options
         self._ptx = ""
@@ -69,7 +73,7 @@ class EmulatedGpu(StubGpu):
 
     @property
     def findings(self) -> dict[str, Counter]:
-        """What is wrong, by kind: each description and how often."""
+        """Return the findings by kind: each description and its count."""
         found: dict[str, Counter] = {}
         for launch in self.launches:
             for kind, seen in launch.result.findings.items():
@@ -92,7 +96,7 @@ class EmulatedGpu(StubGpu):
         super().__exit__(*exception)
 
     def _poisoned(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """torch.empty, full of NaN or -77, and remembered as not initialised."""
+        """Allocate as torch.empty, filled with NaN or -77, and record it as uninitialised."""
         tensor = self._torch_empty(*args, **kwargs)
         tensor.fill_(torch.nan if tensor.is_floating_point() else -77)
         poison = _bytes_of(tensor).copy()
@@ -101,7 +105,7 @@ class EmulatedGpu(StubGpu):
         return tensor
 
     def _initialised(self, data: np.ndarray, address: int) -> np.ndarray:
-        """Bool per byte of a storage; the emulator goes on to note there what kernels write."""
+        """Return a bool per byte of a storage; the emulator updates it when kernels write."""
         empty = self._empty.get(address)
         if empty is None:
             return np.ones(len(data), bool)
@@ -114,7 +118,7 @@ class EmulatedGpu(StubGpu):
         self._ptx = Path(path).read_text()
 
     def load_binary(self, name: str, binary: bytes, shared: int, device: int) -> tuple:
-        """The PTX stands in for the function."""
+        """Return the PTX in place of the function."""
         return self._ptx, self._ptx, *super().load_binary(name, binary, shared, device)[2:]
 
     def launch(self, ptx: str, metadata, signature: dict[str, str], args: tuple, grid) -> None:
@@ -132,7 +136,7 @@ class EmulatedGpu(StubGpu):
             places[name] if kind[0] == "*" else _number(kind, value)
             for name, (kind, value) in given.items()
         ]
-        # The rest is scratch memory, which these kernels have none of.
+        # The rest is scratch memory, which these kernels do not have.
         values += [u8(0)] * (len(kernel.parameters) - len(values))
         parameters = dict(zip(kernel.parameters, values, strict=True))
         for name, value in parameters.items():
@@ -151,7 +155,7 @@ class EmulatedGpu(StubGpu):
     def _memory(
         self, tensors: dict[str, torch.Tensor], result: Result
     ) -> tuple[GlobalMemory, dict[str, np.generic]]:
-        """Global memory of the arguments' storages, and each argument's address."""
+        """Make global memory of the arguments' storages; return it and each argument's address."""
         extents: dict[int, Extent] = {}
         for name, tensor in tensors.items():
             storage = tensor.untyped_storage()
@@ -179,7 +183,7 @@ class EmulatedGpu(StubGpu):
 
 
 def _bytes_of(tensor: torch.Tensor) -> np.ndarray:
-    """A view of a tensor's storage."""
+    """View a tensor's storage as bytes."""
     storage = tensor.untyped_storage()
     size = storage.nbytes()
     if size == 0:
@@ -188,7 +192,7 @@ def _bytes_of(tensor: torch.Tensor) -> np.ndarray:
 
 
 def _number(kind: str, value: Any) -> np.generic:
-    """The bits of a scalar argument."""
+    """Return the bits of a scalar argument."""
     if kind in ("fp32", "f32"):
         return np.float32(value).view(u4)
     size = WIDTHS[kind]

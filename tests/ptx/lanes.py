@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The threads that run a basic block together: the `m` of the generated code."""
+"""Run the threads of a basic block together: the `m` of the generated code."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ DTYPES = {size: getattr(values, name) for size, name in UNSIGNED.items()}
 
 
 class Lanes(SharedAccess, WarpInstructions):
-    """Some threads of a batch: their special registers, parameters and global memory.
+    """Hold some threads of a batch: special registers, parameters and global memory.
 
     index: of the threads in the batch. slot: of their thread blocks in it. linear: of those blocks
-    in the grid. thread: in its block. `index` arguments of methods are of the instruction.
+      in
+    the grid. thread: in its block. `index` arguments of methods are of the instruction.
     """
 
     def __init__(self, batch: Batch, index: Array):
@@ -82,7 +83,7 @@ class Lanes(SharedAccess, WarpInstructions):
     # Global memory
 
     def _global(self, index: int, address: Array, width: int, mask: Array | None):
-        """Offsets, and the threads whose access is good, None for all."""
+        """Return offsets, and the threads whose access is valid (None: all)."""
         picked = None if mask is None else np.flatnonzero(mask)
         if picked is not None:
             address = address[picked]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Accesses to shared memory by threads and by cp.async."""
+"""Access shared memory by threads and by cp.async."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WARP = 32
 
 @dataclass
 class Copy:
-    """A cp.async that has not arrived. at: offsets in shared memory. group: of its thread."""
+    """Hold a cp.async that has not arrived. at: offsets in shared memory. group: of its thread."""
 
     at: Array
     width: int
@@ -27,7 +27,7 @@ class Copy:
 
 
 class SharedAccess:
-    """The methods of `Lanes` for shared memory."""
+    """Provide the methods of `Lanes` for shared memory."""
 
     def _shared(self, index: int, address: Array, width: int, picked: Array | None):
         address = address if picked is None else address[picked]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Instructions of whole warps and warp groups."""
+"""Execute instructions of whole warps and warp groups."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ WARP = 32
 
 
 class WarpInstructions:
-    """The methods of `Lanes` for warps: barriers, shuffles, matrices, wgmma."""
+    """Provide the methods of `Lanes` for warps: barriers, shuffles, matrices, wgmma."""
 
     def whole_warps(self, index: int) -> None:
         if self.n == self.batch.count:

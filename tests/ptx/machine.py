@@ -25,7 +25,7 @@ from .values import Array, i8
 
 @dataclass
 class Result:
-    """What a launch did.
+    """Hold what a launch did.
 
     findings: descriptions by kind, with their counts. issued: instructions by class, over threads.
     undefined: registers that some path reads before it writes them.
@@ -42,7 +42,7 @@ class Result:
 
 @dataclass
 class Launch:
-    """What to run. grid: three sizes. threads, shared: threads and shared bytes of a block."""
+    """Hold what to run. grid: three sizes. threads, shared: threads and shared bytes of a block."""
 
     program: Program
     grid: tuple[int, int, int]
@@ -84,7 +84,7 @@ def run(
 
 
 class Batch:
-    """Thread blocks that run at the same time."""
+    """Run thread blocks at the same time."""
 
     def __init__(self, launch: Launch, ids: list[int], chance: random.Random, schedule: str):
         self.launch, self.chance, self.random = launch, chance, schedule == "random"

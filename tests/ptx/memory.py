@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Memory with a state beside each byte, and global memory made of separate extents."""
+"""Model memory with a state for each byte, and global memory of separate extents."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .values import Array, i8, u1, u2, u4, u8
 
 VIEWS = {1: u1, 2: u2, 4: u4, 8: u8}
 GLOBAL_BASE = 0x7F00_0000_0000
-# Bytes from one extent's address to the next one's.
+# Distance between the addresses of two extents, in bytes.
 SPACING_BITS = 36
 SPACING = 1 << SPACING_BITS
 SHARED_BASE = 1024  # sm_90 reserves the first KB; this is aligned for any swizzle
@@ -24,7 +24,7 @@ Report = Callable[[str, str], None]
 
 
 class Bytes:
-    """Bytes and the state of each, accessed at arrays of aligned offsets."""
+    """Hold bytes and the state of each, accessed at arrays of aligned offsets."""
 
     def __init__(self, size: int):
         size = -(-size // 16) * 16
@@ -36,7 +36,7 @@ class Bytes:
         self._state[16] = self.state.view(u8).reshape(-1, 2)
 
     def read(self, at: Array, width: int) -> Array:
-        """[n, width] bytes."""
+        """Read [n, width] bytes."""
         return self._data[width][at // width].view(u1).reshape(-1, width)
 
     def write(self, at: Array, width: int, data: Array) -> None:
@@ -48,7 +48,7 @@ class Bytes:
         self._state[width][at // width] = _repeat(state, width)
 
     def all_are(self, at: Array, width: int, state: int) -> Array:
-        """bool [n]: the state of every byte of the access has the bits of `state`."""
+        """Return bool [n]: the state of every byte of the access has the bits of `state`."""
         found = self._state[width][at // width]
         wanted = _repeat(state, width)
         same = (found & wanted) == wanted
@@ -62,7 +62,7 @@ def _repeat(state: int, width: int) -> np.generic:
 
 @dataclass(frozen=True)
 class Extent:
-    """One allocation. valid: bool per byte, may be accessed. initialised: bool per byte."""
+    """Hold one allocation. valid: bool per byte, may be accessed. initialised: bool per byte."""
 
     name: str
     data: Array
@@ -71,14 +71,14 @@ class Extent:
 
 
 class GlobalMemory:
-    """Extents at addresses so far apart that an access beyond one never lands in another."""
+    """Place extents so far apart that an access beyond one never lands in another."""
 
     def __init__(self, extents: list[Extent], report: Report):
         self.report = report
         self.extents = extents
         sizes = [len(extent.data) for extent in extents]
         rounded = [0, *(-(-size // GUARD) * GUARD for size in sizes)]
-        # Where each extent starts in `bytes`, and how long it is.
+        # Where each extent starts in `bytes`, and its length.
         self.starts, self.sizes = np.cumsum(rounded, dtype=i8), np.array(sizes, i8)
         self.bytes = Bytes(int(self.starts[-1]))
         for start, extent in zip(self.starts, extents, strict=False):
@@ -99,7 +99,7 @@ class GlobalMemory:
             extent.initialised[:] = self.bytes.state[part] == WRITTEN
 
     def offsets(self, address: Array, width: int, what: str) -> tuple[Array, Array | None]:
-        """Check addresses; return offsets in `bytes` and which of them are good, None for all."""
+        """Check addresses; return offsets in `bytes` and which are valid (None: all)."""
         at = (address - u8(GLOBAL_BASE)).view(i8)
         number, within = at >> SPACING_BITS, at & (SPACING - 1)
         good = (number >= 0) & (number < len(self.extents))

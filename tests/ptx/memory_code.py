@@ -7,7 +7,7 @@ from .operands import UNSIGNED, Operands, as_type
 from .parse import SIZES, Instruction, PtxError
 
 SPACES = {"param", "global", "shared", "shared::cta"}
-# Cache operators and vectors; no cache operator changes what is read.
+# Cache operators and vectors; a cache operator does not change what is read.
 CACHES = {"ca", "cg", "cs", "lu", "cv", "nc", "wb", "wt", "v2", "v4"}
 ACTIONS = {"add", "min", "max", "and", "or", "xor", "exch", "cas"}
 ORDERS = {"relaxed", "acquire", "release", "acq_rel"}
@@ -15,7 +15,7 @@ ATOMIC_TYPES = {"u32", "s32", "b32", "u64", "s64", "b64", "f32"}
 
 
 class MemoryAccess(Operands):
-    """The methods of `BlockCode` for memory."""
+    """Provide the methods of `BlockCode` for memory."""
 
     def _ld(self, op: Instruction) -> list[str]:
         kind, space = op.parts[-1], self._space(op)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Break one instruction of a compiled kernel at a time: does the emulator, or the result, tell?
+"""Break one instruction of a compiled kernel at a time; list the faults that nothing detects.
 
     python -m tests.ptx.mutations [--case N] [--every N]
 
-Prints one JSON object: how many mutations there were, and those that nothing told, each as kernel,
-capability, what was changed and the how manieth of its kind it is.
+It prints one JSON object: the number of mutations, and those that neither the emulator nor the
+result detects. Each is given as kernel, capability, change, and index within its kind.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ CHANGES = {
     "another prmt selector": (r"0x1404;", "0x0414;"),
     "another sign mask": (r"0x80008000;", "0x80000000;"),
 }
-# There are many of these, all of a kind: one in five is tried.
+# There are many of one kind, so one in five is tried.
 MANY = ("another prmt selector", "another sign mask", "unguarded store", "unguarded load")
 MANY += ("copy of all bytes",)
 
 
 class Case(NamedTuple):
-    """A kernel on a GPU, and launches of its host function, all of one compiled code."""
+    """Hold a kernel on a GPU, and launches of its host function that share one compiled code."""
 
     kernel: str
     sm: int
@@ -53,7 +53,7 @@ class Case(NamedTuple):
 
 
 def linear(sm: int, m: int, n: int, ks: tuple[int, ...], like: tuple[int, int]) -> Case:
-    """ks: a shorter K ends in the first tiles, which are copied before the loop."""
+    """Describe a linear. ks: a shorter K ends in the first tiles, copied before the loop."""
     config = read(FOLDER / f"sm_{sm}.json").choose("linear", m, *like)
     given = [(torch.randn(m, k).to(torch.bfloat16), *draw(n, k)) for k in ks]
     return Case(
@@ -103,7 +103,7 @@ def cases() -> tuple[Case, ...]:
 
 
 def mutants(ptx: str, every: int) -> Iterator[tuple[str, int, str]]:
-    """(change, number within its kind, PTX with it) of every mutation, or of each Nth."""
+    """Yield (change, number within its kind, mutated PTX) of every mutation, or of each Nth."""
     for what, (pattern, to) in CHANGES.items():
         step = every * (5 if what in MANY else 1)
         for number, found in list(enumerate(re.finditer(pattern, ptx)))[::step]:
@@ -115,7 +115,7 @@ def mutants(ptx: str, every: int) -> Iterator[tuple[str, int, str]]:
 
 
 def run(case: Case, every: int) -> tuple[int, list[tuple[str, int, str, int]]]:
-    """How many mutations there are, and those that nothing told."""
+    """Return the number of mutations, and those that nothing detected."""
     with EmulatedGpu(case.sm) as gpu:
         want = case.launch()
     texts = {launch.ptx for launch in gpu.launches if launch.kernel == case.kernel}
@@ -131,7 +131,7 @@ def run(case: Case, every: int) -> tuple[int, list[tuple[str, int, str, int]]]:
                 got = case.launch()
             if not gpu.findings and torch.equal(got, want):
                 untold.append((case.kernel, case.sm, what, number))
-        except Exception:  # whatever the mutant raised, it told
+        except Exception:  # any exception of the mutant counts as detected
             continue
     return count, untold
 

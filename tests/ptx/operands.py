@@ -21,10 +21,10 @@ WRITES_NOTHING += ("cp", "stmatrix", "nanosleep")
 
 
 class Operands:
-    """The methods of `BlockCode` for operands.
+    """Provide the methods of `BlockCode` for operands.
 
-    kernel: whose registers have types. constants: values that do not change, `K` in the code.
-    temporary: a name of Python's that the instruction being translated may use.
+    kernel: gives the registers' types. constants: values that do not change, `K` in the code.
+    temporary: a Python name that the instruction being translated may use.
     """
 
     kernel: Kernel
@@ -91,7 +91,7 @@ class Operands:
 
 
 def name_of(register: str) -> str:
-    """A register's name in Python."""
+    """Return a register's name in Python."""
     return re.sub(r"\W", "_", register.removeprefix("%"))
 
 
@@ -130,7 +130,7 @@ def uses(op: Instruction) -> tuple[list[str], list[str]]:
     targets = [r for r in _flat(op.operands[0]) if r != "_"]
     sources = [r for operand in op.operands[1:] for r in _flat(operand)]
     if base == "wgmma" and op.operands[3] not in ("0", "false"):
-        sources += targets  # otherwise the accumulators start from nothing
+        sources += targets  # otherwise the accumulators start at zero
     return sources, targets
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shared memory of thread blocks, and the races between two barriers."""
+"""Model shared memory of thread blocks, and find races between two barriers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .values import Array, i8, u8
 
 @dataclass
 class Access:
-    """The accesses of one instruction to shared memory.
+    """Hold the accesses of one instruction to shared memory.
 
     at: byte offset of each, over the thread blocks of a batch. thread: of the batch
     sub: how many barriers of its warp a thread had passed
@@ -29,7 +29,7 @@ class Access:
 
 
 class SharedMemory:
-    """The shared memory of each thread block, and the accesses since its last barrier."""
+    """Hold the shared memory of each thread block, and accesses since its last barrier."""
 
     def __init__(self, blocks: int, size: int, threads: int, report: Report):
         self.report = report

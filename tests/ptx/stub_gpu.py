@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compile and launch Triton kernels through the real JIT without a GPU; the launch does nothing.
+"""Compile and launch Triton kernels through the real JIT without a GPU; launches do nothing.
 
 Specialization, constants and grids are Triton's own. Works with Triton 3.6 and later.
 """
@@ -18,17 +18,18 @@ from bench.kernels.cross_compile import MAX_SHARED_BYTES
 
 
 class Launch(NamedTuple):
-    """A kernel's name and its grid, three sizes."""
+    """Hold a kernel's name and its grid, three sizes."""
 
     kernel: str
     grid: tuple[int, int, int]
 
 
 class StubGpu(DriverBase):
-    """Triton's active driver inside a `with`; tensors stay on the CPU.
+    """Be Triton's active driver inside a `with`; tensors stay on the CPU.
 
-    launches: what was launched, in order. loaded: the kernels whose machine code was loaded.
-    Raises Triton's own errors: a kernel that does not compile, too much shared memory.
+    launches: the launches, in order. loaded: the kernels whose machine code was loaded.
+    Raises Triton's own errors, for instance for code that does not compile or too much shared
+    memory.
     """
 
     def __init__(self, capability: int):
@@ -47,7 +48,7 @@ class StubGpu(DriverBase):
         triton_driver._active = self._before
 
     def launch(self, function: Any, metadata: Any, signature: Any, args: tuple, grid: tuple):
-        """Take note of a launch. function: what `load_binary` gave first."""
+        """Record a launch. function: the first value that `load_binary` returned."""
         self.launches.append(Launch(metadata.name, grid))
 
     # What Triton calls on a driver, and on its `utils`.
@@ -68,7 +69,7 @@ class StubGpu(DriverBase):
         return {"max_shared_mem": MAX_SHARED_BYTES[self.capability], "multiprocessor_count": 8}
 
     def load_binary(self, name: str, binary: bytes, shared: int, device: int) -> tuple:
-        """Module, function, registers, spills and the most threads of a block."""
+        """Return module, function, registers, spills and the most threads of a block."""
         self.loaded.append(name)
         return name, name, 0, 0, 1024
 
@@ -87,12 +88,12 @@ class StubGpu(DriverBase):
 
 
 class _Launcher:
-    """What Triton makes of a compiled kernel in order to launch it."""
+    """Stand in for the launcher that Triton makes of a compiled kernel."""
 
     def __init__(self, gpu: StubGpu, source: Any, metadata: Any):
         self.signature, self.metadata = source.signature, metadata
 
     def __call__(self, x, y, z, stream, function, packed, metadata, enter, leave, *args) -> None:
-        # Triton keeps compiled kernels: the GPU may be another than the one that compiled it.
+        # Triton caches compiled kernels, so the GPU may differ from the one that compiled it.
         gpu = triton_driver.active
         gpu.launch(function, self.metadata, self.signature, args, (x, y, z))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Results of mma.sync and wgmma: sums in float64, rounded to FP32."""
+"""Compute mma.sync and wgmma: sums in float64, rounded to FP32."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import numpy as np
 
 from .values import Array, f2, f4, f4_of_bf2, f8, u2, u4
 
-# How a tensor core adds. None: 16 exact products and the accumulator, rounded once to nearest.
-# A number: 8 products at a time, each summand truncated to so many bits below the largest one's
-# highest, and the sum to 24 bits. No manual specifies it.
+# How a tensor core adds. None: 16 exact products and the accumulator, rounded once to nearest. A
+# number: 8 products at a time. Each summand is cut to that many bits below the largest one's
+# highest bit, and the sum to 24 bits. No manual specifies it.
 SUMMAND_BITS: int | None = None
 
 
 def _add_products(left: Array, right: Array, start: Array) -> Array:
-    """left [.., M, 16] times right [.., 16, N] plus start [.., M, N], in float64."""
+    """Return left [.., M, 16] times right [.., 16, N] plus start [.., M, N], in float64."""
     if SUMMAND_BITS is None:
         return np.matmul(left, right) + start
     total = start
@@ -31,7 +31,7 @@ def _add_products(left: Array, right: Array, start: Array) -> Array:
 
 
 def mma_16x8x16(a: list[Array], b: list[Array], c: list[Array], bf16: bool) -> list[Array]:
-    """Result registers of mma.sync m16n8k16 with FP32 sums, for whole warps."""
+    """Return the result registers of mma.sync m16n8k16 with FP32 sums, for whole warps."""
     warps = len(a[0]) // 32
     # Register i of a: row half i % 2, column half i // 2; lane 4 g + t: row g, columns 2 t, 2 t + 1
     left = _halves(a, bf16).reshape(2, 2, warps, 8, 4, 2).transpose(2, 1, 3, 0, 4, 5)
@@ -46,7 +46,7 @@ def mma_16x8x16(a: list[Array], b: list[Array], c: list[Array], bf16: bool) -> l
 
 
 def _halves(registers: list[Array], bf16: bool) -> Array:
-    """[registers, threads, 2] as float64."""
+    """Return [registers, threads, 2] as float64."""
     bits = np.ascontiguousarray(np.stack(registers)).view(u2)
     values = f4_of_bf2(bits) if bf16 else bits.view(f2)
     return values.astype(f8).reshape(len(registers), -1, 2)
@@ -55,7 +55,7 @@ def _halves(registers: list[Array], bf16: bool) -> Array:
 def wgmma_accumulate(
     a: list[Array], b: Array, c: list[Array], bf16: bool, keep: bool
 ) -> list[Array]:
-    """Result registers of wgmma m64nNk16: a in registers, b float64 [groups, N, 16]."""
+    """Return the result registers of wgmma m64nNk16: a in registers, b float64 [groups, N, 16]."""
     groups, n, _ = b.shape
     left = _halves(a, bf16).reshape(2, 2, 4 * groups, 8, 4, 2).transpose(2, 1, 3, 0, 4, 5)
     left = left.reshape(groups, 64, 16)

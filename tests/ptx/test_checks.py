@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Each check finds the fault that it is for, and is silent about the correct twin."""
+"""Check that each finding is reported for its fault, and not for a correct twin."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def test_global_bounds_and_alignment(access, offset, found) -> None:
 
 
 @pytest.mark.parametrize("beyond", [512, 1024, 1 << 20, 1 << 40, -1024])
-def test_no_distance_from_one_array_reaches_another(beyond) -> None:
+def test_an_access_beyond_one_array_never_reaches_another(beyond) -> None:
     text = TID + OUT + f"add.s64 %d2, %d1, {beyond}; ld.global.b32 %r9, [%d2];"
     assert kinds(launch(text, words(32), words(512))) == {"out of bounds"}
     assert kinds(launch(text.replace("%a0", "%a1"), words(512), words(32))) == {"out of bounds"}
 
 
-def test_a_guarded_access_is_not_made() -> None:
+def test_an_access_with_a_false_guard_is_not_made() -> None:
     text = "setp.lt.u32 %p1, %r1, 30; mov.b32 %r9, 5; @%p1 ld.global.b32 %r9, [%d1];"
     text += "@%p1 st.global.b32 [%d1], %r9;"
     data = words(30)
@@ -114,7 +114,7 @@ def test_two_writers() -> None:
     assert kinds(launch(text.format("7"), words(1), shared=4)) == {"same value written twice"}
 
 
-def test_a_byte_beside_another_is_no_race() -> None:
+def test_writes_to_neighbouring_bytes_are_not_a_race() -> None:
     text = TID + "add.s32 %r5, %r2, %r1; cvt.u16.u32 %h1, %r1; st.shared.b8 [%r5], %h1;"
     assert not launch(text, words(1), shared=32).findings
     assert kinds(launch(text.replace("%r2, %r1;", "%r2, 3;"), words(1), shared=32)) == {"race"}
@@ -172,8 +172,8 @@ def test_cp_async(wait, barrier, distance, found) -> None:
         assert (out == (np.arange(64) ^ distance // 4) * 3).all()
 
 
-def test_cp_async_into_what_others_still_read() -> None:
-    """Write after read, through an asynchronous copy, one barrier too few."""
+def test_cp_async_into_bytes_that_others_still_read() -> None:
+    """Race a write with an earlier read, through an asynchronous copy, one barrier too few."""
     text = (
         COPY.format(wait=WAIT, barrier=BARRIER, distance=128, size=4)
         + "{}"
@@ -199,7 +199,7 @@ def test_cp_async_fills_with_zeros_and_does_not_read_there() -> None:
     assert kinds(result) == {"out of bounds"}
 
 
-# Threads that part
+# Divergent threads
 
 DIVERGED = (
     TID
@@ -224,7 +224,7 @@ st.global.b32 [%d1], %r11;
 
 
 @pytest.mark.parametrize("options", [{}, {"schedule": "random"}, {"batch": 1, "order": "reverse"}])
-def test_divergent_loops_meet_again(options) -> None:
+def test_divergent_loops_reconverge(options) -> None:
     out = words(64)
     text = DIVERGED.format("bar.warp.sync -1;")
     assert not launch(text, out, threads=64, **options).findings
@@ -232,7 +232,7 @@ def test_divergent_loops_meet_again(options) -> None:
     assert out.tolist() == want
 
 
-def test_a_barrier_that_some_never_reach() -> None:
+def test_a_barrier_that_some_threads_never_reach() -> None:
     text = TID + "setp.lt.u32 %p1, %r1, 32; @%p1 bra A; bar.sync 0; bra.uni B; A: bar.sync 0; B:"
     assert kinds(launch(text, words(1), threads=64)) == {"threads at different barriers"}
 
@@ -243,7 +243,7 @@ def test_counts_of_issued_instructions() -> None:
     assert result.issued["branch"] == 32
 
 
-# Thread blocks that work together
+# Communication between thread blocks
 
 LAST = (
     TID
@@ -294,6 +294,6 @@ def test_the_last_block_reads_what_the_others_wrote(barrier, order, found, optio
         assert (out == np.arange(128).reshape(32, 4).sum(1)).all()
 
 
-def test_two_blocks_write_one_place() -> None:
+def test_two_blocks_write_the_same_place() -> None:
     text = TID + OUT + "mov.u32 %r5, %ctaid.x; st.global.b32 [%d1], %r5;"
     assert kinds(launch(text, words(32), grid=2)) == {"global race"}

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kernel tests pass as compiled PTX, without a finding of the emulator.
+"""Run the kernel tests as compiled PTX, without a finding of the emulator.
 
-In a process of their own: Triton chooses its compiler or its interpreter when it is imported.
+They run in a process of their own, because Triton chooses its compiler or its interpreter when it
+is
+imported.
 """
 
 from __future__ import annotations
@@ -38,11 +40,11 @@ BRIEF = (
     "test_nvfp4_experts.py::test_padding_rows_and_skipped_slots",
     "test_router.py::test_equals_torch[7-128-8-torch.bfloat16]",
     "test_router.py::test_equals_torch[2-100-6-torch.float32]",
-    "test_router.py::test_odd_numbers",
+    "test_router.py::test_nan_and_infinities",
     "test_router_one_launch.py::test_equals_float64[3-2816-128-8-torch.bfloat16]",
     "test_router_one_launch.py::test_equals_float64[2-1000-100-6-torch.float16]",
     "test_router_one_launch.py::test_equals_float64[2-1-3-1-torch.float32]",
-    "test_router_one_launch.py::test_the_counters_serve_launch_after_launch",
+    "test_router_one_launch.py::test_the_counters_are_reused_by_later_launches",
 )
 # Every file whose tests launch a kernel in their own process.
 FILES = (
@@ -58,7 +60,7 @@ FILES = (
 
 
 def _emulate(sm: int, chosen: tuple[str, ...], *options: str) -> None:
-    """Run kernel tests in the emulator, and fail with what they say."""
+    """Run kernel tests in the emulator, and fail with their output."""
     env = {k: v for k, v in os.environ.items() if not k.startswith(("TRITON_INTERPRET", "PYTEST"))}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
     done = subprocess.run(
@@ -90,5 +92,5 @@ def test_every_kernel_test(sm, file) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("order", ["reverse", "random"])
 def test_thread_blocks_in_another_order(order) -> None:
-    """One by one from the last, and interleaved at barriers and atomics."""
+    """Run them one by one from the last, and interleaved at barriers and atomics."""
     _emulate(90, BRIEF, "--block-order", order)

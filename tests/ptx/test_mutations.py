@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A fault in a compiled kernel is found, or shows in the result, or is known to change nothing."""
+"""Check that faults in compiled kernels are detected, or are known to change nothing."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ EQUIVALENT = {
 
 
 def _untold(*options: str) -> tuple[int, set[tuple]]:
-    """How many mutations there were, and those that nothing told."""
+    """Return the number of mutations, and those that nothing detected."""
     env = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     done = subprocess.run(
         [sys.executable, "-m", "tests.ptx.mutations", *options],
@@ -41,14 +41,14 @@ def _untold(*options: str) -> tuple[int, set[tuple]]:
     return found["mutations"], {tuple(mutation) for mutation in found["untold"]}
 
 
-def test_every_fault_of_the_router_is_told() -> None:
+def test_every_fault_of_the_router_is_detected() -> None:
     count, untold = _untold("--case", "4")
     assert count >= 20
     assert not untold
 
 
 @pytest.mark.slow
-def test_every_fault_is_told_or_changes_nothing() -> None:
+def test_every_fault_is_detected_or_changes_nothing() -> None:
     count, untold = _untold()
     assert count >= 140
     assert untold == EQUIVALENT.keys()

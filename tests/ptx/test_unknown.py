@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the emulator does not know is refused by name, never guessed."""
+"""Check that the emulator refuses what it does not know by name, and never guesses."""
 
 from __future__ import annotations
 
@@ -75,12 +75,12 @@ HEAD = ".entry k(.param .u64 a0)\n{" + REGISTERS
         "{%r1, %r2, %r3, %r4}, %d1, %d2, %p1, 1, 1, 0, 0;",
     ],
 )
-def test_it_is_refused(text) -> None:
+def test_unknown_text_is_refused(text) -> None:
     with pytest.raises(PtxError):
         translate(parse(HEAD + text + "\nret; }"))
 
 
 @pytest.mark.parametrize("text", ["not ptx", ".entry k() { } .entry l() { }", HEAD + "%%; }"])
-def test_what_cannot_be_read_is_refused(text) -> None:
+def test_unreadable_text_is_refused(text) -> None:
     with pytest.raises(PtxError):
         parse(text)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Single instructions against what the PTX manual says, computed another way."""
+"""Compare single instructions with the PTX manual, computed in another way."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_widths(text, out, want) -> None:
 
 
 def floats(count: int, seed: int) -> np.ndarray:
-    """float32 of every exponent, and the special ones."""
+    """Draw float32 of every exponent, and the special values."""
     rng = np.random.default_rng(seed)
     bits = rng.integers(0, 2**32, count, dtype=np.uint32)
     near = (rng.normal(size=count) * 2.0 ** rng.integers(-3, 4, count)).astype(np.float32)
@@ -123,7 +123,7 @@ def floats(count: int, seed: int) -> np.ndarray:
 
 
 def rounded(x: Fraction, mantissa: int, least: int) -> Fraction:
-    """To nearest even with `mantissa` bits, the smallest subnormal being 2^least."""
+    """Round to nearest even with `mantissa` bits; the smallest subnormal is 2^least."""
     if x == 0:
         return x
     exponent = max(x.numerator.bit_length() - x.denominator.bit_length() - mantissa - 1, least)
@@ -219,7 +219,7 @@ def test_float_comparisons_with_nan(compare, want) -> None:
 
 
 def _shuffle(mode: str, lane: int, b: int, c: int) -> tuple[int, bool]:
-    """The pseudocode of the manual, for one lane."""
+    """Follow the pseudocode of the manual for one lane."""
     clamp, mask = c & 31, c >> 8 & 31
     last, first = (lane & mask) | (clamp & ~mask & 31), lane & mask
     j = {"up": lane - b, "down": lane + b, "bfly": lane ^ b, "idx": first | (b & ~mask & 31)}[mode]
@@ -244,7 +244,7 @@ def test_shuffle(mode, b, c) -> None:
 
 
 @pytest.mark.parametrize("kind", ["f16", "bf16"])
-def test_mma_by_the_manuals_fragments(kind) -> None:
+def test_mma_follows_the_manuals_fragments(kind) -> None:
     rng = np.random.default_rng(3)
     a = rng.integers(-8, 9, (2, 16, 16)).astype(np.float32)
     b = rng.integers(-8, 9, (2, 16, 8)).astype(np.float32)
@@ -296,7 +296,10 @@ def _mma(kind: str, fragments: np.ndarray, i: int) -> np.ndarray:
 @pytest.mark.parametrize("trans", ["", ".trans"])
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_ldmatrix_and_stmatrix(trans, count) -> None:
-    """Matrix i's element (r, c) holds 64 i + 8 r + c; thread 4 r + c / 2 gets two of row r."""
+    """Give element (r, c) of matrix i the value 64 i + 8 r + c.
+
+    Thread 4 r + c / 2 gets two elements of row r.
+    """
     out = np.zeros((count, 32), np.uint32)
     names = ", ".join(f"%r{50 + i}" for i in range(count))
     body = """
@@ -315,7 +318,7 @@ ldmatrix.sync.aligned.m8n8.x{count}{trans}.shared.b16 {{{names}}}, [%r4];
 mad.wide.u32 %d1, %r1, 4, %a0;
 """
     body += "".join(f"st.global.b32 [%d1+{128 * i}], %r{50 + i};\n" for i in range(count))
-    # and back: stmatrix in the same form must restore the rows
+    # The reverse: stmatrix in the same form must restore the rows.
     body += f"""bar.sync 0;
 st.shared.v4.b32 [%r4], {{%r1, %r1, %r1, %r1}};
 bar.sync 0;
@@ -340,8 +343,8 @@ st.global.v4.b32 [%d2], {{%r60, %r61, %r62, %r63}};
 
 
 @pytest.mark.parametrize("bits", [None, 24, 27])
-def test_sums_of_a_tensor_core_that_cuts(bits, monkeypatch) -> None:
-    """1 plus seven times 2^-25: lost one by one where a summand is cut, found where it is not."""
+def test_sums_of_a_tensor_core_that_truncates(bits, monkeypatch) -> None:
+    """Sum 1 and seven times 2^-25: truncated summands lose each, other sums keep them."""
     from . import tensor_core
 
     monkeypatch.setattr(tensor_core, "SUMMAND_BITS", bits)

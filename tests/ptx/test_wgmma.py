@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""wgmma with its right operand in swizzled shared memory, against a plain product."""
+"""Compare wgmma with its right operand in swizzled shared memory with a plain product."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MODES = {128: 1, 64: 2, 32: 3}
 
 
 def _text(swizzle: int, step: int, fence: str, wait: str) -> str:
-    """a1 [4, 128] words are a's registers, a0 the bytes of shared memory, as they lie there."""
+    """Write the kernel: a1 [4, 128] words are a's registers, a0 shared memory's bytes in order."""
     descriptor = MODES[swizzle] << 62 | (8 * swizzle >> 4) << 32 | 1 << 16
     text = """
 mov.u32 %r1, %tid.x; mov.b32 %r2, global_smem; shl.b32 %r3, %r1, 4; add.s32 %r4, %r2, %r3;
@@ -113,7 +113,7 @@ def test_a_missing_fence_or_wait_is_found() -> None:
         assert set(launch(text, *arrays, threads=128, shared=2048).findings) == kind, wait
 
 
-def test_registers_of_a_wgmma_are_left_alone() -> None:
+def test_an_access_to_a_wgmmas_registers_is_found() -> None:
     def misused(text: str) -> set[str]:
         return {why.split(" ", 1)[1] for why in translate(parse(head + text + "\nret; }")).misused}
 

@@ -18,7 +18,7 @@ ENDS = (*JUMPS, "bar", "barrier", "atom", "red")
 
 @dataclass
 class Block:
-    """A basic block.
+    """Hold a basic block.
 
     code: see `BlockCode.compile`. reads, writes: registers that it takes and gives back
     end: its last instruction, if that decides what comes next. target: the block of a branch
@@ -35,7 +35,7 @@ class Block:
 
 @dataclass
 class Program:
-    """A translated kernel.
+    """Hold a translated kernel.
 
     undefined: registers that some path reads before it writes them, and where
     misused: registers accessed during a wgmma that uses them, or passed to it without a fence
@@ -85,7 +85,7 @@ def _ends_block(op: Instruction) -> bool:
 
 
 def class_of(op: Instruction) -> str:
-    """Class under which an instruction is counted."""
+    """Return the class under which an instruction is counted."""
     base, opcode = op.parts[0], op.opcode
     if base == "cp":
         return "cp.async group" if "group" in opcode else "cp.async"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Results of single instructions, on numpy arrays with one element a thread.
+"""Compute single instructions on numpy arrays with one element per thread.
 
 Registers are unsigned integers of their width; floating point is a view of them. Rounding is to
 nearest even and subnormals are kept, unless a name says otherwise.
@@ -18,24 +18,24 @@ _NAN = {u2: u2(0x7FFF), u4: u4(0x7FFFFFFF)}
 
 
 def canonical(x: Array) -> Array:
-    """Bits of a float result, with PTX's canonical NaN for every NaN."""
+    """Return the bits of a float result, with PTX's canonical NaN for every NaN."""
     bits = x.view({2: u2, 4: u4}[x.dtype.itemsize])
     nan = np.isnan(x)
     return np.where(nan, _NAN[bits.dtype.type], bits) if nan.any() else bits
 
 
 def flush(x: Array) -> Array:
-    """float32 with subnormals made zeros of their sign (.ftz)."""
+    """Replace float32 subnormals by zeros of their sign (.ftz)."""
     return np.where(np.abs(x) < np.finfo(f4).tiny, np.copysign(f4(0), x), x)
 
 
 def f2_of(x: Array) -> Array:
-    """float32 or float64 -> bits of FP16."""
+    """Convert float32 or float64 to bits of FP16."""
     return canonical(x.astype(f2))
 
 
 def bf2_of(x: Array) -> Array:
-    """float32 -> bits of BF16."""
+    """Convert float32 to bits of BF16."""
     bits = x.view(u4)
     rounded = ((bits + u4(0x7FFF) + ((bits >> u4(16)) & u4(1))) >> u4(16)).astype(u2)
     return np.where(np.isnan(x), u2(0x7FFF), rounded)
@@ -46,17 +46,19 @@ def f4_of_bf2(bits: Array) -> Array:
 
 
 def pack(low: Array, high: Array) -> Array:
-    """Two 16-bit values to one of 32."""
+    """Pack two 16-bit values into one of 32 bits."""
     return low.astype(u4) | (high.astype(u4) << u4(16))
 
 
 def join(low: Array, high: Array) -> Array:
-    """Two 32-bit values to one of 64."""
+    """Join two 32-bit values to one of 64 bits."""
     return low.astype(u8) | (high.astype(u8) << u8(32))
 
 
 def fma(a: Array, b: Array, c: Array) -> Array:
-    """a b + c as float64, rounded to odd: a second rounding, to 32 bits or fewer, is then correct.
+    """Compute a b + c as float64, rounded to odd.
+
+    Another rounding to 32 bits or fewer is then correct.
 
     a, b, c: float16 or float32
     """
@@ -80,12 +82,12 @@ def fma_f2(a: Array, b: Array, c: Array) -> Array:
 
 
 def fma_bf2(a: Array, b: Array, c: Array) -> Array:
-    """Bits of BF16, from BF16s held as float32."""
+    """Compute bits of BF16 from BF16 held as float32."""
     return bf2_of(odd_f4(fma(a, b, c)))
 
 
 def odd_f4(x: Array) -> Array:
-    """float64 -> float32 rounded to odd."""
+    """Convert float64 to float32, rounded to odd."""
     y = x.astype(f4)
     bits = y.view(i4)
     step = np.where((x > y.astype(f8)) == (y > 0), i4(1), i4(-1))
@@ -94,7 +96,7 @@ def odd_f4(x: Array) -> Array:
 
 
 def divide(a: Array, b: Array) -> Array:
-    """Integers, towards zero."""
+    """Divide integers, towards zero."""
     if a.dtype.kind == "u":
         return a // b
     size = np.abs(a.astype(i8)) // np.abs(b.astype(i8))
@@ -106,12 +108,12 @@ def remainder(a: Array, b: Array) -> Array:
 
 
 def bfe(a: Array, position: Array, length: Array, signed: bool) -> Array:
-    """Bit field of 32-bit a."""
+    """Extract a bit field of 32-bit a."""
     position = np.asarray(position, i8) & 0xFF
     length = np.asarray(length, i8) & 0xFF
     wide = (a.view(i4) if signed else a).astype(i8)
     length = np.minimum(length, 63)
-    # Bits above 31 are the sign's, or zeros, as in the 64-bit value.
+    # Bits above 31 are the sign's or zeros, as in the 64-bit value.
     field = (wide >> np.minimum(position, 63)) & ((i8(1) << length) - 1)
     if signed:
         top = np.minimum(position + length - 1, 31)
@@ -121,7 +123,7 @@ def bfe(a: Array, position: Array, length: Array, signed: bool) -> Array:
 
 
 def bfi(a: Array, b: Array, position: Array, length: Array) -> Array:
-    """b with `length` bits of a at `position`."""
+    """Return b with `length` bits of a at `position`."""
     position = np.asarray(position, u8) & u8(0xFF)
     length = np.minimum(np.asarray(length, u8) & u8(0xFF), u8(32))
     mask = ((u8(1) << length) - u8(1)) << np.minimum(position, u8(32))
@@ -130,7 +132,7 @@ def bfi(a: Array, b: Array, position: Array, length: Array) -> Array:
 
 
 def prmt(a: Array, b: Array, selector: Array) -> Array:
-    """Four bytes chosen from b:a; a nibble's top bit asks for the byte's sign instead."""
+    """Choose four bytes from b:a; a nibble's top bit asks for the byte's sign instead."""
     selector = np.asarray(selector, u4)
     if selector.ndim == 0 and not selector & u4(0x8888):
         return _choose_bytes(np.asarray(a, u4), np.asarray(b, u4), int(selector))
@@ -166,7 +168,7 @@ def lop3(a: Array, b: Array, c: Array, table: int) -> Array:
 
 
 def funnel(a: Array, b: Array, count: Array, left: bool, wrap: bool) -> Array:
-    """shf: the upper (left) or lower (right) word of b:a shifted."""
+    """Execute shf: the upper (left) or lower (right) word of b:a, shifted."""
     count = np.asarray(count, u4)
     count = (count & u4(31) if wrap else np.minimum(count, u4(32))).astype(u8)
     both = join(a, b)
@@ -180,7 +182,7 @@ def shift_left(a: Array, count: Array) -> Array:
 
 
 def shift_right(a: Array, count: Array) -> Array:
-    """a: signed for an arithmetic shift."""
+    """Shift right; a is signed for an arithmetic shift."""
     bits = 8 * a.dtype.itemsize
     count = np.minimum(np.asarray(count, u4), u4(bits)).astype(a.dtype)
     if a.dtype.kind == "i":
@@ -202,7 +204,7 @@ def clz(a: Array) -> Array:
 
 
 def to_int(x: Array, kind: type, rounding: str) -> Array:
-    """Float to integer, saturating; NaN is 0."""
+    """Convert float to integer, saturating; NaN is 0."""
     rounded = {"rzi": np.trunc, "rni": np.rint, "rmi": np.floor, "rpi": np.ceil}[rounding](
         x.astype(f8)
     )
@@ -216,7 +218,7 @@ def to_int(x: Array, kind: type, rounding: str) -> Array:
 
 
 def minimum(a: Array, b: Array, propagate: bool) -> Array:
-    """min.f32 and, with NaN propagated, min.NaN.f32; -0 is below +0."""
+    """Compute min.f32 and, with NaN propagated, min.NaN.f32; -0 is below +0."""
     small = np.minimum(a, b) if propagate else np.fmin(a, b)
     zero = (a == 0) & (b == 0)
     return np.where(zero, np.where(np.signbit(a), a, b), small)
@@ -229,7 +231,7 @@ def maximum(a: Array, b: Array, propagate: bool) -> Array:
 
 
 def shuffle_source(mode: str, lane: Array, b: Array, c: Array) -> tuple[Array, Array]:
-    """Lane that shfl.sync reads and whether it is in range, by the PTX manual's pseudocode."""
+    """Return the lane that shfl.sync reads and whether it is in range, as in the PTX manual."""
     lane, b, c = (np.asarray(v).astype(i8) for v in (lane, b, c))
     step, clamp, segment = b & 31, c & 31, (c >> 8) & 31
     last = (lane & segment) | (clamp & ~segment)

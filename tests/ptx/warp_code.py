@@ -13,7 +13,7 @@ FENCES = ("fence.proxy.async", "fence.proxy.async.shared::cta", "fence.acq_rel",
 
 
 class WarpOperations(Operands):
-    """The methods of `BlockCode` for warps, tensor cores and barriers."""
+    """Provide the methods of `BlockCode` for warps, tensor cores and barriers."""
 
     def _results(self, op: Instruction, registers: tuple[str, ...], call: str) -> list[str]:
         """Translate to a call whose results are the 32-bit registers, in order."""
@@ -83,7 +83,7 @@ class WarpOperations(Operands):
         self._require(op, shape is not None)
         to, a, descriptor, keep, *rest = op.operands
         self._require(op, isinstance(a, tuple) and [int(r, 0) for r in rest] == [1, 1, 0])
-        started = () if keep in ("0", "false") else to  # otherwise there is nothing to add to
+        started = () if keep in ("0", "false") else to  # otherwise the product is added to nothing
         call = (
             f"m.wgmma({self.index}, {_list(started)}, {_list(a)}, {name_of(descriptor)}, "
             f"{self.value(keep, 'pred')}, {int(shape[1])}, {shape[2] == 'bf16'})"
