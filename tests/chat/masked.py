@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random generation under a grammar's mask, as a model of random weights would do it."""
+"""Generate random text under a grammar's mask, as a model of random weights would."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bench.checkpoints.tokenizer import TOKEN_ID, VOCAB, tokenizer
 from sglang_gemma4_ext.chat.grammar import ControlTokens, control_tokens_in, text_vocabulary
 
 STOPS = [TOKEN_ID[token] for token in ("<eos>", "<turn|>", "<|tool_response>")]
-# Tokens that end something or begin a call: taken often, or random text would be without end.
+# These tokens end something or begin a call. They are drawn often, so that random text ends.
 CLOSERS = {
     *STOPS,
     *(TOKEN_ID[token] for token in ('<|"|>', "<|tool_call>", "<tool_call|>", "<channel|>")),
@@ -48,14 +48,14 @@ def compiled(grammar: str) -> xgrammar.CompiledGrammar:
 
 
 def accepts(grammar: str, text: str) -> bool:
-    """Whether a turn that is `text` keeps to the grammar and may end there."""
+    """Tell whether the text follows the grammar as a whole turn and may end there."""
     matcher = xgrammar.GrammarMatcher(compiled(grammar))
     ids = made_tokenizer().encode(text, add_special_tokens=False)
     return all(matcher.accept_token(i) for i in ids) and matcher.accept_token(STOPS[0])
 
 
 def generate(grammar: str, seed: int, steps: int = 4000) -> str | None:
-    """A random turn under the mask; None if it does not end within `steps` tokens."""
+    """Generate a random turn under the mask; None if it does not end within `steps` tokens."""
     chance = random.Random(seed)
     matcher = xgrammar.GrammarMatcher(compiled(grammar))
     mask = xgrammar.allocate_token_bitmask(1, VOCAB)

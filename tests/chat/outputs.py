@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Model outputs for the tests: recorded cases, a renderer of calls, random good and bad outputs."""
+"""Provide model outputs: recorded cases, a renderer of calls, random good and bad outputs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ TOOLS = Tools(SCHEMAS)
 
 @dataclass(frozen=True)
 class Case:
-    """kind: `grammar` is well formed, `broken` is not, `cut` ends early."""
+    """Hold a recorded output. kind: `grammar` is well formed, `broken` is not, `cut` ends early."""
 
     name: str
     kind: str
@@ -54,7 +54,7 @@ def cases() -> list[Case]:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a client gets: calls as (name, JSON of the arguments), by index."""
+    """Hold what a client gets: calls as (name, JSON of the arguments), by index."""
 
     thought: str
     text: str
@@ -101,7 +101,7 @@ def read(chunks: Iterable[str], *, tools: Tools = TOOLS, start: Start = Start.CO
 def read_in_two_stages(
     chunks: Iterable[str], *, tools: Tools = TOOLS, start: Start = Start.CONTENT
 ) -> Answer:
-    """As SGLang's two parsers do, with a string between them."""
+    """Parse as SGLang's two parsers do, with a string between them."""
     turn, encoder, decoder = Turn(tools, start), Encoder(), Decoder()
     events: list[Event] = []
 
@@ -119,20 +119,20 @@ def read_in_two_stages(
 
 
 def pieces(text: str, cuts: Iterable[int]) -> list[str]:
-    """The text cut at the given places."""
+    """Cut the text at the given places."""
     places = [0, *sorted({cut % (len(text) + 1) for cut in cuts}), len(text)]
     return [text[a:b] for a, b in itertools.pairwise(places)]
 
 
 def ways_to_cut(text: str) -> Iterator[list[str]]:
-    """By character, and in two at every place."""
+    """Cut the text by character, and in two at every place."""
     yield list(text)
     for place in range(1, len(text)):
         yield [text[:place], text[place:]]
 
 
 def render(value: Any) -> str:
-    """A value as the official template writes it."""
+    """Write a value as the official template does."""
     if isinstance(value, str):
         return f"{QUOTE}{value}{QUOTE}"
     if isinstance(value, dict):
@@ -180,7 +180,7 @@ names = st.sampled_from([*SCHEMAS, "undeclared", "a.b-c_d"])
 
 
 def malformed(count: int, seed: int) -> Iterator[str]:
-    """Random outputs of control tokens, pieces of calls and text; good calls damaged."""
+    """Make random outputs of control tokens, pieces of calls and text; or damage good calls."""
     choose = random.Random(seed)
     words = [*sorted(MARKERS), *"{}[]():,\"' \n\\<|>", "call:", "search", "q:", "1e5", "true"]
     words += ["thought\n", "a", "ключ", "call:search{", 'q:"x"', "city:"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Conversations in the shapes that agents send, and how the official template renders them."""
+"""Hold conversations in the shapes that agents send, and render them by the official template."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ SHAPES: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {
         [WEATHER],
     ),
 }
-# What SGLang would lose, and where the template forgets something: rendered otherwise, on purpose.
+# SGLang would lose these, and the template omits some. They are rendered differently on purpose.
 THOUGHT_ELSEWHERE = {
     "reasoning_details": [
         USER,
@@ -134,7 +134,7 @@ def official(
     tools: list[dict[str, Any]],
     **kwargs: Any,
 ) -> str:
-    """Render by transformers alone, with the arguments of calls parsed as the template expects."""
+    """Render with transformers alone; arguments of calls are parsed as the template expects."""
     messages = copy.deepcopy(messages)
     for message in messages:
         for made in message.get("tool_calls") or ():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Schemas folded into what the template declares, without a server."""
+"""Check, without a server, how schemas are folded into what the template declares."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def fold(schema, **more):
     return declarable(made)["parameters"]["properties"]["x"]
 
 
-def test_what_the_template_declares_is_unchanged():
+def test_declared_keywords_are_unchanged():
     assert declarable_tools([WEATHER]) == [WEATHER]
     assert declarable_tools([WEATHER["function"]]) == [WEATHER["function"]]
 
@@ -76,7 +76,7 @@ def test_what_the_template_declares_is_unchanged():
         ({"$ref": "#/$defs/none"}, {}),
     ],
 )
-def test_what_it_does_not_declare_is_folded(schema, folded):
+def test_undeclared_keywords_are_folded(schema, folded):
     assert fold(schema) == folded
 
 
@@ -95,7 +95,7 @@ def test_references_are_followed_and_a_recursive_one_ends():
     }
 
 
-def test_references_that_double_do_not_grow_without_end():
+def test_references_that_double_do_not_grow_without_limit():
     steps = {
         f"d{i}": {"properties": {n: {"$ref": f"#/$defs/d{i + 1}"} for n in "ab"}} for i in range(40)
     }

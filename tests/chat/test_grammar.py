@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Grammars of calls: what they accept, and random turns under their mask against the schema."""
+"""Test grammars of calls: what they accept, and random turns under their mask."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def call(name, arguments=""):
 
 
 def read(text, start=reading.Start.CONTENT):
-    """What a client gets: thought, text, and calls by name and arguments."""
+    """Return what a client gets: thought, text, and calls by name and arguments."""
     turn = reading.Turn(Tools(), start)
     events = turn.feed(text) + turn.finish()
     calls: dict[int, list[str]] = {}
@@ -127,7 +127,7 @@ def read(text, start=reading.Start.CONTENT):
 
 @pytest.mark.parametrize("name", SCHEMAS)
 @pytest.mark.parametrize("start", Start)
-def test_random_turns_are_calls_that_keep_to_the_schema(name, start):
+def test_random_turns_are_calls_that_follow_the_schema(name, start):
     made = grammar([Function("f-1.a", SCHEMAS[name]), Function("g")], start=start)
     ended = 0
     for seed in range(25):
@@ -150,7 +150,7 @@ def test_random_turns_are_calls_that_keep_to_the_schema(name, start):
     ("calls", "least", "most"),
     [(Calls.SOME, 1, 99), (Calls.ONE, 1, 1), (Calls.AT_MOST_ONE, 0, 1), (Calls.ANY, 0, 99)],
 )
-def test_the_number_of_calls_is_what_was_asked(calls, least, most):
+def test_the_number_of_calls_is_as_requested(calls, least, most):
     made = grammar([Function("f", SCHEMAS["strings"]), Function("g")], calls, Start.MAY_THINK)
     turns = [read(text) for seed in range(40) if (text := generate(made, seed)) is not None]
     counts = [len(found) for _, _, found in turns]
@@ -184,7 +184,7 @@ def test_required(text, holds):
     assert accepts(made, text) is holds
 
 
-def test_auto_takes_text_and_holds_strict_tools_alone_to_their_schema():
+def test_auto_allows_text_and_constrains_only_strict_tools():
     loose = Function("loose", SCHEMAS["strings"], strict=False)
     made = grammar([loose, Function("f", SCHEMAS["strings"])], Calls.ANY, Start.ANSWER)
     assert accepts(made, "")
@@ -238,7 +238,7 @@ def test_the_prompt_says_where_the_model_starts(prompt, start):
     assert start_of(ids, control_tokens()).value == start
 
 
-def test_what_no_rule_expresses_is_told():
+def test_keywords_that_no_rule_expresses_are_reported():
     odd = {
         "type": "object",
         "properties": {
@@ -265,7 +265,7 @@ def test_patterns_that_xgrammar_cannot_take_are_left_out(pattern):
     assert accepts(text, call("f", 'a:"x"'))
 
 
-def test_schemas_that_contain_themselves_or_double_end():
+def test_recursive_and_doubling_schemas_end():
     itself = {"$ref": "#", "properties": {"a": {"$ref": "#"}}}
     loop = {"properties": {"a": {"$ref": "#/$defs/A"}}, "$defs": {"A": {"$ref": "#/$defs/A"}}}
     doubling = {
@@ -284,5 +284,5 @@ def test_schemas_that_contain_themselves_or_double_end():
         assert control_tokens_in(grammar([Function("f", schema)]))
 
 
-def test_a_grammar_of_the_client_is_not_taken_for_ours():
+def test_a_grammar_of_the_client_is_not_mistaken_for_ours():
     assert control_tokens_in('root ::= "a"') is None

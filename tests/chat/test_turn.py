@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a Gemma 4 writes, read whole and in pieces: recorded cases, properties, time and hangs."""
+"""Parse Gemma 4 outputs whole and in pieces: recorded cases, properties, time and hangs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ cuts = st.lists(st.integers(0, 10_000), max_size=8)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_a_recorded_output_gives_its_answer_in_every_chunking(case):
+def test_a_recorded_output_gives_the_recorded_answer_in_every_chunking(case):
     whole = outputs.read([case.output])
     assert whole.parsed == case.calls
     assert (whole.thought, whole.text) == (case.thought, case.text)
@@ -56,7 +56,7 @@ def test_text_thoughts_and_calls_of_a_turn_come_back_in_any_chunking(calls, plac
 
 @given(st.integers(0, 2**32), cuts)
 @settings(max_examples=200)
-def test_a_malformed_output_is_read_alike_in_any_chunking(seed, places):
+def test_a_malformed_output_is_parsed_alike_in_any_chunking(seed, places):
     (text,) = outputs.malformed(1, seed)
     whole = outputs.read([text])
     assert_complete_alike(outputs.read(outputs.pieces(text, places)), whole, text)
@@ -64,7 +64,7 @@ def test_a_malformed_output_is_read_alike_in_any_chunking(seed, places):
 
 
 def assert_complete_alike(streamed, whole, text):
-    """A call that was cut after parts of it were streamed has no counterpart in the whole."""
+    """Compare calls only in short texts: a long cut call is streamed in parts, but not whole."""
     if len(text) <= HELD_CHARACTERS:
         assert streamed == whole
     else:
@@ -114,14 +114,14 @@ SHAPES: dict[str, Callable[[int], str]] = {
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_reading_takes_time_in_proportion_to_the_text(shape):
-    """Of eight times the text no more than twelve times the time, by tokens of four characters."""
+def test_parsing_takes_time_in_proportion_to_the_text(shape):
+    """Parse eight times the text in at most twelve times the time, in tokens of four characters."""
     small, large = SHAPES[shape](8 << 10), SHAPES[shape](64 << 10)
     few, many = best_time(small, runs=7), best_time(large, runs=3)
     assert many < 12 * few
 
 
-def test_64_kb_of_arguments_are_read_in_a_fifth_of_a_second():
+def test_64_kb_of_arguments_are_parsed_in_a_fifth_of_a_second():
     assert best_time(SHAPES["code in a string"](64 << 10), runs=5) < 0.2
 
 
@@ -138,7 +138,7 @@ def best_time(text: str, runs: int) -> float:
     return min(times)
 
 
-def test_long_arguments_stream_as_they_come():
+def test_long_arguments_are_sent_in_pieces():
     text = STRING % ("line of text\n" * 100)
     turn = Turn()
     parts = [(place, e) for place, ch in enumerate(text) for e in turn.feed(ch)]
@@ -159,7 +159,7 @@ def test_a_long_call_that_is_cut_stays_open():
     assert turn.open_calls == {0}
 
 
-def test_a_call_behind_one_that_was_broken_off_has_the_next_index():
+def test_a_call_after_an_interrupted_one_has_the_next_index():
     turn = Turn()
     long = STRING.split("%s")[0] + "x" * 400 + f"{QUOTE},]}}<tool_call|>"
     events = [event for ch in long + outputs.render_call("search", {}) for event in turn.feed(ch)]
@@ -220,7 +220,7 @@ def test_a_value_takes_the_type_that_the_schema_asks_for(schema, written, value)
         ("call:search{q:1} is a call", "call:search{q:1} is a call"),
     ],
 )
-def test_what_has_no_reading_as_a_call_is_text(output, text):
+def test_text_that_is_not_a_call_stays_text(output, text):
     for chunks in ([output], list(output)):
         found = outputs.read(chunks)
         if text is not None:
@@ -234,7 +234,7 @@ def test_plain_text_passes_unchanged(text):
         assert outputs.read(list(text)).text == text
 
 
-def test_verbatim_takes_out_thoughts_and_nothing_else():
+def test_verbatim_removes_only_thoughts():
     call = outputs.render_call("search", {"q": "<|channel>x<channel|>"})
     text = f"<|channel>thought\nHm.\n<channel|>A{call} <tool_call|>B<|tool_call>no{QUOTE}C<turn|>"
     for chunks in ([text], list(text)):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A tiny random MTP assistant for a tiny target: what it drafts is noise, how it reads is not."""
+"""Build a tiny random MTP assistant for a tiny target; its drafts are noise."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import transformers
 
 from bench.checkpoints.tiny import use_hub_config_form, values_of
 
-# The assistant attends to the target's own keys, so these are the target's.
+# The assistant attends to the target's keys, so these are the target's sizes.
 _OF_THE_TARGET = (
     "vocab_size",
     "num_key_value_heads",
@@ -35,9 +35,9 @@ def build_assistant(
     backbone: int | None = None,
     **text: Any,
 ) -> Path:
-    """Write a Gemma4AssistantForCausalLM for the checkpoint in `target` into `out`; returns it.
+    """Write a Gemma4AssistantForCausalLM for the checkpoint in `target` into `out`; return it.
 
-    backbone: the hidden size of the target it claims to be for; None takes the target's.
+    backbone: the target's hidden size in the assistant's config; None takes the target's.
     text: text-config fields that differ, to make one that does not fit
     """
     whole = json.loads((target / "config.json").read_text())
@@ -76,7 +76,7 @@ def build_assistant(
 
 
 def _full_layers(target: dict[str, Any]) -> dict[str, Any]:
-    """The full layers' shape in the hub's form, from a config in the form of transformers 5.19."""
+    """Return the full layers' shape in the hub's form, from transformers 5.19's form."""
     layers = target.get("per_layer_config")
     if not layers:
         return {}

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""NVFP4 copies of a tiny checkpoint in the files that real exporters write, with our own packer.
+"""Write NVFP4 copies of a tiny checkpoint in the files of real exporters, with our packer.
 
 Names, shapes and configs follow nvidia-modelopt 0.47 and llm-compressor 0.14 (see `real_tools`).
-Beside every NVFP4 checkpoint stands its reference: the same weights dequantized to fp32, in the
-layout that transformers loads, in a directory of the same name with `_dq` appended.
+Every NVFP4 checkpoint has a reference beside it: the same weights dequantized to fp32, in the
+layout that transformers loads. Its directory has the same name with `_dq` appended.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tests.checkpoints.reference import (
 
 @dataclass(frozen=True)
 class Format:
-    """What sets one exporter's files apart from another's."""
+    """Describe the files of one exporter."""
 
     modelopt: bool
     quantizes_activations: bool
@@ -67,8 +67,9 @@ def quantize_checkpoint(
 ) -> Path:
     """Write `out` (NVFP4) and `out` + "_dq" (its reference), and return `out`.
 
-    src: a checkpoint of `tiny.build`; its MLPs are quantized, and by choice attention and experts.
-        Router, per-layer embeddings and towers never are.
+    src: a checkpoint of `bench.checkpoints.tiny.build`. Its MLPs are quantized; attention and
+      experts
+        are optional. Router, per-layer embeddings and towers are never quantized.
     fmt: one of FORMATS
     shared_scales: one tensor scale for q/k/v and one for gate/up; False makes them unequal
     kv_scales: add the FP8 KV-cache scales (ModelOpt formats only)
@@ -131,7 +132,7 @@ def quantize_checkpoint(
 
 
 def dequantize_module(leaves: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """fp32 [N, K] of one module's tensors, named as either exporter names them."""
+    """Dequantize one module's tensors, in either exporter's names, to fp32 [N, K]."""
     if "weight_packed" in leaves:
         packed, tensor_scale = leaves["weight_packed"], 1 / leaves["weight_global_scale"]
     else:
@@ -140,7 +141,7 @@ def dequantize_module(leaves: Mapping[str, torch.Tensor]) -> torch.Tensor:
 
 
 def _amax(tensors: Tensors, chosen: Callable[[str], bool], shared: bool) -> Tensors:
-    """Module -> the largest magnitude that its tensor scale must cover."""
+    """Return, by module, the largest magnitude that its tensor scale must cover."""
     modules = [n.removesuffix(".weight") for n in tensors if n.endswith(".weight")]
     own = {m: tensors[f"{m}.weight"].float().abs().amax() for m in modules if chosen(m)}
     if not shared:
@@ -153,7 +154,7 @@ def _amax(tensors: Tensors, chosen: Callable[[str], bool], shared: bool) -> Tens
 
 
 def _pack(w: torch.Tensor, amax: torch.Tensor, form: Format) -> Tensors:
-    """Leaf name -> tensor, for one linear."""
+    """Pack one linear; return its tensors by leaf name."""
     tensor_scale = nvfp4_format.tensor_scale_for(amax)
     if form.modelopt:
         packed, block_scale = nvfp4_format.quantize(w, tensor_scale)
@@ -169,7 +170,7 @@ def _pack(w: torch.Tensor, amax: torch.Tensor, form: Format) -> Tensors:
 
 
 def _collapse(ignored: Iterable[str]) -> list[str]:
-    """Modules as ModelOpt names what it left alone: one wildcard for a whole block or tower."""
+    """Name unquantized modules as ModelOpt does: one wildcard for a whole block or tower."""
     names = {"lm_head"}
     for module in ignored:
         tower = _TOWER.match(module)

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""NVFP4 checkpoints written by the real exporters, and references by their own dequantization.
+"""Write NVFP4 checkpoints with the real exporters, and references by their dequantization.
 
 nvidia-modelopt 0.47 (the `test` extra) shares an environment with SGLang 0.5.23 and exports Gemma 4
-dense and MoE: it splits the fused experts itself. compressed-tensors is a dependency of SGLang;
-what llm-compressor adds to it (a linear per expert, one scale for stacked linears) is done here,
-because llm-compressor 0.14 pins another torch and transformers; `fixtures/` holds its own output.
+dense and MoE: it splits the fused experts itself. compressed-tensors is a dependency of SGLang.
+
+llm-compressor 0.14 pins another torch and transformers. What it adds to compressed-tensors (a
+linear per expert, one scale for stacked linears) is done here; `fixtures/` holds its own output.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def modelopt(
     preset: a name in modelopt.torch.quantization, such as NVFP4_DEFAULT_CFG (W4A4),
         W4A16_NVFP4_CFG, NVFP4_MLP_ONLY_CFG (attention left alone) or NVFP4_EXPERTS_ONLY_CFG
     kv_scales: calibrate FP8 KV-cache scales as well
-    Not supported by the tool: towers with a K that is no multiple of 16.
+    The tool does not support towers with a K that is not a multiple of 16.
     """
     import modelopt.torch.quantization as mtq
     from modelopt.torch.export import export_hf_checkpoint
@@ -97,13 +98,13 @@ def _load(src: Path) -> transformers.PreTrainedModel:
 
 
 def _calibrate(model: transformers.PreTrainedModel) -> None:
-    """Ids 24 and up are characters: enough of them that each expert sees some tokens."""
+    """Calibrate on characters (ids from 24 up), enough for each expert to see some tokens."""
     draw = torch.Generator().manual_seed(0)
     model(input_ids=torch.randint(24, 512, (8, 64), generator=draw))
 
 
 def _finish(src: Path, out: Path, dequantize: Any) -> Path:
-    """The tools write no tokenizer."""
+    """Add the tokenizer, which the tools do not write, and the reference."""
     kept = {path.name: path.read_bytes() for path in out.iterdir()}
     copy_companions(src, out)
     for name, content in kept.items():
@@ -125,7 +126,7 @@ def _modelopt_dequantize(leaves: Mapping[str, torch.Tensor]) -> torch.Tensor:
 
 
 def _compressed_tensors_dequantize(leaves: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """NVFP4PackedCompressor.decompress in fp32: by itself it computes in bf16."""
+    """Decompress in fp32; NVFP4PackedCompressor.decompress by itself computes in bf16."""
     from compressed_tensors.compressors.nvfp4 import unpack_fp4_from_uint8
     from compressed_tensors.quantization.lifecycle.forward import dequantize
 
@@ -139,7 +140,7 @@ def _compressed_tensors_dequantize(leaves: Mapping[str, torch.Tensor]) -> torch.
 
 
 def _split_experts(model: torch.nn.Module) -> None:
-    """Replace each fused experts module by linears named as in a checkpoint; no forward left."""
+    """Replace fused experts modules by linears named as in a checkpoint, without a forward."""
     fused = [(n, m) for n, m in model.named_modules() if n.endswith(".experts")]
     for name, experts in fused:
         holder = torch.nn.Module()
@@ -155,7 +156,7 @@ def _split_experts(model: torch.nn.Module) -> None:
 
 
 def _stacks(model: torch.nn.Module) -> Iterator[list[torch.nn.Linear]]:
-    """The quantized linears, those that the server stacks together."""
+    """Yield the quantized linears in the groups that the server stacks."""
     stacks: dict[str, list[torch.nn.Linear]] = {}
     for name, module in model.named_modules():
         if hasattr(module, "weight_global_scale"):
@@ -165,7 +166,7 @@ def _stacks(model: torch.nn.Module) -> Iterator[list[torch.nn.Linear]]:
 
 
 def _set_scales(stack: list[torch.nn.Linear]) -> None:
-    """What llm-compressor's minmax observer computes, with its functions."""
+    """Compute the scales of llm-compressor's minmax observer with its functions."""
     from compressed_tensors.quantization.utils import calculate_qparams, generate_gparam
 
     weights = [linear.weight.detach().float() for linear in stack]

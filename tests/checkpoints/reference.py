@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The dequantized fp32 checkpoint that stands beside every NVFP4 one, as transformers loads it."""
+"""Write the dequantized fp32 checkpoint beside an NVFP4 one, as transformers loads it."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _NOT_COMPANIONS += ("README.md", "make.py")
 def write_reference(
     quantized: Path, dequantize: Callable[[Mapping[str, torch.Tensor]], torch.Tensor]
 ) -> Path:
-    """Write `quantized` + "_dq" from what stands in `quantized`, and return it.
+    """Write `quantized` + "_dq" from the contents of `quantized`, and return it.
 
-    dequantize: from a quantized module's tensors, by leaf name, to its fp32 weight [N, K]
+    dequantize: maps a quantized module's tensors, by leaf name, to its fp32 weight [N, K]
     """
     modules: dict[str, Tensors] = {}
     for name, tensor in load_file(quantized / "model.safetensors").items():
@@ -45,7 +45,7 @@ def write_reference(
 
 
 def unfuse_experts(tensors: Tensors) -> Tensors:
-    """Fused `gate_up_proj` [E, 2I, H] and `down_proj` [E, H, I] to one weight a linear."""
+    """Split fused `gate_up_proj` [E, 2I, H] and `down_proj` [E, H, I] into one weight a linear."""
     result: Tensors = {}
     for name, tensor in tensors.items():
         prefix, _, leaf = name.rpartition(".")
@@ -62,7 +62,7 @@ def unfuse_experts(tensors: Tensors) -> Tensors:
 
 
 def fuse_experts(tensors: Tensors) -> Tensors:
-    """The inverse of `unfuse_experts`."""
+    """Invert `unfuse_experts`."""
     result = {name: tensor for name, tensor in tensors.items() if ".experts." not in name}
     experts = {name: tensor for name, tensor in tensors.items() if ".experts." in name}
     for prefix in sorted({name.partition(".experts.")[0] + ".experts" for name in experts}):
@@ -80,7 +80,7 @@ def fuse_experts(tensors: Tensors) -> Tensors:
 
 
 def copy_companions(src: Path, out: Path) -> None:
-    """Tokenizer, template, processor and generation config: all but weights and their configs."""
+    """Copy tokenizer, template, processor and generation config; not weights and their configs."""
     out.mkdir(parents=True, exist_ok=True)
     for path in src.iterdir():
         if path.is_file() and path.name not in _NOT_COMPANIONS:

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Somebody else's SGLang plugin: a plain CPU platform, and a witness of what a process holds.
+"""Act as another SGLang plugin: a plain CPU platform that reports what a process holds.
 
-Stock SGLang has no CPU path that starts here (its CPU engine needs sgl_kernel, every other device
-vLLM's rotary embedding), so this gives it the least: PyTorch's native operators, nothing patched.
-`install` puts a copy where SGLang discovers it beside our package or without it; nothing here may
-import ours.
+Stock SGLang has no CPU path that starts here: its CPU engine needs sgl_kernel, every other device
+vLLM's rotary embedding. This platform gives it only PyTorch's native operators and patches nothing.
+
+`install` puts a copy where SGLang discovers it, with our package or without it. This module must
+not import ours.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ ANSWER_SECONDS = 30
 
 
 def install(folder: Path) -> Path:
-    """Make `folder` one that, on PYTHONPATH, has this module installed as a distribution."""
+    """Install this module as a distribution in `folder`, which then goes on PYTHONPATH."""
     (folder / DIST).mkdir(parents=True)
     (folder / DIST / "METADATA").write_text(
         "Metadata-Version: 2.1\nName: bystander\nVersion: 1.0\n"
@@ -51,7 +52,7 @@ def watch() -> None:
 
 
 def _testify(*args: Any) -> None:
-    """Write down what this process has of ours, and all that hooks it, whoever's it is."""
+    """Write what this process holds of our package, and every hook of any plugin."""
     from sglang.srt.arg_groups import resolution_hooks
     from sglang.srt.plugins.hook_registry import HookRegistry
 
@@ -67,7 +68,10 @@ def _testify(*args: Any) -> None:
 
 
 def ask(pid: int, reports: Path) -> dict[str, list[str]]:
-    """What process `pid` of a running server holds. Raises TimeoutError without an answer."""
+    """Return what process `pid` of a running server holds.
+
+    Raises TimeoutError without an answer.
+    """
     os.kill(pid, signal.SIGUSR2)
     out = reports / f"{pid}.json"
     deadline = time.monotonic() + ANSWER_SECONDS
@@ -79,7 +83,7 @@ def ask(pid: int, reports: Path) -> dict[str, list[str]]:
 
 
 def __getattr__(name: str) -> Any:
-    """PlainCpu, made when SGLang asks for it: tests import this module without SGLang."""
+    """Make PlainCpu when SGLang asks for it; tests import this module without SGLang."""
     if name != "PlainCpu":
         raise AttributeError(name)
     from sglang.srt.platforms.cpu import CpuDeviceMixin

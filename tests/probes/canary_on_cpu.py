@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A plugin of SGLang for tests: SGLang's --kv-canary on a CPU.
+"""Run SGLang's --kv-canary on a CPU, as a test's plugin of SGLang.
 
-The canary keeps each KV slot's token, position, predecessor and a hash of its bytes, and holds them
-against every slot that a forward reads: one that was freed, moved or overwritten under a request is
-found at the next token. SGLang 0.5.23 has its kernels in PyTorch for devices without CUDA, but it
-does not start there: its counters reach the host over a side stream, an event and pinned memory
-(`torch.cpu.Stream(device=...)` is a TypeError), and the order of its calls is asserted by a Triton
-kernel. On a CPU the counters are on the host already, and the order is compared in Python.
+The canary records each KV slot's token, position, predecessor and a hash of its bytes. It compares
+them with every slot that a forward reads. A slot freed, moved or overwritten under a request is
+found at the next token.
+
+SGLang 0.5.23 has its kernels in PyTorch for devices without CUDA, but does not start there. Its
+counters reach the host over a side stream, an event and pinned memory
+(`torch.cpu.Stream(device=...)` is a TypeError), and a Triton kernel asserts the order of its calls.
+On a CPU the counters are on the host already, and the order is compared in Python.
 """
 
 from __future__ import annotations
@@ -18,29 +20,30 @@ from typing import Any
 from tests.probes.plugins import environment_with
 
 INSTALL = "sglang.srt.kv_canary.api.install_canary"
-# A violation ends the server. The bytes hashed are a slot's first 16, in PyTorch one by one.
+# A violation ends the server. The hash covers a slot's first 16 bytes, one by one in PyTorch.
 FLAGS = (
     "--kv-canary", "raise", "--kv-canary-real-data", "partial", "--kv-canary-sweep-interval", "50",
 )  # fmt: skip
 
 
 def installed(folder: Path) -> dict[str, str]:
-    """The environment that a server with FLAGS needs."""
-    # Else SGLang's Gemma 4 adds one to the positions that the canary compares, between two looks.
+    """Return the environment that a server with FLAGS needs."""
+    # Otherwise SGLang's Gemma 4 adds 1 to the positions between the canary's two comparisons.
     env = {"SGLANG_GEMMA_OUT_OF_PLACE_POSITION_MUTATION": "1"}
     return env | environment_with(folder, __name__)
 
 
 def activate() -> None:
-    """Entry point `sglang.srt.plugins`."""
+    """Be the entry point `sglang.srt.plugins`."""
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
     HookRegistry.register(INSTALL, _install_on_cpu, HookType.AROUND)
 
 
 def _install_on_cpu(original: Callable[..., Any], **arguments: Any) -> Any:
-    # An assistant reads the target's keys and writes none, and its worker never opens the canary's
-    # bracket around a forward: an AssertionError.
+    # An assistant reads the target's keys and writes none. Its worker never opens the canary's
+    # bracket
+    # around a forward, which raises AssertionError.
     if arguments["model_runner"].is_draft_worker:
         return None
     from sglang.srt.kv_canary.runner import canary_manager
@@ -54,7 +57,7 @@ def _install_on_cpu(original: Callable[..., Any], **arguments: Any) -> Any:
 
 
 class _Copied:
-    """FutureTensors, arrived."""
+    """Stand in for FutureTensors whose values have arrived."""
 
     def __init__(self, values: Any):
         self._values = values
@@ -73,7 +76,7 @@ def _copied(values: Any, *, d2h_stream: None) -> _Copied:
 
 
 def _require_phase(self: Any, *, expect_phase: int, next_phase: int, caller_name: str = "") -> None:
-    """What SimplePhaseChecker's kernel does."""
+    """Do what SimplePhaseChecker's kernel does."""
     found = int(self._phase)
     if int(self._enable_assert_device) and found != int(expect_phase):
         raise AssertionError(f"{caller_name}: phase {found}, not {int(expect_phase)}")

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compile one of SGLang's JIT modules for a GPU that is not here, as the server would.
+"""Compile one of SGLang's JIT modules for a GPU that is not present, as the server would.
 
     python -m tests.probes.compile_jit {tp_qknorm,all_reduce} CAPABILITY FOLDER {stock,patched}
 
-Its own process: hooks stay. Prints whether the patch is applied. No link: that needs a toolkit.
+It needs a process of its own, because hooks stay. It prints whether the patch is applied. It does
+not link, which needs a toolkit.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import torch
 
 
 class _Done(Exception):
-    """The object is there, and nothing is to be loaded."""
+    """Signal that the object is compiled; nothing is to be loaded."""
 
 
 def main(module: str, capability: int, folder: Path, patched: bool) -> int:

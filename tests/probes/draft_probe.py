@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A plugin of SGLang for tests of MTP drafts: it records them, steers them and shuffles slots.
+"""Record and steer MTP drafts and shuffle slots, as a test's plugin of SGLang.
 
 A random assistant is never right, so a draft's logits are steered to a known continuation, wrong on
-purpose at some positions. Fresh allocators hand out equal slots of both pools, so that a backend
-which mistakes one for the other is right by accident: the sliding pool's free slots are shuffled.
+purpose at some positions. Fresh allocators hand out equal slots of both pools, which would hide a
+backend that confuses them. Therefore the sliding pool's free slots are shuffled.
 
-It is installed for one server by `installed`, and controlled by a JSON file, read at every draft:
+`installed` installs it for one server. A JSON file controls it and is read at every draft:
     known: token lists, prompt and continuation; none means that nothing is steered
     wrong_every: positions divisible by it are drafted wrong; with top-k > 1 the right token is
         drafted too, second
-    record: a folder for one file a draft forward
+    record: a folder for one file per draft forward
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ WORKER = "sglang.srt.speculative.frozen_kv_mtp_worker_v2.FrozenKVMTPDraftWorker"
 ASSISTANT = "sglang.srt.models.gemma4_mtp.Gemma4AssistantForCausalLM"
 SWA_ALLOCATOR = "sglang.srt.mem_cache.allocator.swa.SWATokenToKVPoolAllocator"
 
-# Softmax of these among 512 zeros: the wrong token before the right one, and both before the rest.
+# Softmax of these among 512 zeros puts the wrong token before the right one, and both first.
 RIGHT_LOGIT, WRONG_LOGIT = 9.0, 9.5
 
 
 @dataclass
 class Draft:
-    """The draft under way: for each request its known tokens and how many of them are cached."""
+    """Hold the current draft: for each request its known tokens and how many are cached."""
 
     orders: dict[str, Any] = field(default_factory=dict)
     known: list[list[int]] = field(default_factory=list)
@@ -68,7 +68,7 @@ def installed(folder: Path, *, shuffle: bool = False, flash_attention: bool = Fa
 
 
 def activate() -> None:
-    """Entry point `sglang.srt.plugins`."""
+    """Be the entry point `sglang.srt.plugins`."""
     if ORDERS not in os.environ:
         return
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
@@ -126,7 +126,7 @@ def _record(ids: Any, asked_at: list[int], prev_hidden: Any, out: Any) -> None:
 
 
 def _steer(logits: Any) -> None:
-    """logits: fp32 [requests * branches, vocabulary], changed in place."""
+    """Steer logits, fp32 [requests * branches, vocabulary], in place."""
     branches = logits.shape[0] // max(1, len(_draft.cached))
     wrong_every = _draft.orders.get("wrong_every", 0)
     for row in range(branches * len(_draft.cached)):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SGLang's FlashAttention backend on a CPU: its own metadata code over a kernel in PyTorch.
+"""Run SGLang's FlashAttention backend on a CPU: its own metadata code, a kernel in PyTorch.
 
-Which slots a layer reads is decided by the backend's page tables; only the kernel that reads them
-is replaced, and with it the vendor's packages that cannot be imported without a driver.
+The backend's page tables decide which slots a layer reads. Only the kernel that reads them is
+replaced, and the vendor's packages that cannot be imported without a driver.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def flash_attn_with_kvcache(
     window_size: tuple[int, int] = (-1, -1),
     **unused: Any,
 ) -> torch.Tensor:
-    """Causal paged attention, the arguments of flash-attn that decode and verify use.
+    """Compute causal paged attention with the arguments that decode and verify pass to flash-attn.
 
     q: [tokens, heads, D]; k_cache, v_cache: [pages, page size, KV heads, D]
     page_table: int32 [requests, pages]; window_size: (distance to the oldest key or -1, 0 or -1)

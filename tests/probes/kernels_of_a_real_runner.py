@@ -52,7 +52,7 @@ def main(path: str, disable: str = "") -> None:
 
 
 def _watch(note: Any) -> None:
-    """Have every launch in Triton's interpreter noted."""
+    """Call `note` at every launch in Triton's interpreter."""
     from triton.runtime.interpreter import InterpretedFunction
 
     run = InterpretedFunction.run

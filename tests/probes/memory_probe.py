@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A plugin of SGLang for tests: which floating-point tensors a scheduler makes after loading.
+"""List the floating-point tensors that a scheduler makes after loading, as a test's plugin.
 
-From the end of ModelRunner.load_model on, one JSON line a finding goes to the file that PROBE
-names: the elements of each packed weight (of one of its experts), then each allocation larger than
-all before it, and each NVFP4 operator that ran. A view of what an operator was given is none, and
-what the attention backend allocates is left out.
+From the end of ModelRunner.load_model on, it writes one JSON line per finding to the file that
+PROBE names. First come the elements of each packed weight, or of one of its experts. Then come each
+allocation larger than all before it, and each NVFP4 operator that ran. Views of an operator's
+inputs and allocations of the attention backend are left out.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ import torch
 from tests.kernels.allocations import Allocations, our_operators
 
 PROBE = "MEMORY_PROBE_FILE"
-# Its buffers for decode are sized by multiprocessors, of which it takes a CPU to have many.
+# Its buffers for decode are sized by multiprocessors; on a CPU it assumes many.
 ATTENTION = "layers/attention/triton_backend.py"
 RUNNER = "sglang.srt.model_executor.model_runner.ModelRunner"
 
 
 def activate() -> None:
-    """Entry point `sglang.srt.plugins`."""
+    """Be the entry point `sglang.srt.plugins`."""
     if PROBE in os.environ:
         from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 

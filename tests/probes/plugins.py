@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A test's own plugin of SGLang, for one server: found by its entry point, as ours is."""
+"""Install a test's own plugin of SGLang for one server, found by its entry point as ours is."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def environment_with(folder: Path, module: str) -> dict[str, str]:
-    """What `serve` needs for every process of its server to call `module`.activate."""
+    """Return the environment in which every process of a server calls `module`.activate."""
     name = module.rpartition(".")[2]
     info = folder / f"{name}-0.dist-info"
     info.mkdir(parents=True)

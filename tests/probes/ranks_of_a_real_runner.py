@@ -4,12 +4,12 @@
 python -m tests.probes.ranks_of_a_real_runner CHECKPOINT RANKS LENGTH NEW_TOKENS
 
 Each rank is a process with its part of the weights, loaded by SGLang's loaders under our patches;
-they meet in gloo. For each rank: the greedy tokens behind prompt_ids(LENGTH), their
+the ranks are joined by gloo. Each reports the greedy tokens after prompt_ids(LENGTH), their
 log-probabilities, and how many weights it holds. SGLang is imported once, before the ranks fork.
 
-SGLang pads attention heads that the ranks do not divide, on the CPU alone, in a way that Gemma 4's
-configuration refuses (AmbiguousGlobalPerLayerAttributeError). It is left out here, so that KV heads
-are repeated over ranks as on a GPU.
+On the CPU alone, SGLang pads attention heads that the ranks do not divide. Gemma 4's configuration
+refuses this (AmbiguousGlobalPerLayerAttributeError). The padding is left out here, so that KV heads
+are replicated over ranks as on a GPU.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ import torch
 
 # Two roots after the newest token, then a child of each: a tree of five with top-k 2.
 PARENTS, SELECTED = [-1, 0, 1], [0, 1, 2, 4]
-# What the target predicts after each of the five.
+# The target's prediction after each of the five.
 TARGET = [102, 9, 104, 9, 105]
 
 

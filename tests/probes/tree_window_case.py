@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run in a process of its own, with Triton's interpreter: SGLang's extend kernel on a draft tree.
+"""Run SGLang's extend kernel on a draft tree, in Triton's interpreter.
 
-Prints the largest difference from the reference, with the hook and without it.
+It needs a process of its own. It prints the largest difference from the reference, with the hook
+and without it.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def tree() -> torch.Tensor:
 
 
 def differences(hooked: bool) -> float:
-    """max |kernel - reference| over requests below, at and beyond the window."""
+    """Return max |kernel - reference| over requests below, at and beyond the window."""
     from sglang.kernels.ops.attention.extend_attention import extend_attention_fwd
 
     draw, tokens, sees = torch.Generator().manual_seed(0), len(PARENTS), tree()

@@ -7,8 +7,7 @@
 
 Host functions run unchanged, on CPU tensors. A kernel may access only the bytes that the shapes and
 strides of its arguments cover. The result of `torch.empty` is uninitialised until a kernel writes
-it
-or a host operation changes any of its bytes.
+it or a host operation changes any of its bytes.
 """
 
 from __future__ import annotations

@@ -2,8 +2,7 @@
 """Run the kernel tests as compiled PTX, without a finding of the emulator.
 
 They run in a process of their own, because Triton chooses its compiler or its interpreter when it
-is
-imported.
+is imported.
 """
 
 from __future__ import annotations

@@ -89,8 +89,7 @@ def _seen(
     """Select the cached keys that a token at position `cached` sees; window - 1 in sliding layers.
 
     transformers' own mask passes up to two more, which its cache still holds. How many depends on
-    how
-    many tokens its last forward verified.
+    how many tokens its last forward verified.
     """
     spans = {"full_attention": slice(0, cached)}
     spans["sliding_attention"] = slice(max(0, cached - WINDOW + 1), cached)

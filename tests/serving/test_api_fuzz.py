@@ -2,8 +2,7 @@
 """Send requests that schemathesis makes from the OpenAPI document; none may end in a 500.
 
 Whole bodies, right and wrong, mostly stop at the first check. Valid bodies with one generated
-field,
-or one of another type or size, reach the scheduler. Examples are the same in every run;
+field, or one of another type or size, reach the scheduler. Examples are the same in every run;
 FUZZ_EXAMPLES=N sets their number.
 """
 

@@ -163,8 +163,7 @@ def test_31b_on_96_gb_at_262k_against_the_876k_tokens_of_vllm():
     """Fits in NVFP4: three whole contexts. Without sliding, 76 GiB would hold 997K full tokens.
 
     vLLM's 876K tokens of 81,920 bytes are 66.8 GiB, which is KV of full layers alone. Counted so,
-    ours
-    holds more. Stock holds 93K tokens, because each takes 737,280 bytes, nine times as much.
+    ours holds more. Stock holds 93K tokens, because each takes 737,280 bytes, nine times as much.
     """
     answer = plan("31B", "nvfp4", 96, context=262_144, tight=True, chunk=2048, requests=16)
     reserved = ours(tight_reserve("31B", 2048, 262_144), 96)

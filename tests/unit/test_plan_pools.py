@@ -63,8 +63,7 @@ def test_layers_that_share_kv_have_no_pool():
     """Check E4B: 42 layers, 7 of them full; the last 18 share KV with earlier layers.
 
     SGLang 0.5.23 allocates all 7 and 35 layers of 2 heads x (256 or 512) x K and V x 2 bytes. Only
-    4
-    and 20 of them are used.
+    4 and 20 of them are used.
     """
     e4b = BUILT_IN["E4B"]
     assert (e4b.kv_layers(FULL), e4b.kv_layers(SLIDING)) == (4, 20)
@@ -137,8 +136,7 @@ def test_a_solved_split_has_the_best_worst_case(model, budget, draft_tokens):
     """Check splits where bytes cannot be shared between the two pools.
 
     Seed and upstream serve no more loads than the solved split. Where they serve as many, the
-    solved
-    split's worst case is at least as good as theirs.
+    solved split's worst case is at least as good as theirs.
     """
     geometry, serving = BUILT_IN[model], Serving(draft_tokens=draft_tokens)
     kv, context = pools.kv_bytes(geometry), geometry.max_context

@@ -2,10 +2,8 @@
 """Compare tensor-parallel shards over two and four ranks with transformers' tokens.
 
 Each rank runs SGLang's real runner, layers and weight loaders in its own process, joined by gloo.
-The
-tests cover q/k/v with KV heads divided and replicated, o, gate/up, down, experts, router,
-embeddings
-and vocabulary.
+The tests cover q/k/v with KV heads divided and replicated, o, gate/up, down, experts, router,
+embeddings and vocabulary.
 """
 
 from __future__ import annotations

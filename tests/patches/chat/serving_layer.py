@@ -3,8 +3,7 @@
 
 The engine "generates" the tokens that a test forces, within the request's grammar as SGLang's
 XGrammar backend compiles it. Hooks are wrapped as SGLang's HookRegistry wraps them, and undone
-after
-the test.
+after the test.
 """
 
 from __future__ import annotations

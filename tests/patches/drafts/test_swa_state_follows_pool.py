@@ -147,10 +147,8 @@ def test_an_eagle_draft_keeps_its_own_pool():
     """Hook nothing that an EAGLE draft runs.
 
     An EAGLE draft shares the target's allocator but owns a pool without sliding layers (27491,
-    29616).
-    What its backend records at construction is right. Therefore neither a backend's constructor nor
-    a
-    function that its workers call is hooked.
+    29616). What its backend records at construction is right. Therefore neither a backend's
+    constructor nor a function that its workers call is hooked.
     """
     for hook in patch.PATCH.hooks:
         assert hook.target.startswith("sglang.srt.speculative.frozen_kv_mtp_"), hook.target
