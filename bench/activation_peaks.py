@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Peak memory of one forward step of SGLang's real Gemma 4, beside the planner's estimate.
+"""Measure the peak memory of a forward step of SGLang's Gemma 4 beside the planner's estimate.
 
     python -m bench.activation_peaks --model 31B --tokens 64 256 1024 [--json FILE]
 
 The model has its real widths and vocabulary, dummy weights and two layers, a sliding and a full
-one. On a CPU every allocation of PyTorch is traced by its profiler; on a GPU the peak is
-torch.cuda.max_memory_allocated. Either way what is there before the step does not count.
+one. On a CPU PyTorch's profiler traces every allocation. On a GPU the peak is
+torch.cuda.max_memory_allocated. Memory that is allocated before the step does not count.
 
-On a CPU two kernels are left out, for PyTorch's stand-ins allocate what a GPU never does:
-attention (a score matrix), and the experts' matrix products, around which SGLang's own Triton
-sequence runs and allocates its buffers. Norms, activations and rotations run in PyTorch there, with
-copies that the fused kernels of a GPU do not make: a CPU's peaks are the higher ones.
+On a CPU two kernels are left out, because PyTorch's substitutes allocate what a GPU never does:
+attention (a score matrix) and the experts' matrix products. SGLang's own Triton sequence still runs
+around the products and allocates its buffers. Norms, activations and rotations run in PyTorch, with
+copies that a GPU's fused kernels do not make. Therefore a CPU's peaks are higher.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ LOGIT_ROWS = 64
 
 
 def two_layers(geometry: Geometry) -> Geometry:
-    """The same widths on a sliding and a full layer that own their KV.
+    """Return the same widths on a sliding and a full layer that own their KV.
 
-    Their per-layer embeddings are together as wide as those of all layers; the MLP is the widest.
+    Their per-layer embeddings together are as wide as those of all layers; the MLP is the widest.
     """
     return replace(
         geometry,
@@ -57,7 +57,7 @@ def two_layers(geometry: Geometry) -> Geometry:
 
 
 def load(geometry: Geometry, folder: Path, tokens: int) -> Any:
-    """SGLang's ModelRunner of that shape on this machine, in this process."""
+    """Load SGLang's ModelRunner of that shape on this machine, in this process."""
     from sglang_gemma4_ext.machine import detect_gpu
     from sglang_gemma4_ext.settings import Settings
 
@@ -96,7 +96,7 @@ def request(tokens: int, name: int = 0) -> Any:
 
 @contextlib.contextmanager
 def without_kernels() -> Iterator[None]:
-    """Within the block, attention and experts allocate as on a GPU and compute nothing."""
+    """Let attention and experts allocate as on a GPU, and compute nothing, within the block."""
     from sglang.srt.layers.moe.fused_moe_triton.layer import FusedMoE
     from sglang.srt.layers.moe.moe_runner.triton_utils import fused_moe
     from sglang.srt.layers.radix_attention import RadixAttention
@@ -126,13 +126,13 @@ def without_kernels() -> Iterator[None]:
 
 
 def traced_peak(step: Callable[[], Any]) -> int:
-    """`allocated_peak` of a forward step, the kernels left out that no GPU runs so."""
+    """Return `allocated_peak` of a forward step without the kernels that differ on a GPU."""
     with without_kernels():
         return allocated_peak(step)
 
 
 def allocated_peak(step: Callable[[], Any]) -> int:
-    """Bytes by which a step's allocations on a CPU exceed their level at its start, at most."""
+    """Return the most bytes by which a step's allocations on a CPU exceed their initial level."""
     import torch
     from torch.profiler import ProfilerActivity, profile
 
@@ -159,7 +159,7 @@ def cuda_peak(step: Callable[[], Any]) -> int:
 
 
 def measure(geometry: Geometry, counts: list[int]) -> list[dict[str, Any]]:
-    """One row per token count: bytes measured and estimated, the estimate without SAFETY too."""
+    """Measure one row per token count: bytes measured and estimated, with and without SAFETY."""
     import torch
 
     shape = two_layers(geometry)
@@ -167,7 +167,8 @@ def measure(geometry: Geometry, counts: list[int]) -> list[dict[str, Any]]:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         runner = load(shape, Path(folder), max(8 * LOGIT_ROWS, *counts))
-        # One request of many tokens shows the widest layer, many of 8 tokens show the logits.
+        # One request of many tokens shows the widest layer; many requests of 8 tokens show
+        # the logits.
         for requests, tokens in [*((1, count) for count in counts), (LOGIT_ROWS, 8)]:
             runner.extend([request(8)])
             runner.clear()

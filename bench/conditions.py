@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where, with what, by which command and when a row of results was made."""
+"""Record the machine, versions, command and date of a row of results."""
 
 from __future__ import annotations
 
@@ -19,12 +19,15 @@ from sglang_gemma4_ext.machine import processor
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "bench" / "results"
 PACKAGES = ("sglang", "torch", "triton", "transformers")
-# The folders of an absolute path; not the slashes of a URL or of a relative one.
+# The folders of an absolute path; not the slashes of a URL or of a relative path.
 FOLDERS = re.compile(r"(?<![\w:/.~-])/(?:[\w.+@-]+/)+")
 
 
 def conditions(command: str) -> dict[str, Any]:
-    """JSON-ready. The GPU is asked for by nvidia-smi: a CUDA context here would cost memory."""
+    """Return the conditions, ready for JSON.
+
+    nvidia-smi names the GPU, because a CUDA context here would cost memory.
+    """
     return {
         "machine": machine(),
         "versions": {name: _version(name) for name in PACKAGES},
@@ -36,25 +39,27 @@ def conditions(command: str) -> dict[str, Any]:
 
 
 def without_folders(row: dict[str, Any]) -> dict[str, Any]:
-    """The row as another machine would have made it: an absolute path in any of its texts is
-    relative to the repository, and outside of it the last name alone."""
+    """Replace absolute paths in the row, so that it does not depend on the machine's folders.
+
+    A path within the repository becomes relative to it; of another path only the last name stays.
+    """
     text = json.dumps(row).replace(f"{ROOT}/", "")
     return json.loads(FOLDERS.sub("", text))
 
 
 def write(rows: Iterable[dict[str, Any]], file: Path) -> None:
-    """One JSON object a line."""
+    """Write one JSON object a line."""
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def machine() -> str:
-    """The GPU's name and memory, or the processor's name where there is no GPU."""
+    """Return the GPU's name and memory, or the processor's name without a GPU."""
     found = gpu("name,memory.total")
     return f"{found[0]} ({found[1]} MiB)" if found else processor()
 
 
 def gpu(query: str) -> list[str] | None:
-    """What nvidia-smi says of the first GPU, without units; None without one."""
+    """Query nvidia-smi for the first GPU, without units; None without a GPU."""
     if shutil.which("nvidia-smi") is None:
         return None
     asked = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader,nounits"]
@@ -64,7 +69,7 @@ def gpu(query: str) -> list[str] | None:
 
 
 def commit() -> str:
-    """As git describes it; empty outside a checkout, as on a machine the tree was carried to."""
+    """Describe the commit with git; empty outside a checkout, as for a tree copied to a machine."""
     asked = ["git", "describe", "--always", "--dirty"]
     try:
         done = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=False)

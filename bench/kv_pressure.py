@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Real servers with the same few bytes of KV and the same load: who stalls, who computes twice.
+"""Compare servers with the same few bytes of KV and the same load: stalls and recomputation.
 
     python -m bench.kv_pressure [--json FILE]
 
-Long prompts come in together on a CPU, in fp32, through SGLang's Triton attention in Triton's
-interpreter. SGLang alone cannot serve there, so "stock" is the extension with its KV
-patches left out: SGLang's own pools, split and admission. Both are as eager as SGLang can be told
-to be: they admit requests whose output may not fit.
+Long prompts arrive together on a CPU, in fp32, through SGLang's Triton attention in Triton's
+interpreter. SGLang alone cannot serve there, so "stock" is the extension without its KV patches:
+SGLang's own pools, split and admission. Both admit requests whose output may not fit, as eagerly as
+SGLang's settings allow.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from bench.servers import EXTENSION, Server, running
 
 PROMPT, NEW, REQUESTS = 170, 24, 4
 START_S = 900
-# Full tokens of SGLang's split, which keeps 0.8 sliding tokens for each: three prompts fit, what
-# they generate does not. As one pool the same bytes hold all four requests to their end.
+# Full tokens of SGLang's split, which has 0.8 sliding tokens for each. Three prompts fit, but not
+# what they generate. As one pool the same bytes hold all four requests to their end.
 FULL_TOKENS = 560
 KV_PATCHES = "swa_policy,memory_reserve,context_ceiling,shared_layers_without_kv"
 SERVERS = {
@@ -45,11 +45,11 @@ FLAGS = (
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a server's log says of one load, and the tokens that came of it.
+    """Hold what a server's log says of one load, and the generated tokens.
 
-    most_running: requests in one decode step, at most; waiting: those queued meanwhile, at most.
-    retracted: times that a running request was thrown out, its KV with it.
-    prefilled: prompt tokens computed; what is above the prompts' own was computed again.
+    most_running: most requests in one decode step; waiting: most queued meanwhile
+    retracted: times that a running request lost its KV and was queued again
+    prefilled: prompt tokens computed; tokens above the prompts' own were computed again
     """
 
     most_running: int
@@ -62,12 +62,12 @@ class Outcome:
 
 
 def load(server: Server) -> Outcome:
-    """REQUESTS prompts at once, to their end."""
+    """Send REQUESTS prompts at once, and wait for all."""
     prompts = [prompt_ids(PROMPT, seed=seed) for seed in range(10, 10 + REQUESTS)]
     before, began = len(server.log), time.monotonic()
 
     def ask(prompt: list[int]) -> list[int]:
-        # SGLang sets the whole output of a request that ignores eos aside, and never retracts it.
+        # SGLang reserves the whole output of a request that ignores eos, and never retracts it.
         return server.generate(prompt, NEW, logprobs_from=-1, ignore_eos=False)["output_ids"]
 
     with concurrent.futures.ThreadPoolExecutor(REQUESTS) as pool:
@@ -86,7 +86,7 @@ def load(server: Server) -> Outcome:
 
 
 def run(path: Path, folder: Path, name: str) -> Outcome:
-    """The load on one of SERVERS; its log is left in folder."""
+    """Run the load on one of SERVERS; its log is left in folder."""
     flags = ("--model-path", str(path), *FLAGS, *SERVERS[name])
     with running(EXTENSION, flags, folder / name, start_s=START_S) as server:
         return load(server)

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What this package does on another SGLang: python -m bench.other_sglang 0.5.22 --out FILE.json
+"""Test this package on another SGLang: python -m bench.other_sglang 0.5.22 --out FILE.json
 
-Installs that SGLang and this package into an environment of its own, asks the doctor and the
-digests, and starts three servers on the bundled model without a GPU: by the launcher, by SGLang's
-own module, and by the launcher with every broken patch left out. Needs a registry, about 10 GB
-beside uv's cache (11 GB of wheels if that is empty), and a few minutes of two cores.
+It installs that SGLang and this package into an environment of its own, and runs doctor and
+digests. Then it starts three servers on the bundled model without a GPU: by the launcher, by
+SGLang's own module, and by the launcher with every broken patch disabled. It needs a registry and a
+few minutes of two cores. It needs about 10 GB, and 11 GB more for the wheels if uv's cache is
+empty.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ OURS = "sglang_gemma4_ext"
 
 
 def install(version: str, overrides: list[str], home: Path) -> Path:
-    """An environment with that SGLang and this package, without its own pin; its interpreter."""
+    """Install that SGLang and this package without its pin; return the interpreter."""
     uv = [sys.executable, "-m", "uv"]
     python = home / "bin" / "python"
     subprocess.run([*uv, "venv", "--quiet", "--python", sys.executable, home], check=True)
@@ -49,7 +50,7 @@ def install(version: str, overrides: list[str], home: Path) -> Path:
 
 
 def run(python: Path, *command: str, seconds: float = START_SECONDS) -> tuple[int, str]:
-    """Exit status and output of a command that ends by itself."""
+    """Run a command that ends by itself; return its exit status and output."""
     done = subprocess.run(
         [python, "-W", "ignore", *command], cwd=python.parent, env=environment(), text=True,
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=seconds, check=False,
@@ -58,7 +59,7 @@ def run(python: Path, *command: str, seconds: float = START_SECONDS) -> tuple[in
 
 
 def serve(python: Path, *command: str, **extra: str) -> dict[str, Any]:
-    """How a start goes: its status (None while it runs), last words, and what we hooked."""
+    """Start a server; return its status (None while it runs), last words, and what we hooked."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
@@ -95,7 +96,7 @@ def environment(**extra: str) -> dict[str, str]:
 
 
 def examine(python: Path) -> dict[str, Any]:
-    """The record without its conditions."""
+    """Return the record without its conditions."""
     _, model = run(python, "-c", f"import {OURS}.demo as d; print(d.model_path())")
     model = model.strip()
     status, said = run(python, "-m", f"{OURS}.doctor", "--json", "--model-path", model)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Real servers as processes: started as a user starts them, waited for, and ended whole."""
+"""Start real servers as a user does, wait for them, and end all their processes."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from sglang_gemma4_ext import PREFIX
 
 READY = "The server is fired up"
 POLL_S = 0.3
-# One answer of a server that computes in Triton's interpreter on a slow machine.
+# The most seconds of one answer in Triton's interpreter on a slow machine.
 ANSWER_SECONDS = 1800
 
 
 class ServerError(RuntimeError):
-    """A server that did not start; the message is the last sentence of its log."""
+    """Report a server that did not start; the message is the last sentence of its log."""
 
 
 @dataclass
 class Server:
-    """A running server: its address, its log and its process."""
+    """Hold a running server's address, log and process."""
 
     url: str
     log_file: Path
@@ -42,7 +42,7 @@ class Server:
         return self.log_file.read_text(errors="replace")
 
     def logs(self, text: str, since: int = 0, within_s: float = 30) -> bool:
-        """Whether the log has `text` behind character `since`, now or soon.
+        """Tell whether the log has `text` after character `since`, now or within `within_s`.
 
         SGLang may write a line after the answer that the line is about.
         """
@@ -56,8 +56,8 @@ class Server:
     ) -> dict[str, Any]:
         """Complete `ids`, with log-probabilities; greedy by default, ignoring eos.
 
-        logprobs_from: the first prompt token to have one; -1 for the new tokens alone, without
-            which SGLang takes nothing from its radix cache.
+        logprobs_from: the first prompt token with a log-probability; -1 for new tokens alone.
+            Otherwise SGLang uses nothing from its radix cache.
         """
         body = {
             "input_ids": list(ids),
@@ -121,7 +121,7 @@ def _failed(sentence: str, server: Server) -> ServerError:
 
 
 def last_word(log: str) -> str:
-    """The sentence of a log that says why a server ended: our launcher's, or the exception."""
+    """Return the sentence of a log that says why a server ended: our own or an exception's."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     told = [line for line in lines if re.match(r"(\w+\.)*\w*(Error|Exception|Exit)\b", line)]
     ours = [line for line in lines if line.startswith(PREFIX)]
@@ -129,7 +129,7 @@ def last_word(log: str) -> str:
 
 
 def free_port() -> int:
-    """A port of this machine that nothing listens on."""
+    """Return a port of this machine that nothing listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

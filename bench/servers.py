@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The servers that are compared: stock SGLang and SGLang with the extension, each a process of its
-own on the same flags, watched for the memory they take and for what they say of themselves."""
+"""Start the compared servers, stock SGLang and the extension, and watch their memory and logs.
+
+Each runs in a process of its own, with the same flags.
+"""
 
 from __future__ import annotations
 
@@ -27,14 +29,14 @@ MIB = 1 << 20
 
 @dataclass(frozen=True)
 class Side:
-    """One of the servers compared: the module that starts it, and what sets it apart."""
+    """Describe a compared server: the module that starts it, and what differs."""
 
     name: str
     module: str
     env: Mapping[str, str] = field(default_factory=dict)
 
 
-# SGLANG_PLUGINS lists the plugins that may load: with a name that nothing has, none does.
+# SGLANG_PLUGINS lists the plugins that may load. This name belongs to none, so none loads.
 STOCK = Side("stock", "sglang.launch_server", {"SGLANG_PLUGINS": "none"})
 EXTENSION = Side("extension", "sglang_gemma4_ext.launch_server")
 SIDES = {side.name: side for side in (STOCK, EXTENSION)}
@@ -42,9 +44,9 @@ SIDES = {side.name: side for side in (STOCK, EXTENSION)}
 
 @dataclass
 class Server(processes.Server):
-    """A running server whose memory is watched. `peak_mib` grows while it runs.
+    """Hold a running server whose memory is watched; `peak_mib` grows while it runs.
 
-    used_before_mib: of the GPU's memory, before the server was started; None without a GPU
+    used_before_mib: GPU memory in use before the server was started; None without a GPU
     """
 
     used_before_mib: int | None = None
@@ -52,7 +54,7 @@ class Server(processes.Server):
 
     @property
     def memory(self) -> str:
-        """What `peak_mib` counts."""
+        """Name what `peak_mib` counts."""
         return "resident" if self.used_before_mib is None else "GPU, by nvidia-smi"
 
     def memory_mib(self) -> int:
@@ -62,7 +64,7 @@ class Server(processes.Server):
         return used - self.used_before_mib
 
     def pools(self) -> dict[str, int | None]:
-        """Tokens that the KV pools of full and sliding layers hold; None for what there is not."""
+        """Return the tokens of the KV pools of full and sliding layers; None for no pool."""
         usage = self._state().get("memory_usage") or {}
         return {
             "pool_full_tokens": usage.get("token_capacity"),
@@ -70,7 +72,7 @@ class Server(processes.Server):
         }
 
     def retractions(self) -> int | None:
-        """Requests put back for want of KV memory since the start; needs --enable-metrics."""
+        """Count requests retracted for lack of KV memory; needs --enable-metrics."""
         text = requests.get(f"{self.url}/metrics", timeout=60).text
         found = re.findall(r"^sglang:num_retracted_requests_total.* (\S+)$", text, re.MULTILINE)
         if found:
@@ -88,11 +90,11 @@ class Server(processes.Server):
 def running(
     side: Side, flags: Sequence[str], folder: Path, *, start_s: float, env: Mapping[str, str] = {}
 ) -> Iterator[Server]:
-    """Start a server, yield it when it is ready, and take all of its processes down afterwards.
+    """Start a server, yield it when it is ready, and end all its processes afterwards.
 
-    folder: where its log goes
-    start_s: seconds that it may take until it is ready
-    Raises ServerError if it ends before that, or takes longer.
+    folder: for its log
+    start_s: seconds until it must be ready
+    Raises ServerError if it ends earlier or takes longer.
     """
     port = str(processes.free_port())
     before = _gpu_used_mib()
@@ -114,7 +116,7 @@ def running(
 
 
 def environment(side: Side) -> dict[str, str]:
-    """This process's, without what would set one side apart from the other."""
+    """Copy this process's environment, without what would make the two sides differ."""
     left_out = ("SGLANG_PLUGINS", "SGLANG_PLATFORM", "SGLANG_GEMMA4_EXT_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
     return {**kept, "HF_HUB_OFFLINE": "1", **side.env}
@@ -141,7 +143,7 @@ def _resident_mib(pid: int) -> int:
 
 
 def _wait_for_memory(before: int | None, most_s: float = 20) -> None:
-    """The next server must find the GPU as this one did."""
+    """Wait until the GPU's memory is as before, for the next server."""
     deadline = time.monotonic() + most_s
     while before is not None and time.monotonic() < deadline:
         if (_gpu_used_mib() or 0) <= before + 256:

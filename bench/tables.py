@@ -35,7 +35,7 @@ def quality(folder: Path) -> str:
 
 
 def serving(folder: Path) -> str:
-    """Runs at real lengths; smoke runs are no measure of speed and have no place here."""
+    """Tabulate runs at real lengths; smoke runs do not measure speed and are left out."""
     return _each(
         folder, "serving_*.jsonl", serving_report.table, NO_GPU, lambda row: not row["smoke"]
     )
@@ -60,7 +60,7 @@ SECTIONS: dict[str, Callable[[Path], str]] = {
 
 
 def rendered(page: str, folder: Path = RESULTS) -> str:
-    """Return the page with every marked section as its raw files have it.
+    """Return the page with every marked section written from the raw files.
 
     Raises ValueError on a section that does not exist, or is not marked.
     """
@@ -81,7 +81,7 @@ def _each(
     otherwise: str,
     counts: Callable[[dict[str, Any]], bool] = lambda row: True,
 ) -> str:
-    """A table for each raw file with rows that count, its conditions below."""
+    """Make a table for each raw file with rows that count, followed by its conditions."""
     parts = []
     for file in sorted(folder.glob(pattern)):
         rows = [json.loads(line) for line in file.read_text().splitlines()]
@@ -101,7 +101,7 @@ def _conditions(row: dict[str, Any], file: Path) -> str:
 
 
 def _nvfp4_table(rows: Rows) -> str:
-    """By M, how many times faster the fused kernels are, geometric mean over the shapes."""
+    """Tabulate by M how many times faster the fused kernels are, as geometric mean over shapes."""
     ratios = [row for row in rows if row["provider"] == "ratio"]
     names = list(dict.fromkeys(name for row in ratios for name in row["times_of_fused"]))
     lines = [f"| op | M | {' | '.join(f'{name} / fused' for name in names)} |"]
@@ -120,7 +120,7 @@ def _nvfp4_table(rows: Rows) -> str:
 
 
 def _router_table(rows: Rows) -> str:
-    """Microseconds of the whole router by tokens."""
+    """Tabulate microseconds of the whole router by tokens."""
     timed = [row for row in rows if row["op"] == "router" and "median_us" in row]
     names = list(dict.fromkeys(row["provider"] for row in timed))
     lines = [f"| tokens | {' | '.join(f'{name}, µs' for name in names)} |"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""config.json files of any geometry, the released models' among them, without weights."""
+"""Write config.json files of any geometry, including the released models', without weights."""
 
 from __future__ import annotations
 

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tiny random Gemma 4 checkpoints that transformers builds: `python -m bench.checkpoints.tiny`.
+"""Build tiny random Gemma 4 checkpoints with transformers: `python -m bench.checkpoints.tiny`.
 
-Random as initialized they would test little: every norm and scale is one, all experts are alike
-and all logits nearly equal. So every tensor is drawn anew, seeded: norms and scales away from one,
-projections at 1/sqrt(fan-in), logits spread over about +-4, query and key norms small enough that
-a relative error grows a few times through the layers, not thousandfold.
+Transformers' initialization would test little: every norm and scale is one, all experts are alike
+and all logits nearly equal. Therefore every tensor is drawn again, seeded. Norms and scales differ
+from one, projections have 1/sqrt(fan-in), and logits spread over about +-4. Query and key norms are
+small, so that a relative error grows a few times through the layers, not thousandfold.
 
-Special tokens have embeddings a hundredth as large: as logits they never win, so greedy output
-always runs to its length limit and never holds an image placeholder.
+Special tokens have embeddings a hundredth as large, so their logits never win. Greedy output always
+runs to its length limit and never holds an image placeholder.
 """
 
 from __future__ import annotations
@@ -101,10 +101,10 @@ def build(
 ) -> Path:
     """Write the checkpoint, its tokenizer and chat template into `out`, and return `out`.
 
-    kind: one of KINDS. `dense`, `moe`, `unified` (as the 12B), `no_softcap` and `e2b` (per-layer
-        embeddings, KV-shared layers, double-wide MLP) have null towers; `dense_with_towers` has
-        small ones and a processor; `causal` is saved as Gemma4ForCausalLM, its config in the form
-        of transformers 5.19 (`per_layer_config`), where the others have the hub's.
+    kind: one of KINDS. `unified` is as the 12B; `e2b` has per-layer embeddings, KV-shared layers
+        and a double-wide MLP. `dense_with_towers` has small towers and a processor; the others have
+        null towers. `causal` is saved as Gemma4ForCausalLM, with its config in the form of
+        transformers 5.19 (`per_layer_config`); the others have the hub's form.
     text: text-config fields that differ from the kind's own, such as sliding_window
     Raises ValueError on another kind.
     """
@@ -134,7 +134,7 @@ def build(
 
 
 def use_hub_config_form(path: Path) -> None:
-    """State the full layers' shape as Google's own checkpoints do, not as 5.19 saves it."""
+    """State the full layers' shape as Google's checkpoints do, not as transformers saves it."""
     config = json.loads(path.read_text())
     text = config["text_config"]
     full = next(iter(text.pop("per_layer_config").values()))
@@ -161,7 +161,7 @@ def _model(kind: str, text: dict[str, Any]) -> transformers.PreTrainedModel:
 
 
 def towers() -> dict[str, dict[str, Any]]:
-    """Small towers, as config.json has them."""
+    """Return small towers in the form of config.json."""
     return {
         "vision_config": {
             "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
@@ -176,7 +176,7 @@ def towers() -> dict[str, dict[str, Any]]:
 
 
 def processor() -> transformers.Gemma4Processor:
-    """The processor that goes with `towers`, its tokenizer included."""
+    """Return the processor that belongs to `towers`, with its tokenizer."""
     vision = towers()["vision_config"]
     frames = {key: vision[key] for key in ("patch_size", "pooling_kernel_size")}
     return transformers.Gemma4Processor(
@@ -190,7 +190,7 @@ def processor() -> transformers.Gemma4Processor:
 
 
 def values_of(name: str, tensor: torch.Tensor, draw: torch.Generator) -> torch.Tensor | None:
-    """What a tensor becomes; None leaves it as initialized (audio buffers, biases)."""
+    """Draw a tensor's values; None leaves it as initialized (audio buffers, biases)."""
 
     def uniform(low: float, high: float) -> torch.Tensor:
         return low + (high - low) * torch.rand(tensor.shape, generator=draw)

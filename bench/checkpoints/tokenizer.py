@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A tokenizer of 512 tokens with Gemma 4's special tokens and one printable character a token.
+"""Make a tokenizer of Gemma 4's special tokens and one printable character a token, 512 in all.
 
 Text and tokens match one to one, so a decoded stream has as many characters as tokens.
 """
@@ -35,7 +35,7 @@ CHAT_TEMPLATE = """\
 
 
 def tokenizer() -> transformers.PreTrainedTokenizerFast:
-    """The special tokens, then 488 characters; encoding adds <bos>, decoding gives the text."""
+    """Make it of the special tokens and 488 characters; encoding adds <bos>."""
     vocab = {token: i for i, token in enumerate((*SPECIAL_TOKENS, *_characters()))}
     fast = Tokenizer(models.BPE(vocab=vocab, merges=[], unk_token="<unk>", fuse_unk=False))
     fast.decoder = decoders.Fuse()
@@ -69,7 +69,7 @@ def tokenizer() -> transformers.PreTrainedTokenizerFast:
 
 
 def _characters() -> list[str]:
-    """Newline, ASCII, Latin-1, Greek, Cyrillic, kana, ideographs: one to three UTF-8 bytes."""
+    """List newline, ASCII, Latin-1, Greek, Cyrillic, kana, ideographs: one to three UTF-8 bytes."""
     ranges = ((0x20, 0x7F), (0xA1, 0x100), (0x391, 0x3CA), (0x410, 0x450), (0x3041, 0x3097))
     points = "\n" + "".join(chr(i) for r in (*ranges, (0x4E00, 0x4F00)) for i in range(*r))
     printable = [c for c in points if c == "\n" or c.isprintable()]
@@ -77,6 +77,6 @@ def _characters() -> list[str]:
 
 
 def prompt_ids(length: int, seed: int = 1) -> list[int]:
-    """A seeded prompt of ordinary characters, no special token among them."""
+    """Draw a seeded prompt of ordinary characters, without special tokens."""
     draw = torch.Generator().manual_seed(1000 * seed + length)
     return torch.randint(len(SPECIAL_TOKENS), VOCAB, (length,), generator=draw).tolist()

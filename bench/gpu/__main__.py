@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything that awaits a GPU, in one command that can be interrupted and called again.
+"""Run everything that needs a GPU, in one command that can be interrupted and called again.
 
     python -m bench.gpu --out DIR [--for-s 540] [--copy-to "$OUT"]     (README.md: what to carry)
     python -m bench.gpu --toy --out DIR                               (here, on a CPU)
 
-Steps run in order of value, each within its own time; what is done is kept in DIR/state.json and
-not done again. --for-s ends a call before a step that would not fit any more, for machines that
-are lent by the ten minutes. The last thing printed is a short table.
+Steps run in order of value, each within its own time limit. DIR/state.json records finished steps,
+which are not run again. --for-s ends a call before a step that would not fit; it is for machines
+lent by the ten minutes. The last output is a short table.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ GRACE_S = 20
 
 
 class State:
-    """What became of each step, on disk after every change."""
+    """Record the outcome of each step on disk after every change."""
 
     def __init__(self, file: Path):
         self.file = file
@@ -52,12 +52,12 @@ class State:
 
 
 class Runner:
-    """Runs steps; `background` holds the processes of those that run beside the others."""
+    """Run steps; `background` holds the processes that run beside the others."""
 
     def __init__(self, out: Path, toy: bool, state: State):
         self.out, self.toy, self.state = out, toy, state
         self.background: dict[str, tuple[Step, subprocess.Popen[bytes], float]] = {}
-        # Triton's interpreter stands in for a GPU; servers choose for themselves.
+        # Triton's interpreter replaces a GPU; servers choose by themselves.
         self.env = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
 
     def run(self, step: Step) -> None:
@@ -79,7 +79,7 @@ class Runner:
         self._put(step, status, code, started, commands)
 
     def wait(self, name: str) -> None:
-        """Until a background step is over, at most for what is left of its time."""
+        """Wait for a background step, at most for the rest of its time."""
         step, process, deadline = self.background.pop(name)
         code, late = self._finish(process, deadline)
         status = LATE if late else FAILED if code else DONE
@@ -107,7 +107,7 @@ class Runner:
 
     @staticmethod
     def _finish(process: subprocess.Popen[bytes], deadline: float) -> tuple[int | None, bool]:
-        """Exit status, and whether its time was over."""
+        """Wait; return the exit status, and whether the time was over."""
         try:
             return process.wait(max(0.0, deadline - time.monotonic())), False
         except subprocess.TimeoutExpired:
@@ -116,7 +116,7 @@ class Runner:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ask first, for a comparison takes its server down; then leave none behind on the GPU."""
+    """Ask the process to end, so that a comparison stops its server; then kill what is left."""
     started = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGINT)
     try:
@@ -130,7 +130,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """Exits with status 2 on bad arguments, and where there is no GPU."""
+    """Parse the arguments. Exits with status 2 on bad ones, and without a GPU."""
     names = [step.name for step in STEPS]
     parser = argparse.ArgumentParser(
         prog="python -m bench.gpu", description=__doc__.splitlines()[0]
@@ -138,7 +138,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="folder of raw results and of the state")
     parser.add_argument("--for-s", type=float, default=LIMIT_S, help="(default: %(default)s)")
     parser.add_argument("--only", action="append", choices=names, help="these steps; repeatable")
-    parser.add_argument("--again", action="store_true", help="also what is done or has failed")
+    parser.add_argument("--again", action="store_true", help="also steps that are done or failed")
     parser.add_argument("--copy-to", type=Path, help="copy the results there before the end")
     parser.add_argument("--toy", action="store_true", help="every step at toy size, on a CPU")
     parser.add_argument("--list", action="store_true", help="print the steps and their seconds")
@@ -167,7 +167,7 @@ def main(argv: list[str] | None = None) -> int:
         if state.status(step) is not None and not args.again:
             continue
         if not args.toy and not step.background and time.monotonic() + step.budget_s > deadline:
-            continue  # A later, shorter one may fit.
+            continue  # A later, shorter step may fit.
         print(f"{step.name}: {step.learned}", flush=True)
         runner.run(step)
     for name in list(runner.background):
@@ -180,7 +180,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def table(steps: list[Step], state: State) -> str:
-    """Each step with what became of it."""
+    """Draw a table of the steps and their outcomes."""
     lines = ["| step | state | seconds | of | log |", "| --- | --- | --- | --- | --- |"]
     for step in steps:
         found = state.steps.get(step.name, {})

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compile SGLang's two Marlin modules side by side, before a server would do it one by one.
+"""Compile SGLang's two Marlin modules in parallel, before a server would do it one by one.
 
-Each is one translation unit of four minutes and more, so more cores do not shorten it.
+Each is one translation unit of four minutes or more, so further cores do not shorten it.
 """
 
 from __future__ import annotations

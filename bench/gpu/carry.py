@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pack what an offline GPU machine lacks into one folder: `python -m bench.gpu.carry .kit`.
 
-For x86-64 Linux with Python 3.12, torch 2.11 for CUDA 13, Triton 3.6, transformers and nvcc: SGLang
-and what it imports, pytest for the kernel tests, and our own wheel, for its entry points. Versions
-are those of requirements.lock. Two wheels are rewritten without the parts that are never loaded
-here, which brings 490 MB down to about 45 MB.
+The machine has x86-64 Linux with Python 3.12, torch 2.11 for CUDA 13, Triton 3.6, transformers and
+nvcc. The folder gets SGLang and what it imports, pytest for the kernel tests, and our own wheel,
+for its entry points. Versions are those of requirements.lock. Two wheels are rewritten without the
+parts that are never loaded here, which reduces 490 MB to about 45 MB.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 
 from bench.conditions import ROOT
 
-# Found by leaving out one after the other: without any of these SGLang's server does not import.
+# Found by leaving out one at a time: without any of these, SGLang's server fails to import.
 NEEDED = (
     "fastapi", "starlette", "opentelemetry-api", "annotated-types", "typing-inspection", "pydantic",
     "pydantic-core", "python-multipart", "uvicorn", "orjson", "pybase64", "msgspec", "pyzmq",
@@ -35,7 +35,7 @@ TESTS = (
     "pytest", "pluggy", "iniconfig", "pytest-timeout", "hypothesis", "sortedcontainers", "psutil",
     "aiohttp", "aiosignal", "frozenlist", "multidict", "yarl", "propcache", "aiohappyeyeballs",
 )  # fmt: skip
-# The newest sglang-kernel whose library loads with torch 2.11; the lock's wants a later torch.
+# The newest sglang-kernel whose library loads with torch 2.11; the lock's needs a later torch.
 KERNEL = "0.4.5"
 LIMIT_BYTES = 64 << 20
 # Diffusion, tests and Rust front ends; FA3, FlashMLA, InfLLM and Blackwell builds.
@@ -47,20 +47,20 @@ MANYLINUX = ("manylinux2014", "manylinux1", *(f"manylinux_2_{n}" for n in range(
 
 
 def locked() -> dict[str, str]:
-    """Name to version, as requirements.lock pins them."""
+    """Read names and versions from requirements.lock."""
     lines = (ROOT / "requirements.lock").read_text().splitlines()
     return dict(line.split("==") for line in lines if "==" in line)
 
 
 def requirements() -> list[str]:
-    """All that is downloaded, with versions. Raises KeyError on a name that is not pinned."""
+    """List what is downloaded, with versions. Raises KeyError on a name that is not pinned."""
     pins = locked()
     names = ("sglang", *NEEDED, *TESTS)
     return [*(f"{name}=={pins[name]}" for name in names), f"sglang-kernel=={KERNEL}"]
 
 
 def trim(wheel: Path, dropped: str) -> None:
-    """Rewrite a wheel without the files that match, its RECORD included."""
+    """Rewrite a wheel and its RECORD without the files that match."""
     with zipfile.ZipFile(wheel) as source:
         kept = [n for n in source.namelist() if not n.endswith("/") and not re.match(dropped, n)]
         record = next(name for name in kept if name.endswith(".dist-info/RECORD"))
@@ -83,9 +83,10 @@ def download(wanted: list[str], folder: Path, python: str) -> None:
 
 
 def own_wheel(out: Path) -> None:
-    """Built by this interpreter, which has what builds it; it holds no compiled code.
+    """Build our wheel by this interpreter, which has the build tools; it holds no compiled code.
 
-    Of a copy of the tree: setuptools would pack what an earlier build has left in `build` too.
+    It is built from a copy of the tree, because setuptools would also pack an earlier `build`
+    folder.
     """
     asked = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation"]
     left_out = shutil.ignore_patterns(".git", ".venv", ".kit", "build", "*.egg-info", "__pycache__")

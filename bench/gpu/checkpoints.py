@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Folders that both servers start from with --load-format dummy: real shapes, no weights.
+"""Write folders that both servers start from with --load-format dummy: real shapes, no weights.
 
-Stock SGLang builds Gemma 4's vision tower and needs its processor, so both are there, and the
-extension, which serves text alone by default, leaves them out by itself.
+Stock SGLang builds Gemma 4's vision tower and needs its processor, so both are included. The
+extension serves only text by default and leaves them out.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from sglang_gemma4_ext.plan.geometry import BUILT_IN, FULL, SLIDING, Geometry
 
 WEIGHTS = ("bf16", "nvfp4")
-# The released 26B-A4B's tower; the 12B has none, and gets it for stock to start.
+# The released 26B-A4B's tower. The 12B has none and gets this one, so that stock starts.
 VISION = {
     "hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27,
     "num_attention_heads": 16, "num_key_value_heads": 16, "head_dim": 72,
@@ -23,7 +23,7 @@ VISION = {
 
 
 def write(name: str, weights: str, out: Path, toy: bool = False) -> Path:
-    """config.json, tokenizer and processor of a released shape. `toy` keeps its kind alone."""
+    """Write config.json, tokenizer and processor of a released shape; `toy` keeps only its kind."""
     from bench.checkpoints.shapes import write_config
     from bench.checkpoints.tiny import processor, towers
 

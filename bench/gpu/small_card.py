@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The plan for a 24 GB card, held against a larger GPU: does peak memory stay below the card's?
+"""Check on a larger GPU that the plan for a 24 GB card keeps peak memory below the card's.
 
-The 12B's shape in NVFP4 is served with what the planner passes for a 24 GB card, its fraction of
-memory converted so that weights and KV take the same bytes here; a long prefill and a full decode
-batch follow. PyTorch's allocator refuses in every process of the server what the card would not
-have beside a CUDA context. What CUDA and its libraries take by themselves no setting limits: the
-status is 1 if all of it together is more than the card has. Without a GPU (--toy) the plan's flags
-are read and a small model is served.
+The 12B's shape in NVFP4 is served with the planner's flags for a 24 GB card. Its memory fraction is
+converted so that weights and KV take the same bytes here. A long prefill and a full decode batch
+follow. In every process PyTorch's allocator refuses what the card would not have beside a CUDA
+context.
+
+No setting limits what CUDA and its libraries allocate by themselves. The status is 1 if all of it
+together exceeds the card. Without a GPU (--toy) the plan's flags are parsed and a small model is
+served.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ MIB = 1 << 20
 
 
 def plan() -> dict:
-    """The planner's JSON for the card, as a user gets it."""
+    """Return the planner's JSON for the card, as a user gets it."""
     asked = ["--model-path", MODEL, "--weights", "nvfp4", "--gpu", CARD, "--json"]
     done = subprocess.run(
         [sys.executable, "-m", "sglang_gemma4_ext.plan", *asked],
@@ -36,7 +38,7 @@ def plan() -> dict:
 
 
 def flags_here(found: dict, memory_bytes: int) -> list[str]:
-    """The plan's flags with --mem-fraction-static giving as many bytes of this GPU's memory."""
+    """Convert the plan's flags: --mem-fraction-static gives as many bytes of this GPU's memory."""
     flags = [part for flag in found["flags"] for part in flag.split()]
     if "--mem-fraction-static" in flags:
         at = flags.index("--mem-fraction-static") + 1
@@ -46,7 +48,7 @@ def flags_here(found: dict, memory_bytes: int) -> list[str]:
 
 
 def limit_here(found: dict, memory_bytes: int) -> str:
-    """PyTorch's own setting that makes its allocations fail where the card's would."""
+    """Return PyTorch's setting that makes allocations fail where the card's would."""
     card = found["memory_bytes"] - found["parts_bytes"]["CUDA context"]
     share = math.floor(card / memory_bytes * 10_000) / 10_000
     return f"PYTORCH_CUDA_ALLOC_CONF=per_process_memory_fraction:{share:.4f}"

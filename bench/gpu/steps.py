@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is run on a GPU, in order of value, each with the seconds it may take.
+"""List the steps that run on a GPU, in order of value, each with its time limit in seconds.
 
-A step is a list of commands, run one after the other from the repository's root; the step fails
-with the first that does. A comparison of which one side failed is such a one, and its rows are
-there all the same. Steps together stay under 25 minutes.
+A step is a list of commands, run one after the other from the repository's root. It fails with the
+first command that fails. A comparison fails if one side fails; its rows are kept. All steps
+together stay under 25 minutes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Command = list[str]
 
 @dataclass(frozen=True)
 class Step:
-    """`commands` makes, for an output folder and toy size or not, what is to be run.
+    """Describe a step; `commands(folder, toy)` makes what is run for an output folder.
 
     background: started at once and left running; `after` names such a step to wait for first
     """
@@ -63,9 +63,9 @@ def _serving(
         chosen = [part for workload in workloads for part in ("--workload", workload)]
         size = ["--smoke"] if toy else ["--start-s", "240", "--workload-s", "150"]
         flags = ["--model-path", folder, "--load-format", "dummy"]
-        # Without a GPU the fused kernels are the interpreter's, too slow for a server.
+        # Without a GPU the fused kernels run in the interpreter, too slowly for a server.
         flags_of_ours = "" if toy else ours
-        # The wheels that are carried hold neither FlashInfer nor FA3.
+        # The packed wheels hold neither FlashInfer nor FA3.
         device = ["--dtype", "bfloat16"] if toy else ["--attention-backend", "triton",
                                                        "--sampling-backend", "pytorch"]  # fmt: skip
         return [
@@ -126,5 +126,5 @@ LIMIT_S = 25 * 60
 
 
 def whole_s() -> int:
-    """What all budgets come to; a background step's runs beside the others."""
+    """Sum the time limits; a background step's time runs beside the others."""
     return sum(step.budget_s for step in STEPS if not step.background)

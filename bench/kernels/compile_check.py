@@ -3,11 +3,12 @@
 
     python -m bench.kernels.compile_check [--write] [--arch 86]
 
-No GPU is needed. For each file of kernels/nvfp4_configs and each shape of Gemma 4, whole and in
-tensor-parallel shards, the dispatched configuration is compiled for that compute capability, with
-the divisibility that the launcher knows. --write writes bench/results/nvfp4_compiled.csv; without
-it the rows are compared with that file. Its first line is a fingerprint of the sources: Triton's
-version and the kernels' code.
+No GPU is needed. The shapes are those of Gemma 4, whole and in tensor-parallel shards. Each file of
+kernels/nvfp4_configs dispatches a configuration for each shape. It is compiled for that compute
+capability, with the divisibility that the launcher knows.
+
+--write writes bench/results/nvfp4_compiled.csv; otherwise the rows are compared with that file. Its
+first line is a fingerprint of the sources: Triton's version and the kernels' code.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ RESULT = Path(__file__).resolve().parents[1] / "results" / "nvfp4_compiled.csv"
 
 @dataclass(frozen=True)
 class Row:
-    """One compiled kernel: registers a thread, bytes of local and shared memory, loads.
+    """Hold one compiled kernel: registers a thread, bytes of local and shared memory, loads.
 
     in_features: every K of Gemma 4's shapes that this code serves
     columns_align, bytes_align, scales_align: known divisors of the output's columns and of the

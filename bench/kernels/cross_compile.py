@@ -28,7 +28,7 @@ OPCODE = r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?([A-Z][A-Z0-9_.]+)"
 
 @dataclass(frozen=True)
 class Job:
-    """One kernel for one GPU.
+    """Describe one kernel for one GPU.
 
     kernel: "module:name"
     signature: Triton's type of each argument that is not constant: "*bf16", "i32", "fp32"
@@ -47,7 +47,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Compiled:
-    """Machine code: registers a thread, local bytes a thread, shared bytes a block.
+    """Hold machine code: registers a thread, local bytes a thread, shared bytes a block.
 
     opcodes: the count of each machine instruction, by its full name, "LDG.E.128"
     error: why there is no machine code, or None
@@ -68,7 +68,7 @@ class Compiled:
 def compile_all(jobs: Iterable[Job]) -> list[Compiled]:
     """Compile every job, in order, in a process without the interpreter.
 
-    A kernel that Triton or ptxas refuses has an `error`; the others are compiled all the same.
+    A kernel that Triton or ptxas refuses has an `error`; the others are still compiled.
     """
     env = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     done = subprocess.run(

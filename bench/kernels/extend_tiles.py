@@ -58,7 +58,7 @@ def candidates(dim: int, requests: int) -> list[Tile]:
 
 
 class Batch:
-    """The tensors of a call; a prefix has slots of the pool in random order."""
+    """Hold the tensors of a call; a prefix has slots of the pool in random order."""
 
     def __init__(self, dim: int, requests: int, new: int, old: int, window: int, toy: bool):
         heads, kv_heads = (2, 1) if toy else HEADS[dim]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The providers of the NVFP4 benchmark: each makes from weights a call that takes activations.
+"""Make the providers of the NVFP4 benchmark: each turns weights into a call on activations.
 
 Marlin is SGLang's: the functions that its quantization methods call, on weights that are repacked
-as in loading. SGLang is imported on a GPU alone.
+as in loading. SGLang is imported only on a GPU.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Humming in the NVFP4 benchmark: the kernels of `humming-kernels`, set up as in SGLang.
+"""Add Humming to the NVFP4 benchmark: the kernels of `humming-kernels`, set up as in SGLang.
 
 SGLang pads a weight to 256 rows and 128 in-features. Its experts run two launches with an
 activation between them, and a third that adds a token's slots.

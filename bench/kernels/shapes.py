@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The shapes [N, K] of Gemma 4's stacked linears and experts, whole and in shards."""
+"""List the shapes [N, K] of Gemma 4's stacked linears and experts, whole and in shards."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ BLOCK = 16
 
 @dataclass(frozen=True)
 class Model:
-    """The sizes that determine a model's linears; sliding heads are 256 wide, full ones 512.
+    """Hold the sizes that determine a model's linears; sliding heads are 256 wide, full ones 512.
 
     full_kv_heads are keys and values: K = V layers load them twice.
     """
@@ -55,7 +55,7 @@ class Model:
         return tuple(tp for tp in (1, 2, 4, 8) if all(w % (tp * BLOCK) == 0 for w in widths))
 
 
-# The models that NVFP4 checkpoints exist of.
+# The models that have NVFP4 checkpoints.
 MODELS = {name: Model.of(BUILT_IN[name]) for name in ("12B", "26B-A4B", "31B")}
 EXPERT_COUNT, TOP_K = BUILT_IN["26B-A4B"].experts, BUILT_IN["26B-A4B"].top_k
 

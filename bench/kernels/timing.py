@@ -20,7 +20,7 @@ L2_TIMES = 3
 
 @dataclass(frozen=True)
 class Time:
-    """Microseconds of a call: the median of the replays, the 20th and the 80th percentile."""
+    """Hold the microseconds of a call: the median of the replays, the 20th and 80th percentile."""
 
     median_us: float
     p20_us: float

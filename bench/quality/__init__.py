@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Accuracy on MMLU of servers that should not differ, by a harness that we did not write."""
+"""Measure MMLU accuracy of servers that should not differ, with lm-evaluation-harness."""

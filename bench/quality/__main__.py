@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""MMLU on stock SGLang, SGLang with the extension and any OpenAI-compatible endpoint.
+"""Run MMLU on stock SGLang, SGLang with the extension and any OpenAI-compatible endpoint.
 
     python -m bench.quality --data MMLU [--out FILE] [--endpoint URL] -- SGLANG'S FLAGS
     python -m bench.quality --data demo --variants --out bench/results/quality_demo.jsonl
 
-MMLU is the folder of a local copy of cais/mmlu, or a JSON-lines file in its columns; `demo` is the
-bundled model's question set. Each server is started on the flags after `--`, asked and ended, one
-after the other. --variants serves the demo in every form instead, and broken on purpose.
+MMLU is the folder of a local copy of cais/mmlu, or a JSON-lines file in its columns. `demo` is the
+bundled model's question set. Each server is started with the flags after `--`, asked and ended, one
+after the other. --variants instead serves the demo in every form, and in forms broken on purpose.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ DEMO_CHAT_TOKENS = 24
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Our arguments, and what is SGLang's behind `--`. Exits with status 2 on bad ones."""
+    """Parse our arguments, and SGLang's after `--`. Exits with status 2 on bad ones."""
     at = argv.index("--") if "--" in argv else len(argv)
     parser = argparse.ArgumentParser(
         prog="python -m bench.quality", description=__doc__.splitlines()[0]
@@ -58,10 +58,11 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     if args.variants and (args.data != "demo" or flags):
         parser.error("--variants serves the demo itself: use --data demo, and no flags after --")
     if args.only and not args.variants:
-        parser.error("--only chooses among --variants")
+        parser.error("--only chooses among variants: add --variants")
     unknown = set(args.only or ()) - {variant.name for variant in variants()}
     if unknown:
-        parser.error(f"no variant {unknown.pop()!r}: {', '.join(v.name for v in variants())}")
+        names = ", ".join(variant.name for variant in variants())
+        parser.error(f"no variant is named {unknown.pop()!r}: choose from {names}")
     if not (args.variants or flags or args.endpoint):
         parser.error("say what to serve: `-- --model-path MODEL`, --endpoint URL, or --variants")
     return args, flags

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Accuracy with its interval, and whether two servers that saw the same questions differ."""
+"""Compute accuracy with its interval, and compare two servers on the same questions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Accuracy:
-    """A share of questions, with its Wilson interval at 95 %."""
+    """Hold a share of questions, with its 95 % Wilson interval."""
 
     right: int
     count: int
@@ -32,7 +32,7 @@ def accuracy(right: Sequence[bool]) -> Accuracy:
 
 @dataclass(frozen=True)
 class Difference:
-    """A paired comparison: how many questions only the one, only the other had right.
+    """Compare in pairs: how many questions only the first, only the second answered correctly.
 
     p: McNemar's exact test, two-sided; 1 where no question tells them apart
     """
@@ -44,12 +44,15 @@ class Difference:
 
     @property
     def share(self) -> float:
-        """Accuracy of the second less that of the first."""
+        """Return the accuracy of the second less that of the first."""
         return (self.only_second - self.only_first) / self.count
 
 
 def difference(first: Sequence[bool], second: Sequence[bool]) -> Difference:
-    """Raises ValueError unless both answered the same number of questions."""
+    """Compare two lists of answers.
+
+    Raises ValueError unless both answered the same number of questions.
+    """
     pairs = list(zip(first, second, strict=True))
     only_first = sum(a and not b for a, b in pairs)
     only_second = sum(b and not a for a, b in pairs)

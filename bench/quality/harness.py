@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""MMLU through lm-evaluation-harness: its own task, prompts, client and scoring, on given data.
+"""Run MMLU through lm-evaluation-harness: its task, prompts, client and scoring, on given data.
 
-The task is the harness's `mmlu_generative` as it ships, a subtask a subject; only where the
-questions come from is replaced. A prompt ends with "Answer:" and the reply's first line must be the
-letter. In a chat the same question is a message to /v1/chat/completions, and the last letter that
-the reply begins with or has after "Answer:" counts, by the harness's regex filter.
+The task is the harness's `mmlu_generative`, one subtask per subject; only the source of the
+questions is replaced. A prompt ends with "Answer:" and the reply's first line must be the letter.
+
+In a chat the same question is a message to /v1/chat/completions. The harness's regex filter takes
+the last letter that the reply begins with or has after "Answer:".
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ NO_LETTER = "-"
 
 @dataclass(frozen=True)
 class Asking:
-    """How the questions are put.
+    """Set how the questions are asked.
 
     shots: examples of the same subject before each question
     chat_tokens: the most tokens of a chat's reply; 0 asks for the letter alone, without a chat
@@ -39,14 +40,14 @@ class Asking:
 
 @dataclass(frozen=True)
 class Answers:
-    """By question, in the questions' order: whether it was right, and the letter that was said."""
+    """Hold, in the order of the questions, whether each was right, and the given letter."""
 
     right: tuple[bool, ...]
     letters: str
 
 
 def ask(questions: Questions, base_url: str, model: str, asking: Asking) -> Answers:
-    """Put every question to an OpenAI-compatible endpoint at temperature 0.
+    """Ask an OpenAI-compatible endpoint every question at temperature 0.
 
     base_url: up to and with /v1
     Raises DataError if a subject has fewer examples than `asking.shots`.
@@ -117,7 +118,7 @@ def _tasks(questions: Questions, asking: Asking) -> list[Any]:
 
 
 def _chat(asking: Asking) -> dict[str, Any]:
-    """What differs in a chat: no heading, a longer reply, and the letter found in it."""
+    """Set what differs in a chat: no heading, a longer reply, and the letter found in it."""
     if not asking.chat_tokens:
         return {}
     letter = {"function": "regex", "regex_pattern": SAID_LETTER, "group_select": -1}
@@ -131,7 +132,7 @@ def _chat(asking: Asking) -> dict[str, Any]:
 
 
 def model_name(base_url: str) -> str:
-    """The first model that an endpoint lists; OPENAI_API_KEY is sent, as the harness sends it."""
+    """Return the first model that an endpoint lists; OPENAI_API_KEY is sent, as by the harness."""
     import requests
 
     header = {"Authorization": f"Bearer {os.environ.get('OPENAI_API_KEY', '')}"}

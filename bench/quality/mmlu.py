@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A local copy of MMLU, and the seeded subset of it that is asked.
+"""Read a local copy of MMLU, and draw a seeded subset of its questions.
 
-Two layouts are read, both in the columns of `cais/mmlu` (question, subject, choices, answer 0-3):
-the published one, `all/test-*.parquet` and `all/dev-*.parquet`, and a single file of JSON lines,
-as the demo's question sets are, which has no examples to show first.
+Two layouts are read, both in the columns of `cais/mmlu` (question, subject, choices, answer 0-3).
+One is the published layout, `all/test-*.parquet` and `all/dev-*.parquet`. The other is a single
+file of JSON lines, as for the demo's question sets; it has no examples.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ COLUMNS = ("question", "subject", "choices", "answer")
 
 
 class DataError(ValueError):
-    """Data that cannot be read; the message is one sentence for the user."""
+    """Report data that cannot be read; the message is one sentence for the user."""
 
 
 @dataclass(frozen=True)
 class Questions:
-    """What is asked, in a fixed order, and the examples of each subject.
+    """Hold the questions in a fixed order, and the examples of each subject.
 
-    lead: what a prompt must begin with: the demo's tokenizer adds no <bos> by itself
+    lead: what a prompt must begin with, because the demo's tokenizer adds no <bos> by itself
     """
 
     items: tuple[dict[str, Any], ...]
@@ -37,13 +37,13 @@ class Questions:
         return sorted({item["subject"] for item in self.items})
 
     def need(self, shots: int) -> None:
-        """Raises DataError if a subject has fewer examples than that."""
+        """Require examples. Raises DataError if a subject has fewer than `shots`."""
         for subject in self.subjects:
             if len(self.examples.get(subject, ())) < shots:
-                raise DataError(f"{shots} shots, but {subject} has fewer examples (--shots 0)")
+                raise DataError(f"{subject} has fewer than {shots} examples: lower --shots")
 
     def of(self, subject: str) -> list[dict[str, Any]]:
-        """The subject's questions; `number` is the place of each among all."""
+        """Return the subject's questions; `number` is the position of each among all."""
         return [
             {**{name: item[name] for name in COLUMNS}, "number": number}
             for number, item in enumerate(self.items)
@@ -52,16 +52,16 @@ class Questions:
 
 
 def read(path: Path, count: int, seed: int) -> Questions:
-    """`count` questions drawn by `seed` out of all of a local copy.
+    """Draw `count` questions by `seed` from a local copy.
 
     The draw is over the file's order, so equal files give equal subsets on every machine.
-    Raises DataError with one sentence for what cannot be read, or has too few questions.
+    Raises DataError with one sentence for a file that cannot be read or has too few questions.
     """
     rows, examples = _parquet(path) if path.is_dir() else (_json_lines(path), [])
     for row in (*rows, *examples):
         _check(row, path)
     if count > len(rows):
-        raise DataError(f"{path} has {len(rows)} questions, and {count} are asked for")
+        raise DataError(f"{path} has {len(rows)} questions, not {count}: lower --count")
     chosen = sorted(random.Random(seed).sample(range(len(rows)), count))
     by_subject: dict[str, list[dict[str, Any]]] = {}
     for example in examples:
@@ -70,18 +70,18 @@ def read(path: Path, count: int, seed: int) -> Questions:
 
 
 def demo(count: int) -> Questions:
-    """`count` of the demo's held-out questions, from each of its sets by turns."""
+    """Return `count` of the demo's held-out questions, from each of its sets in turn."""
     from sglang_gemma4_ext.demo.training.question_set import FOLDER
 
     sets = [_json_lines(file) for file in sorted(FOLDER.glob("*_500.jsonl"))]
     by_turns = [item for items in zip(*sets, strict=True) for item in items]
     if count > len(by_turns):
-        raise DataError(f"the demo has {len(by_turns)} questions, not {count}")
+        raise DataError(f"the demo has {len(by_turns)} questions, not {count}: lower --count")
     return Questions(tuple(by_turns[:count]), lead="<bos>")
 
 
 def _parquet(folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Questions and examples."""
+    """Read questions and examples."""
     found = []
     for split in ("test", "dev"):
         files = sorted(folder.glob(f"all/{split}-*.parquet"))
@@ -99,7 +99,9 @@ def _rows(file: Path) -> list[dict[str, Any]]:
     try:
         return pyarrow.parquet.read_table(file).to_pylist()
     except (pyarrow.ArrowException, OSError):
-        raise DataError(f"{file} is no parquet file: is it a pointer of Git LFS?") from None
+        raise DataError(
+            f"{file} is not a parquet file: if it is a Git LFS pointer, run `git lfs pull`"
+        ) from None
 
 
 def _json_lines(file: Path) -> list[dict[str, Any]]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The quality table in Markdown, from its rows alone."""
+"""Write the quality table in Markdown from its rows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HEAD = (
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Each row beside the first that was asked the same way; McNemar's exact p."""
+    """Compare each row with the first one asked the same way, by McNemar's exact p."""
     lines = [HEAD]
     for row in rows:
         cells = [row["name"], _asked(row)]
@@ -30,7 +30,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def line(row: dict[str, Any]) -> str:
-    """One row as it comes in."""
+    """Format one row as it arrives."""
     found = row.get("failed") or f"{row['right']} of {row['questions']} right"
     return f"{row['name']}, {_asked(row)}: {found}"
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One row of the quality table: a server or an endpoint, asked all questions."""
+"""Ask a server or an endpoint all questions, and make its row of the quality table."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def ask_server(
     folder: Path,
     env: Mapping[str, str] = {},
 ) -> list[dict[str, Any]]:
-    """Start a server, ask it in each of the ways, and end it. A row each.
+    """Start a server, ask it in each way, and end it; return one row for each way.
 
-    A server that does not start gives rows that say so: what cannot be compared is shown.
+    A server that does not start gives rows that say so.
     """
     about = {"side": side.name, "flags": list(flags)}
     try:
@@ -40,9 +40,9 @@ def ask_server(
 
 
 def ask_endpoint(base_url: str, questions: Questions, asking: Asking) -> dict[str, Any]:
-    """The row of a server that runs already, ours or not.
+    """Return the row of a server that runs already, ours or not.
 
-    base_url: up to and with /v1. One that does not answer has a row that says so.
+    base_url: up to and with /v1. An endpoint that does not answer gives a row that says so.
     """
     return {"side": "endpoint", "flags": []} | next(iter(_rows(base_url, questions, [asking])))
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo in every form it is served in, and broken on purpose: checkpoints and server flags.
+"""Write the demo in every form that is served, and broken on purpose, with server flags.
 
 Each maker writes a checkpoint from the bundled NVFP4 one and returns its folder. Both NVFP4 formats
-hold the same codes and scales; BF16 holds what they stand for, rounded.
+hold the same codes and scales; BF16 holds their values, rounded.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from sglang_gemma4_ext.kernels.nvfp4_format import dequantize
 Maker = Callable[[Path], Path]
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 SCALES = ("weight_scale", "weight_scale_2")
-# Without these the CPU reference does not start, or ends where the sliding layers' pool does; the
-# rest is left out for `patches off`, the router's scale with it.
+# Without these patches the CPU reference does not start, or ends when the sliding layers' pool is
+# full. `patches off` disables the others, and with them the router's scale.
 NEEDED = frozenset({"text_only", "cpu_softcap", "cpu_torch_attention"})
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A served form of the demo.
+    """Describe a served form of the demo.
 
-    side: who serves it; stock's failures are rows too
-    broken: on purpose; its figure must show it
+    side: who serves it; a failure of stock is a row too
+    broken: on purpose; its accuracy must show it
     chat: asked in a chat too, where a reply has a sentence before its letter
     """
 
@@ -51,7 +51,7 @@ def bundled(_: Path) -> Path:
 
 
 def bf16(out: Path) -> Path:
-    """The weights that the NVFP4 checkpoint stands for, rounded to BF16."""
+    """Round the NVFP4 checkpoint's values to BF16."""
     tensors = load_file(demo.model_path() / WEIGHTS)
     plain = {name: tensor for name, tensor in tensors.items() if not name.endswith(SCALES)}
     for name in plain:
@@ -62,7 +62,7 @@ def bf16(out: Path) -> Path:
 
 
 def compressed_tensors(out: Path) -> Path:
-    """The same codes in the files of compressed-tensors: its global scale divides."""
+    """Write the same codes in the files of compressed-tensors, whose global scale divides."""
     written, linears = {}, set()
     tensors = load_file(demo.model_path() / WEIGHTS)
     for name, tensor in tensors.items():
@@ -84,7 +84,7 @@ def compressed_tensors(out: Path) -> Path:
 
 
 def wrong_window(out: Path) -> Path:
-    """Sliding layers see a sixth of their window."""
+    """Give sliding layers a sixth of their window."""
     shutil.copytree(demo.model_path(), out)
     config = json.loads((out / CONFIG).read_text())
     config["text_config"]["sliding_window"] = WRONG_WINDOW
@@ -93,7 +93,7 @@ def wrong_window(out: Path) -> Path:
 
 
 def swapped_nibbles(out: Path) -> Path:
-    """The two codes of each byte stand in the wrong order."""
+    """Swap the two codes of each byte."""
     tensors = load_file(demo.model_path() / WEIGHTS)
     for name in [name for name in tensors if f"{name}_scale" in tensors]:
         tensors[name] = (tensors[name] << 4) | (tensors[name] >> 4)
@@ -101,7 +101,7 @@ def swapped_nibbles(out: Path) -> Path:
 
 
 def no_router_scale(out: Path) -> Path:
-    """A scale that undoes hidden**-0.5 and itself: what a norm that ignores its weight computes."""
+    """Set a scale that cancels hidden**-0.5 and itself, as in a norm that ignores its weight."""
     tensors = load_file(demo.model_path() / WEIGHTS)
     for name, tensor in tensors.items():
         if name.endswith("router.scale"):
@@ -140,14 +140,14 @@ def _compressed_tensors_config(ignored: list[str]) -> dict:
 
 
 def patches_off() -> str:
-    """The names of all patches that a server without a GPU can do without."""
+    """Name all patches that a server without a GPU can run without."""
     from sglang_gemma4_ext.patches.series import PATCHES
 
     return ",".join(patch.name for patch in PATCHES if patch.name not in NEEDED)
 
 
 def variants() -> tuple[Variant, ...]:
-    """The reference, BF16, comes first: every other is compared with it."""
+    """List the variants; the reference, BF16, comes first, and the others are compared with it."""
     draft = ("--speculative-draft-model-path", str(demo.assistant_path()))
     return (
         Variant("BF16", bf16, chat=True),

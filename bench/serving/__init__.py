@@ -1,4 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Throughput and latency of stock SGLang and of SGLang with the extension, side by side."""
+"""Compare throughput and latency of stock SGLang and of SGLang with the extension."""
 
 SMOKE_NOTE = "A smoke run at toy lengths: its times are no measure of speed."

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""sglang.bench_serving against stock SGLang and SGLang with the extension, by turns.
+"""Run sglang.bench_serving on stock SGLang and SGLang with the extension, in turn.
 
     python -m bench.serving --out bench/results/serving_NAME.jsonl -- --model-path MODEL
     python -m bench.serving --smoke --out FILE -- --model-path sglang_gemma4_ext/demo/model
 
 Both servers get the flags after `--`, one after the other on this machine. --mtp names an assistant
-and does everything a second time with drafts. --smoke has toy lengths: it shows that the comparison
-runs and says nothing of speed. Beside FILE go its table (.md) and its plot (.png).
+and repeats everything with drafts. --smoke has toy lengths: it shows that the comparison runs, and
+measures no speed. Its table (.md) and its plot (.png) are written beside FILE.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from bench.serving.measure import Setup, measure
 from bench.serving.workloads import chosen
 
 MODEL = "--model-path"
-# SGLang counts accepted drafts when it logs a decode step, every 40th unless told.
+# SGLang counts accepted drafts when it logs a decode step, by default every 40th.
 SMOKE_FLAGS = ("--decode-log-interval", "1")
 STEPS = ("--speculative-algorithm", "NEXTN", "--speculative-num-steps", "3",
          "--speculative-eagle-topk", "1", "--speculative-num-draft-tokens", "4")  # fmt: skip
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Our arguments, and SGLang's behind `--`. Exits with status 2 on bad ones."""
+    """Parse our arguments, and SGLang's after `--`. Exits with status 2 on bad ones."""
     at = argv.index("--") if "--" in argv else len(argv)
     parser = argparse.ArgumentParser(
         prog="python -m bench.serving", description=__doc__.splitlines()[0]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""sglang.bench_serving, as it is: run as a user runs it, and its own JSON line read.
+"""Run sglang.bench_serving unchanged, as a user does, and read its own JSON line.
 
-Prompts are random token ids of the served vocabulary, sent as ids, so that a length is exact
-whatever the tokenizer; nothing is looked up. The radix cache is emptied before each workload.
+Prompts are random token ids of the served vocabulary, sent as ids. Therefore lengths are exact for
+every tokenizer, and nothing is downloaded. The radix cache is emptied before each workload.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ KEPT = (
 
 
 class ClientError(RuntimeError):
-    """A workload that did not come to its end; the message is the client's last line."""
+    """Report a workload that did not finish; the message is the client's last line."""
 
 
 def command(url: str, tokenizer: str, workload: Workload, out: Path) -> list[str]:
@@ -48,9 +48,9 @@ def command(url: str, tokenizer: str, workload: Workload, out: Path) -> list[str
 
 
 def run(url: str, tokenizer: str, workload: Workload, out: Path, most_s: float) -> dict[str, Any]:
-    """One workload against a running server.
+    """Run one workload against a running server.
 
-    Returns the figures of KEPT as the client wrote them, throughput in tokens a second.
+    Returns the figures of KEPT as the client wrote them, throughput in tokens/s.
     Raises ClientError if it fails, takes longer than most_s, or lost a request.
     """
     out.unlink(missing_ok=True)

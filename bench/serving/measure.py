@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stock and extension by turns: a server each, all workloads, and again."""
+"""Measure stock and extension in turn: one server each, all workloads, then again."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from bench.serving.workloads import Workload
 
 @dataclass(frozen=True)
 class Setup:
-    """What both sides are started with.
+    """Hold what both sides are started with.
 
-    mtp: flags that add drafts; given, every repeat is done without and with them
+    mtp: flags that add drafts; if given, every repeat runs without and with them
     extension_flags: for the extension alone, such as --gemma4-nvfp4
     """
 
@@ -34,9 +34,9 @@ class Setup:
 def measure(
     setup: Setup, sides: Sequence[Side], workloads: Sequence[Workload], repeats: int, folder: Path
 ) -> Iterator[dict[str, Any]]:
-    """One row per repeat, side, drafts or not, and workload; every second repeat in reverse order.
+    """Make one row per repeat, side, drafts or not, and workload; odd repeats in reverse order.
 
-    A server that does not start, or a workload that does not end, is a row with `failed`.
+    A server that does not start, or a workload that does not end, gives a row with `failed`.
     """
     for repeat in range(repeats):
         for drafts in (False, True) if setup.mtp else (False,):

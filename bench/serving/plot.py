@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Output throughput as a PNG: bars by workload, a whisker for the spread. Drawn with Pillow."""
+"""Draw output throughput as a PNG: bars by workload, whiskers for the spread, with Pillow."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COLOURS = {"stock": "#8a94a6", "extension": "#1d4e89"}
 
 
 def draw(rows: Sequence[dict[str, Any]], file: Path, title: str) -> None:
-    """One bar for each workload, MTP or not, and side; a side that failed has none, in red."""
+    """Draw a bar for each workload, MTP or not, and side; a failed side has none, in red."""
     groups = grouped(rows)
     font = ImageFont.load_default(16)
     found = {key: spread(group, "output_throughput") for key, group in groups.items()}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The serving table in Markdown: medians over repeats with their spread, from the rows alone."""
+"""Write the serving table in Markdown from the rows: medians over repeats with their spread."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Key = tuple[str, bool, str]
 
 
 def grouped(rows: Sequence[dict[str, Any]]) -> dict[Key, list[dict[str, Any]]]:
-    """Rows by (workload, MTP, side), in their order."""
+    """Group rows by (workload, MTP, side), in their order."""
     groups: dict[Key, list[dict[str, Any]]] = {}
     order = sorted(rows, key=lambda row: (row["mtp"], row["side"] != "stock"))
     names = list(dict.fromkeys(row["workload"] for row in rows))
@@ -36,13 +36,13 @@ def grouped(rows: Sequence[dict[str, Any]]) -> dict[Key, list[dict[str, Any]]]:
 
 
 def spread(rows: Sequence[dict[str, Any]], name: str) -> tuple[float, float, float] | None:
-    """Median, least and most of a figure over the repeats that have it."""
+    """Return median, minimum and maximum of a figure over the repeats that have it."""
     values = [row[name] for row in rows if row.get(name) is not None]
     return (median(values), min(values), max(values)) if values else None
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """A line a workload and side. Where a side failed its line says so, and why."""
+    """Draw a line per workload and side; a failed side's line has the reason."""
     head = ["workload", "MTP", "side", *COLUMNS]
     lines = [_line(head), _line(["---"] * len(head))]
     for (workload, mtp, side), repeats in grouped(rows).items():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is asked of a server: lengths in tokens, how many requests, and how many at once."""
+"""Define the workloads: lengths in tokens, number of requests, and concurrency."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SWEEP = (1, 8, 32, 80)
 
 @dataclass(frozen=True)
 class Workload:
-    """`prompts` requests of random tokens; concurrency None sends them all at once."""
+    """Describe `prompts` requests of random tokens; concurrency None sends them all at once."""
 
     name: str
     input_tokens: int
@@ -25,7 +25,7 @@ FULL = (
     Workload("chat", 1000, 1000, 80),
     Workload("summarization", 8000, 1000, 80),
     Workload("decode burst", 64, 1000, 32),
-    # As many rounds of requests as make the slowest point bearable.
+    # As many rounds of requests as keep the slowest point affordable.
     *(Workload(f"sweep {n}", 1000, 1000, max(4, min(2 * n, 80)), n) for n in SWEEP),
 )
 # The same at a size that a small model on a CPU answers in seconds; not a measure of speed.
@@ -38,7 +38,7 @@ SMOKE = (
 
 
 def chosen(names: list[str] | None, smoke: bool) -> tuple[Workload, ...]:
-    """By name or by the first word of it (`sweep`); all without names.
+    """Choose by name or by its first word (`sweep`); all without names.
 
     Raises ValueError on a name that no workload has.
     """
@@ -47,5 +47,6 @@ def chosen(names: list[str] | None, smoke: bool) -> tuple[Workload, ...]:
         return every
     for name in names:
         if not any(name in (w.name, w.name.partition(" ")[0]) for w in every):
-            raise ValueError(f"no workload {name!r}: {', '.join(w.name for w in every)}")
+            names_of_all = ", ".join(w.name for w in every)
+            raise ValueError(f"no workload is named {name!r}: choose from {names_of_all}")
     return tuple(w for w in every if {w.name, w.name.partition(" ")[0]} & set(names))

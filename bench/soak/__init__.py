@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A server under its usual load for long: does it answer as at first, in the same memory?"""
+"""Soak a server under mixed load: the same answers, in the same memory."""

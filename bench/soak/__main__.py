@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo, with its assistant's drafts, under a mixed load for a quarter of an hour.
+"""Soak the demo, with its assistant's drafts, under a mixed load for a quarter of an hour.
 
     python -m bench.soak [--minutes 15] [--json bench/results/soak_cpu.jsonl]
 
-Exits with status 1, and says why, if a process grew by more than 2 % after the first third, a
-request was not answered as it should be, the log has an error or a pool is not empty at the end.
-The row is appended whatever it says. Latencies are this machine's, with whatever else it does.
+The status is 1, with the reason, in four cases:
+- a process grew by more than 2 % after the first third
+- a request got a wrong answer
+- the log has an error
+- a pool is not empty at the end
+
+The row is appended in every case. Latencies are of this machine under its other load.
 """
 
 from __future__ import annotations
@@ -38,7 +42,7 @@ ERRORS = re.compile(r"^.*(?:Traceback|\b[Ee]xception\b|[Ll]eak detected).*$", re
 
 
 def measure(server: Server, minutes: float, clients: int) -> dict[str, Any]:
-    """The row, without where it was made."""
+    """Return the row, without its conditions."""
     seconds = 60 * minutes
     done, began = threading.Event(), time.monotonic()
     with ThreadPoolExecutor(1) as pool:
@@ -62,7 +66,7 @@ def measure(server: Server, minutes: float, clients: int) -> dict[str, Any]:
 
 
 def tokens_left(server: Server) -> int:
-    """KV tokens in use once all requests have ended and the radix cache is emptied."""
+    """Return the KV tokens in use after all requests ended and the radix cache was emptied."""
     deadline = time.monotonic() + 30
     while sum((now := _load(server))[f"num_{kind}_reqs"] for kind in ("running", "waiting")):
         if time.monotonic() > deadline:
@@ -78,13 +82,13 @@ def _load(server: Server) -> dict[str, Any]:
 
 
 def accept_length(log: str) -> float | None:
-    """Tokens a verification, the mean of what the log says of its decode batches."""
+    """Return the mean tokens per verification in the log's decode batches."""
     found = [float(text) for text in re.findall(r"accept len: ([\d.]+)", log)]
     return round(sum(found) / len(found), 2) if found else None
 
 
 def faults(row: dict[str, Any]) -> list[str]:
-    """Why a row is no pass, in sentences; empty if it is one."""
+    """List the reasons why a row did not pass, in sentences; empty if it passed."""
     memory_of = [(f"{n}'s {k} memory", g) for n, of in row["memory"].items() for k, g in of.items()]
     return [
         *(f"{name} was not there throughout" for name, g in memory_of if g is None),

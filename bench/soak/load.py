@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A server's usual day: chats, completions and streams, some given up, some that are mistakes.
+"""Load a server with chats, completions and streams; some are given up, some are faulty.
 
-Lengths, kinds and texts are drawn from a seed, each client from its own. A request that is not
-answered as its kind is to be answered is an error, with what came instead.
+Lengths, kinds and texts are drawn from a seed, each client from its own. A request that does not
+get the answer of its kind is an error, recorded with the answer.
 """
 
 from __future__ import annotations
@@ -40,19 +40,19 @@ MISTAKES: tuple[tuple[str, dict[str, Any]], ...] = (
 
 
 class WrongAnswer(Exception):
-    """What came instead of the answer that a kind of request is to get."""
+    """Report the answer that a request got instead of the expected one."""
 
 
 @dataclass
 class Tally:
-    """What clients saw, by kind: seconds to the end, to the first chunk, and what went wrong."""
+    """Record, by kind, seconds to the end and to the first chunk, and errors."""
 
     whole_s: dict[str, list[float]] = field(default_factory=dict)
     first_s: dict[str, list[float]] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
 
     def percentiles(self) -> dict[str, dict[str, float]]:
-        """By kind: how many, and milliseconds at p50, p90, p99."""
+        """Return by kind the count, and milliseconds at p50, p90 and p99."""
         found = {}
         for kind, seconds in sorted(self.whole_s.items()):
             found[kind] = {"requests": len(seconds), **_in_ms("", seconds)}
@@ -106,9 +106,9 @@ def _client(
 def _ask(
     session: requests.Session, url: str, kind: str, draw: random.Random, questions: list[str]
 ) -> float | None:
-    """One request of a kind. Returns when a stream's first chunk came, None without a stream.
+    """Send one request of a kind; return the time of a stream's first chunk, None without a stream.
 
-    Raises WrongAnswer where the answer is not what the kind is to get.
+    Raises WrongAnswer if the answer is not the one of that kind.
     """
     _, path, streamed, given_up = KINDS[kind]
     if kind == "mistake":
@@ -125,7 +125,7 @@ def _ask(
 
 
 def _read(answer: requests.Response, chunks: int | None) -> float:
-    """When the first chunk came of a stream that is read to its end, or for so many chunks."""
+    """Read a stream to its end, or for so many chunks; return the time of its first chunk."""
     first, line = None, b""
     for count, line in enumerate(filter(None, answer.iter_lines()), start=1):
         first = first or time.monotonic()
@@ -139,7 +139,7 @@ def _read(answer: requests.Response, chunks: int | None) -> float:
 
 
 def _body(path: str, draw: random.Random, question: str) -> dict[str, Any]:
-    """Half greedy, half sampled; half short answers, half that pass the window."""
+    """Make a body: half greedy, half sampled; half short answers, half that pass the window."""
     new = draw.choice((4, 8, 40))
     temperature = draw.choice((0, 0.8))
     common = {"model": "m", "max_tokens": new, "temperature": temperature, "ignore_eos": True}

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The memory of each of a server's processes over time, from /proc.
+"""Record the memory of each of a server's processes over time, from /proc.
 
-Resident memory counts pages of files, such as torch's libraries, which come and go with what else
-the machine does; a process's own is what it has allocated, swapped out or not. A leak is in both.
+Resident memory counts pages of files, such as torch's libraries, which depend on the machine's
+other load. A process's own memory is what it has allocated, swapped out or not. A leak is in both.
 PSS would change whenever another process maps the same library.
 """
 
@@ -24,7 +24,7 @@ OWN = ("RssAnon", "RssShmem", "VmSwap")
 
 @dataclass(frozen=True)
 class Sample:
-    """at_s: since the start; the rest in MiB."""
+    """Hold one sample. at_s: seconds since the start; the rest in MiB."""
 
     at_s: float
     resident_mib: float
@@ -36,10 +36,10 @@ class Samples:
     by_process: dict[str, list[Sample]] = field(default_factory=dict)
 
     def growth(self, warm_up_s: float) -> dict[str, dict[str, Any]]:
-        """By process and kind of memory: MiB after the warm-up and at the end, and the growth.
+        """Return by process and kind of memory: MiB after the warm-up, at the end, and the growth.
 
-        Each is the median of a fifth of the samples after the warm-up. The growth of a process that
-        was not there from the warm-up to the end is None.
+        Each is the median of a fifth of the samples after the warm-up. The growth is None for a
+        process that did not run from the warm-up to the end.
         """
         last = max((s[-1].at_s for s in self.by_process.values()), default=0.0)
         found = {}
@@ -67,7 +67,7 @@ def _growth(mib: list[float]) -> dict[str, float]:
 
 
 def sample(pid: int, at_s: float) -> Sample:
-    """Raises OSError for a process that is gone."""
+    """Sample one process. Raises OSError for a process that has ended."""
     status = Path(f"/proc/{pid}/status").read_text()
     kib = {name: int(n) for name, n in re.findall(r"^(\w+):\s+(\d+) kB$", status, re.MULTILINE)}
     if "VmRSS" not in kib:
@@ -100,7 +100,7 @@ def _family(root: int) -> list[psutil.Process]:
 
 
 def _name(process: psutil.Process, root: int) -> str:
-    """SGLang's title of a process, such as sglang::scheduler, or Python's module."""
+    """Return SGLang's title of a process, such as sglang::scheduler, or Python's module."""
     if process.pid == root:
         return "server"
     line = " ".join(process.cmdline())

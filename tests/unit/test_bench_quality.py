@@ -181,7 +181,7 @@ def test_requests_have_examples_and_temperature_0(copy, endpoint, chat_tokens) -
 
 
 def test_too_few_examples_are_reported(copy: Path, endpoint) -> None:
-    with pytest.raises(mmlu.DataError, match="6 shots, but anatomy has fewer"):
+    with pytest.raises(mmlu.DataError, match="anatomy has fewer than 6 examples: lower --shots"):
         ask(mmlu.read(copy, 24, 0), endpoint[0], "any", Asking(shots=6))
 
 
@@ -218,7 +218,10 @@ def test_failed_runs_stay_in_the_table() -> None:
     [
         (["--data", "demo"], "say what to serve"),
         (["--data", "x", "--variants"], "use --data demo"),
-        (["--data", "demo", "--variants", "--only", "x"], "no variant 'x'"),
+        (
+            ["--data", "demo", "--variants", "--only", "x"],
+            "no variant is named 'x': choose from BF16",
+        ),
     ],
 )
 def test_bad_arguments(argv, sentence, capsys) -> None:
@@ -237,7 +240,7 @@ def test_bad_data(tmp_path: Path, capsys) -> None:
         (tmp_path, "no all/test-*.parquet"),
         (tmp_path / "x.jsonl", "lacks one of MMLU's columns"),
         (tmp_path / "none", "cannot be read"),
-        (pointers, "test-0.parquet is no parquet file"),
+        (pointers, "test-0.parquet is not a parquet file: if it is a Git LFS pointer"),
     ):
         assert command.main(["--data", str(data), "--", "--model-path", "x"]) == 2
         assert sentence in capsys.readouterr().err

@@ -185,7 +185,7 @@ def test_stock_runs_without_the_plugin() -> None:
     ("argv", "sentence"),
     [
         (["--out", "x"], "say what to serve"),
-        (["--out", "x", "--workload", "y", "--", "--model-path", "m"], "no workload 'y'"),
+        (["--out", "x", "--workload", "y", "--", "--model-path", "m"], "no workload is named 'y'"),
         (["--out", "x", "--env", "y", "--", "--model-path", "m"], "--env takes NAME=VALUE"),
     ],
 )
