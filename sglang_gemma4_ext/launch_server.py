@@ -18,9 +18,9 @@ from sglang_gemma4_ext import PLUGIN, PREFIX, __version__, plugin, run_folder, s
 from sglang_gemma4_ext.checkpoint.assistant_fit import check_fit
 from sglang_gemma4_ext.checkpoint.model_family import ModelInfo
 from sglang_gemma4_ext.checkpoint.preflight import check_address, check_checkpoint
-from sglang_gemma4_ext.launcher import kv_dtype, low_memory
+from sglang_gemma4_ext.launcher import fit, kv_dtype
 from sglang_gemma4_ext.launcher.command_line import DRAFT_MODEL, MODEL, TENSOR_PARALLEL, CommandLine
-from sglang_gemma4_ext.machine import detect_gpu, gpu_memory_bytes
+from sglang_gemma4_ext.machine import detect_gpu, gpu_memory
 from sglang_gemma4_ext.settings import (
     ChatParsers,
     CpuAttention,
@@ -72,10 +72,17 @@ def build_parser() -> argparse.ArgumentParser:
         "of experts, or as SGLang does; --swa-full-tokens-ratio wins (default: %(default)s)",
     )
     group.add_argument(
+        "--gemma4-fit",
+        choices=("auto", "off"),
+        default="auto",
+        help="choose reserve, context, chunk and requests to fit the GPU, as `plan` does, where no "
+        "flag settles the memory; off leaves them to SGLang (default: %(default)s)",
+    )
+    group.add_argument(
         "--gemma4-low-memory",
         action="store_true",
-        help="for 24 and 32 GB cards: keep free only what the model works with, and choose "
-        "context, chunk and requests to match; what is chosen is printed",
+        help="fit with context before throughput on GPUs of 60 GiB and more, too, and refuse to "
+        "start where nothing fits",
     )
     group.add_argument(
         "--gemma4-router",
@@ -143,15 +150,23 @@ def _prepare(ours: argparse.Namespace, theirs: list[str]) -> CommandLine:
         line.use_cpu(settings.cpu_attention)
         if ours.gemma4_low_memory:
             raise SettingsError("--gemma4-low-memory plans a GPU's memory, and none was found")
-    elif warning := kv_dtype.settle(line, detect_gpu(), target):
-        print(f"{PREFIX}{warning}", file=sys.stderr, flush=True)
-    if ours.gemma4_low_memory and not settings.cpu:
-        chosen = low_memory.apply(
-            line, gpu_memory_bytes(), settings.swa_policy, detect_gpu().capability
-        )
-        print(f"{PREFIX}{chosen}", file=sys.stderr, flush=True)
+    else:
+        _fit(ours, line, target)
     settings.export(speculative=line.value(*DRAFT_MODEL) is not None, ranks=line.ranks)
     return line
+
+
+def _fit(ours: argparse.Namespace, line: CommandLine, target: ModelInfo | None) -> None:
+    """Settle KV dtype and memory for this GPU, and say what was chosen. Raises ValueError."""
+    if ours.gemma4_low_memory and ours.gemma4_fit == "off":
+        raise SettingsError("--gemma4-low-memory fits the memory: leave out --gemma4-fit off")
+    gpu = detect_gpu()
+    said = [kv_dtype.settle(line, gpu, target)]
+    if ours.gemma4_fit == "auto" and gpu.vendor == "nvidia":
+        policy, asked = ours.gemma4_swa_policy, ours.gemma4_low_memory
+        said.append(fit.apply(line, gpu, gpu_memory(), target, policy, asked=asked))
+    for sentence in filter(None, said):
+        _complain(sentence)
 
 
 def _check_inputs(line: CommandLine) -> ModelInfo | None:

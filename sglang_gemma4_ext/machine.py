@@ -5,8 +5,14 @@ from __future__ import annotations
 
 import functools
 import platform
+import re
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+
+MIB = 1 << 20
+# An idle card holds a few MiB of the driver's; a slice of a card (MIG) is far below its whole.
+_IDLE_MIB, _DRIVERS_SHARE = 64, 1.08
 
 
 @dataclass(frozen=True)
@@ -56,8 +62,47 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def gpu_memory_bytes() -> int:
-    """All of device 0's memory, in use or not. Raises RuntimeError without a CUDA device."""
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of device 0: `total` as nvidia-smi reports them, `used` by other programs."""
+
+    total: int
+    used: int = 0
+
+    @property
+    def free(self) -> int:
+        return self.total - self.used
+
+
+def gpu_memory() -> Memory:
+    """Ask nvidia-smi, as SGLang does, else PyTorch. Raises RuntimeError without a CUDA device.
+
+    PyTorch reports less than nvidia-smi does: what the driver keeps is missing.
+    """
     import torch
 
-    return torch.cuda.get_device_properties(0).total_memory
+    usable = torch.cuda.get_device_properties(0).total_memory
+    alike = [card for card in _nvidia_smi() if usable <= card.total < usable * _DRIVERS_SHARE]
+    # One server's devices are taken to be alike; the fullest of them decides.
+    return min(alike, key=lambda card: card.free, default=Memory(usable))
+
+
+def _nvidia_smi() -> list[Memory]:
+    """The memory of every card of this machine; none where nvidia-smi does not answer."""
+    query = ["--query-gpu=memory.total,memory.used", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(
+            ["nvidia-smi", *query], capture_output=True, text=True, check=True, timeout=30
+        )
+    except (OSError, subprocess.SubprocessError):
+        return []
+    rows = re.findall(r"^(\d+), (\d+)$", done.stdout, re.MULTILINE)
+    return [
+        Memory(int(total) * MIB, int(used) * MIB if int(used) >= _IDLE_MIB else 0)
+        for total, used in rows
+    ]
+
+
+def gpu_memory_bytes() -> int:
+    """All of device 0's memory, in use or not. Raises RuntimeError without a CUDA device."""
+    return gpu_memory().total

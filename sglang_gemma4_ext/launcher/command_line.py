@@ -30,7 +30,13 @@ class CommandLine:
         if self.argv and not self.argv[0].startswith("-"):
             # `sglang serve MODEL` takes the model first; so do we.
             self.argv[:1] = ["--model-path", self.argv[0]]
-        self._config = _read_config(self._given("--config"))
+        content = _read_config(self._given("--config"))
+        self._config_names = {name for name, value in content.items() if value not in (None, False)}
+        self._config = {
+            name: str(value)
+            for name, value in content.items()
+            if value is not None and not isinstance(value, list | dict)
+        }
 
     def value(self, *spellings: str) -> str | None:
         """What was given as `--flag VALUE` or `--flag=VALUE`, the last one counting.
@@ -42,6 +48,12 @@ class CommandLine:
             keys = [spelling.removeprefix("--").replace("-", "_") for spelling in spellings]
             given = next((self._config[key] for key in keys if key in self._config), None)
         return given
+
+    def has(self, *spellings: str) -> bool:
+        """Whether a flag was given at all, with a value or without."""
+        names = {spelling.removeprefix("--").replace("-", "_") for spelling in spellings}
+        given = any(_means(argument.partition("=")[0], spellings) for argument in self.argv)
+        return given or not names.isdisjoint(self._config_names)
 
     @property
     def ranks(self) -> int:
@@ -88,7 +100,7 @@ class CommandLine:
         found = None
         for position, argument in enumerate(self.argv):
             flag, equals, value = argument.partition("=")
-            if flag not in spellings:
+            if not _means(flag, spellings):
                 continue
             if equals:
                 found = value
@@ -100,15 +112,21 @@ class CommandLine:
         kept: list[str] = []
         rest = iter(self.argv)
         for argument in rest:
-            if argument == flag:
-                next(rest, None)
-            elif not argument.startswith(flag + "="):
+            given, equals, _ = argument.partition("=")
+            if not _means(given, (flag,)):
                 kept.append(argument)
+            elif not equals:
+                next(rest, None)
         self.argv = kept
 
 
-def _read_config(path: str | None) -> dict[str, str]:
-    """The scalars of a `--config` file by name, dashes as underscores; SGLang judges the file."""
+def _means(flag: str, spellings: tuple[str, ...]) -> bool:
+    """Whether an argument is one of a flag's spellings, or short for one as argparse has it."""
+    return len(flag) > 2 and flag.startswith("--") and any(s.startswith(flag) for s in spellings)
+
+
+def _read_config(path: str | None) -> dict[str, Any]:
+    """What a `--config` file sets by name, dashes as underscores; SGLang judges the file."""
     if path is None or not Path(path).is_file():
         return {}
     import yaml
@@ -119,8 +137,4 @@ def _read_config(path: str | None) -> dict[str, str]:
         return {}
     if not isinstance(content, dict):
         return {}
-    return {
-        str(key).replace("-", "_"): str(value)
-        for key, value in content.items()
-        if value is not None and not isinstance(value, list | dict)
-    }
+    return {str(key).replace("-", "_"): value for key, value in content.items()}

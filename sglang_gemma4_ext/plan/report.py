@@ -15,8 +15,11 @@ from sglang_gemma4_ext.plan.sizes import GIB
 
 _BAR = 40
 SCHEMA = 1  # of the JSON; raised whenever a key changes its meaning or goes
+UNMODELLED = RESERVE + "unmodelled"
+# What nobody can count in advance.
+SLACK = "allocator slack, kernel workspaces, NCCL, rounding of the fraction"
 LEGEND = {
-    RESERVE + "unmodelled": "allocator slack, kernel workspaces, NCCL, and SGLang's allowance",
+    UNMODELLED: f"{SLACK}, and SGLang's allowance; --gemma4-fit auto does without the allowance",
     "weights: swizzled scales": "NVFP4 experts' scales again, in Blackwell's layout",
 }
 
@@ -28,7 +31,7 @@ def to_text(plan: Plan, gains: Sequence[Option] = ()) -> str:
     lines = [title(plan), "", verdict, *(f"{note}." for note in plan.notes)]
     if plan.nearest:
         lines.append(f"The nearest that fits: {plan.nearest}.")
-    lines += ["", *_table(plan.parts, question.memory), *_legend(plan.parts), ""]
+    lines += ["", *_table(plan.parts, question.memory), *_legend(plan), ""]
     if plan.fits:
         lines += [*_capacity(plan), *_prefill(plan), *_gains(gains)]
         lines += ["", "Flags:", *(f"  {flag}" for flag in plan.flags)]
@@ -95,9 +98,10 @@ def gpu(question: Question) -> str:
     return f"{name} x {question.tp}" if question.tp > 1 else name
 
 
-def _legend(parts: dict[str, int]) -> list[str]:
+def _legend(plan: Plan) -> list[str]:
     """What the parts with unusual names are."""
-    return ["", *(f"  {part}: {LEGEND[part]}" for part in parts if part in LEGEND)]
+    words = LEGEND | ({UNMODELLED: SLACK} if plan.question.tight else {})
+    return ["", *(f"  {part}: {words[part]}" for part in plan.parts if part in words)]
 
 
 def _table(parts: dict[str, int], memory: int) -> list[str]:

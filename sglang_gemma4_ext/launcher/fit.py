@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fit a server to its GPU: the plan's choices as SGLang's flags, where the user made none.
+
+The plan is the one that `python -m sglang_gemma4_ext.plan` prints. A flag that the user gave
+stands, and the plan is made around it. A server that the plan does not cover is left to SGLang.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sglang_gemma4_ext.checkpoint.model_family import TARGET_ARCHITECTURES, ModelInfo
+from sglang_gemma4_ext.checkpoint.quantization import describe
+from sglang_gemma4_ext.launcher.command_line import (
+    ATTENTION_BACKENDS,
+    DRAFT_MODEL,
+    MODEL,
+    TENSOR_PARALLEL,
+    CommandLine,
+)
+from sglang_gemma4_ext.machine import Gpu, Memory
+from sglang_gemma4_ext.plan import search, served
+from sglang_gemma4_ext.plan.answer import Plan
+from sglang_gemma4_ext.plan.geometry import PlanError
+from sglang_gemma4_ext.plan.policy import UNTESTED_BESIDE
+from sglang_gemma4_ext.plan.question import KV_DTYPE_BYTES, Question
+from sglang_gemma4_ext.plan.sizes import GIB
+from sglang_gemma4_ext.settings import SwaPolicy
+
+CHUNK, REQUESTS = "--chunked-prefill-size", "--max-running-requests"
+FRACTION, CONTEXT = "--mem-fraction-static", "--context-length"
+RATIO, PAGE, KV_DTYPE = "--swa-full-tokens-ratio", "--page-size", "--kv-cache-dtype"
+OFF = "--gemma4-fit off"
+# With one of these the user has settled the memory.
+MEMORY_FLAGS = (FRACTION, RATIO, "--max-total-tokens", "--enable-unified-memory")
+# What the plan does not count.
+UNCOUNTED = (
+    "--enable-multimodal", "--disaggregation-mode", "--pp-size", "--pipeline-parallel-size",
+    "--dp-size", "--data-parallel-size", "--enable-dp-attention", "--ep-size", "--nnodes",
+    "--moe-a2a-backend", "--cpu-offload-gb", "--offload-group-size", "--enable-lora",
+    "--lora-paths", "--enable-paged-experts", "--disable-radix-cache", "--enable-torch-compile",
+    "--cuda-graph-config", "--cuda-graph-bs-decode", "--cuda-graph-max-bs-decode",
+    "--cuda-graph-bs-prefill", "--cuda-graph-max-bs-prefill", "--speculative-eagle-topk",
+    *(f"--{name.replace('_', '-')}" for name in UNTESTED_BESIDE if name != "speculative_algorithm"),
+)  # fmt: skip
+ALGORITHM, STEPS = "--speculative-algorithm", "--speculative-num-steps"
+DRAFT_TOKENS = "--speculative-num-draft-tokens"
+
+
+def apply(
+    line: CommandLine,
+    gpu: Gpu,
+    memory: Memory,
+    model: ModelInfo | None,
+    policy: SwaPolicy,
+    *,
+    asked: bool = False,
+) -> str:
+    """Add the plan's flags to the command line; say in one line what was chosen, and why not else.
+
+    model: the target, None where its config cannot be read.
+    asked: by --gemma4-low-memory, which puts context first and refuses what cannot be fitted.
+    Raises PlanError where the weights do not fit the GPU, with what would.
+    """
+    if reason := _unfitted(line, gpu, model):
+        if asked:
+            raise PlanError(f"--gemma4-low-memory cannot choose the memory: {reason}")
+        return f"memory as SGLang chooses it: {reason}" if reason != _NO_GEMMA else ""
+    question = question_of(line, gpu, memory.free, policy, low_memory=asked)
+    plan = search.fit(question)
+    if not plan.fits:
+        return _too_large(plan, asked)
+    if plan.question == question:
+        return "memory as SGLang chooses it: no other choice serves every load as well"
+    chosen = {
+        FRACTION: f"{plan.fraction:g}",
+        CONTEXT: str(min(plan.longest_request, plan.load.context)),
+        CHUNK: str(plan.load.chunk),
+        REQUESTS: str(plan.load.requests),
+    }
+    added = [f"{flag} {value}" for flag, value in chosen.items() if line.value(flag) is None]
+    for flag, value in chosen.items():
+        line.default(flag, value)
+    taken = f", {memory.used / GIB:.1f} GiB of it in use by others" if memory.used else ""
+    size = f"{memory.total / GIB:.1f} GiB{taken}"
+    return f"fitted to {size}: {' '.join(added)} ({plan.reason}; {OFF} leaves it to SGLang)"
+
+
+_NO_GEMMA = "the model is not a Gemma 4"
+
+
+def _unfitted(line: CommandLine, gpu: Gpu, model: ModelInfo | None) -> str:
+    """Why the plan does not choose this server's memory, or an empty string."""
+    if model is None and line.value(*MODEL) and not Path(line.value(*MODEL) or "").exists():
+        return "the weights of a local --model-path can be summed, a hub name's cannot"
+    if model is None or model.architecture not in TARGET_ARCHITECTURES:
+        return _NO_GEMMA
+    if not gpu.is_target:
+        return f"the extension's memory patches are not for {gpu}"
+    if settled := next((flag for flag in MEMORY_FLAGS if line.has(flag)), None):
+        return f"{settled} is given"
+    if uncounted := next((flag for flag in UNCOUNTED if line.has(flag)), None):
+        return f"the plan does not count {uncounted}"
+    if line.has(ALGORITHM) and not line.has(*DRAFT_MODEL):
+        return f"the plan does not count {ALGORITHM} without {DRAFT_MODEL[0]}"
+    for flag in ATTENTION_BACKENDS:
+        if (backend := line.value(flag)) not in (None, "triton"):
+            return f"the plan does not count {flag} {backend}"
+    if line.has("--quantization") and not describe(model).label:
+        return "the plan does not count --quantization of a checkpoint that is not quantized"
+    if (dtype := line.value(KV_DTYPE)) and dtype not in KV_DTYPE_BYTES:
+        return f"the plan does not count {KV_DTYPE} {dtype}"
+    if (chunk := _integer(line, CHUNK)) is not None and chunk < 1:
+        return f"the plan does not count {CHUNK} {chunk}"
+    return ""
+
+
+def _too_large(plan: Plan, asked: bool) -> str:
+    """What is said of a server that no plan fits. Raises PlanError where it cannot start."""
+    said = f"{plan.reason}; the nearest that fits: {plan.nearest}"
+    if asked:
+        raise PlanError(said)
+    if plan.question.weights.total + plan.question.draft.size >= plan.question.memory:
+        raise PlanError(f"{said}; {OFF} starts all the same")
+    return f"memory as SGLang chooses it, for nothing fits: {said}"
+
+
+def question_of(
+    line: CommandLine, gpu: Gpu, memory: int, policy: SwaPolicy, *, low_memory: bool = False
+) -> Question:
+    """The command line as a question to the planner. Raises PlanError."""
+    tp, steps = _integer(line, *TENSOR_PARALLEL) or 1, _integer(line, STEPS)
+    subject = served.read(
+        line.value(*MODEL) or "",
+        tp=tp,
+        draft=line.value(*DRAFT_MODEL),
+        draft_tokens=steps + 1 if steps else _integer(line, DRAFT_TOKENS),
+    )
+    return Question(
+        geometry=subject.geometry,
+        weights=subject.weights,
+        draft=subject.draft,
+        memory=memory,
+        capability=gpu.capability,
+        tp=tp,
+        context=_integer(line, CONTEXT),
+        requests=_integer(line, REQUESTS),
+        chunk=_integer(line, CHUNK),
+        kv_dtype=line.value(KV_DTYPE) or "auto",
+        page=_integer(line, PAGE) or 1,
+        policy=policy,
+        low_memory=low_memory,
+    )
+
+
+def _integer(line: CommandLine, *spellings: str) -> int | None:
+    value = line.value(*spellings)
+    try:
+        return None if value is None else int(value)
+    except ValueError:
+        raise PlanError(f"{spellings[0]} must be a whole number, not {value!r}") from None
