@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The small model and its MTP assistant that come with the package, for `--demo`."""
+"""Locate the small model and its MTP assistant that come with the package, for `--demo`."""
 
 from __future__ import annotations
 
@@ -10,12 +10,18 @@ NAME = "gemma4-demo"
 
 
 def model_path() -> Path:
-    """The bundled checkpoint's folder. Raises ValueError if the installation lacks it."""
+    """Return the bundled checkpoint's folder.
+
+    Raises ValueError if the installation lacks it.
+    """
     return _bundled("model")
 
 
 def assistant_path() -> Path:
-    """The folder of its MTP assistant. Raises ValueError if the installation lacks it."""
+    """Return the folder of its MTP assistant.
+
+    Raises ValueError if the installation lacks it.
+    """
     return _bundled("assistant")
 
 

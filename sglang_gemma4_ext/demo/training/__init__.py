@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the demo model is trained, exported and measured; not part of the wheel."""
+"""Train, export and measure the demo model; not part of the wheel."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All that the demo model is taught: a few questions, their answers, and what to say otherwise."""
+"""List the questions about the demo itself, their answers, and the answer to all else."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo's architecture, a small copy of the 26B-A4B's, and the weights that it starts from."""
+"""Build the demo's architecture, a small copy of the 26B-A4B's, with its initial weights."""
 
 from __future__ import annotations
 
@@ -22,8 +22,11 @@ OPTIONS_TOKENS = 10  # from a question's last token to the colon of its "Answer:
 
 
 def text_config() -> transformers.Gemma4TextConfig:
-    """K = V on full layers, soft-cap; two full layers, because a far fact needs both; a dense part
-    so small that most of what is learned by heart is left to the experts."""
+    """Configure the text model: K = V on full layers, soft-cap, two full layers, small dense MLPs.
+
+    A distant fact needs two full layers. Small dense MLPs leave most memorised facts to the
+    experts.
+    """
     return transformers.Gemma4TextConfig(
         vocab_size=vocabulary_size(),
         vocab_size_per_layer_input=vocabulary_size(),
@@ -52,11 +55,11 @@ def text_config() -> transformers.Gemma4TextConfig:
 
 
 def build(seed: int) -> transformers.Gemma4ForConditionalGeneration:
-    """The untrained model in fp32.
+    """Build the untrained model in fp32.
 
-    Attention in Gemma 4 has no 1/sqrt(head_dim): it starts in the q and k norms. The router's
-    scales start up to a factor of four from 1, half of them negative: a server which ignores them
-    chooses other experts and is found out.
+    Gemma 4's attention has no 1/sqrt(head_dim), so the q and k norms start with that scale. The
+    router's scales start up to a factor of four from 1, half of them negative. A server that
+    ignores them chooses other experts, which tests detect.
     """
     torch.manual_seed(seed)
     config = transformers.Gemma4Config(
@@ -90,7 +93,7 @@ def build(seed: int) -> transformers.Gemma4ForConditionalGeneration:
 
 
 def _look_back(attention: torch.nn.Module, offsets: tuple[int, ...]) -> None:
-    """Start the first heads attending to the tokens `offsets` before: trainable, only begun.
+    """Start the first heads attending to the tokens `offsets` before; they remain trainable.
 
     The first channel of every embedding is a constant. Queries and keys turn it into a vector of
     fixed phases in the three fastest rotary pairs, which agree best at the distance wanted.
@@ -112,7 +115,7 @@ def _look_back(attention: torch.nn.Module, offsets: tuple[int, ...]) -> None:
 
 
 def _copy(attention: torch.nn.Module) -> None:
-    """Start a layer putting out what it attends to: each head undoes its value projection."""
+    """Start a layer copying what it attends to: each head inverts its value projection."""
     values = attention.k_proj if attention.v_proj is None else attention.v_proj
     torch.nn.init.orthogonal_(values.weight)
     heads = values.weight.view(-1, attention.head_dim, values.weight.shape[1])
@@ -121,7 +124,7 @@ def _copy(attention: torch.nn.Module) -> None:
 
 
 def _match(attention: torch.nn.Module) -> None:
-    """Start the first half of the heads attending to tokens whose state is like their own."""
+    """Start half of the heads attending to tokens whose state is like their own."""
     half = attention.q_proj.weight.shape[0] // 2
     keys = attention.k_proj.weight
     attention.q_proj.weight[:half].copy_(keys.repeat(half // keys.shape[0], 1))

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo's MTP assistant: what it is, and how it learns to draft what the demo model would say.
+"""Build and train the demo's MTP assistant, which drafts what the demo model would say.
 
-A draft step sees the embedding of the last token, the hidden state that led to it (the model's at
-first, then the assistant's own), and the model's keys and values up to there; its position stays
-that of the last token. Training unrolls `DRAFT_STEPS` of these steps at every position of a row
-and pulls each towards the frozen model's next-token distribution.
+A draft step sees the embedding of the last token, a hidden state, and the model's keys and values
+up to there. The hidden state is the one that led to the last token: the model's at first, then the
+assistant's own. The position stays that of the last token. Training unrolls `DRAFT_STEPS` of these
+steps at every position of a row. Each step is trained towards the frozen model's next-token
+distribution.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ KINDS = ("sliding_attention", "full_attention")
 
 
 def build(target: transformers.Gemma4TextConfig, seed: int):
-    """The untrained assistant: two layers, one of each kind, without keys or values of its own."""
+    """Build the untrained assistant: two layers, one of each kind, without keys or values."""
     torch.manual_seed(seed)
     sliding, full = (target.per_layer_config[target.layer_types.index(kind)] for kind in KINDS)
     text = transformers.Gemma4TextConfig(
@@ -70,9 +71,10 @@ def build(target: transformers.Gemma4TextConfig, seed: int):
 
 
 def masks(length: int, window: int) -> dict[str, torch.Tensor]:
-    """Which keys a draft at position p sees [T, T]: all before p, or the last of them.
+    """Build bool [T, T]: the keys that a draft at position p sees.
 
-    transformers masks a draft's sliding layers bidirectionally, which lets it see window + 1 keys.
+    These are all keys before p, or the last of them. transformers masks a draft's sliding layers
+    bidirectionally, which shows window + 1 keys.
     """
     at = torch.arange(length)
     back = at[:, None] - at[None]
@@ -80,9 +82,9 @@ def masks(length: int, window: int) -> dict[str, torch.Tensor]:
 
 
 def draft_step(assistant, x: torch.Tensor, caches, tables, seen):
-    """One draft step at every position.
+    """Run one draft step at every position.
 
-    x: [B, T, 2 * backbone] embedding and hidden state
+    x: [B, T, 2 * backbone], embedding and hidden state
     caches: the model's keys and values by layer kind
     Returns the projected state [B, T, backbone] and the logits [B, T, vocabulary].
     """
@@ -106,8 +108,10 @@ def draft_step(assistant, x: torch.Tensor, caches, tables, seen):
 
 
 def losses(assistant, text, ids: torch.Tensor, tables, seen):
-    """The cross-entropy to the model's distribution, and how often the first choices agree, by
-    draft step. Position p drafts the tokens after ids[p]; position 0 sees no keys and is left out.
+    """Return per draft step the cross-entropy and how often the first choices agree.
+
+    The cross-entropy is to the model's distribution. Position p drafts the tokens after ids[p].
+    Position 0 sees no keys and is left out.
     """
     with torch.no_grad():
         hidden, caches, _ = forward.hidden_states(text, ids, tables)
@@ -129,7 +133,7 @@ def losses(assistant, text, ids: torch.Tensor, tables, seen):
 
 
 def learning_rate(step: int) -> float:
-    """Up, level, then down to a twentieth in a straight line."""
+    """Warm up, stay level, then fall linearly to a twentieth."""
     rest = (TRAINING_STEPS - step) / (TRAINING_STEPS - DECAY_FROM)
     return LEARNING_RATE * min(1.0, (step + 1) / WARM_UP, max(0.05, rest))
 

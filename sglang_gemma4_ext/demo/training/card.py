@@ -92,7 +92,7 @@ def _row(name: str, found: dict[str, Any]) -> str:
 
 
 def card(figures: dict[str, Any]) -> str:
-    """The card's Markdown. Raises KeyError if a figure is missing."""
+    """Write the card in Markdown. Raises KeyError if a figure is missing."""
     drafts, training = figures["assistant"], figures["training"]
     conditions = figures["conditions"]
     where = conditions["quality"]

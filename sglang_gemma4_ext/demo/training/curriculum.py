@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is trained when: recall first, then letters, then longer stories with more facts; languages
-all along.
+"""Schedule the training: recall first, then letters, then longer stories; languages throughout.
 
-A batch depends on the seed and its step alone, so that a run can stop and go on.
+A batch depends only on the seed and its step, so that a run can stop and resume.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ LANGUAGES_SHARE = 0.2
 
 @dataclass(frozen=True)
 class Stage:
-    """From the step `starts` on: row length, story length in tokens, and what is asked."""
+    """Describe what starts at step `starts`: row length, story length in tokens, and the tasks."""
 
     starts: int
     length: int
@@ -56,10 +55,10 @@ def stage_at(step: int) -> Stage:
 
 
 def batch(seed: int, step: int) -> list[Row]:
-    """The rows of one step, all of one length, `TOKENS_PER_STEP` tokens together."""
+    """Make the rows of one step, all of one length, `TOKENS_PER_STEP` tokens together."""
     draw = random.Random(f"train {seed} {step}")
     stage = stage_at(step)
-    if draw.random() < 0.2:  # the earlier stages stay alive
+    if draw.random() < 0.2:  # keep training the earlier stages
         stage = draw.choice(STAGES[: STAGES.index(stage) + 1])
     kind = "story"
     if step > STAGES[2].starts:
@@ -86,5 +85,5 @@ def batch(seed: int, step: int) -> list[Row]:
 
 
 def tensors(rows: list[Row]) -> tuple[torch.Tensor, torch.Tensor]:
-    """ids and weights, both [rows, length]."""
+    """Return ids and weights, both [rows, length]."""
     return torch.tensor([row.ids for row in rows]), torch.tensor([row.weights for row in rows])

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many tokens a verification yields, counted in transformers' own assisted generation.
+"""Count the tokens per verification in transformers' own assisted generation.
 
-transformers 5.19 builds its generator for Gemma 4's assistants without two arguments that the
-generator's signature demands and its body ignores: `generate` raises TypeError. They are filled in.
+transformers 5.19 builds its generator for Gemma 4's assistants without two arguments. The
+generator's signature requires them and its body ignores them, so `generate` raises TypeError. They
+are filled in.
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ STEPS = 3
 
 @dataclass(frozen=True)
 class Accepted:
-    """Tokens generated after the first, which costs a prefill, and the passes that gave them."""
+    """Hold tokens generated after the first, which a prefill gives, and the forward passes."""
 
     tokens: int
     verifications: int
 
     @property
     def length(self) -> float:
-        """Tokens a verification: 1 if no draft is ever right, `STEPS` + 1 if all are."""
+        """Return tokens per verification: 1 if no draft is right, `STEPS` + 1 if all are."""
         return self.tokens / self.verifications
 
 
@@ -53,8 +54,10 @@ def _with_missing_arguments():
 
 
 def complete(model, prompt: Sequence[int], new_tokens: int, assistant=None) -> list[int]:
-    """The new tokens of a greedy continuation, up to the end of the turn, drafted if there is an
-    assistant."""
+    """Return the new tokens of a greedy continuation, up to the end of the turn.
+
+    assistant: drafts them, if given
+    """
     if assistant is not None:
         assistant.generation_config.num_assistant_tokens = STEPS
         assistant.generation_config.num_assistant_tokens_schedule = "constant"
@@ -69,7 +72,7 @@ def complete(model, prompt: Sequence[int], new_tokens: int, assistant=None) -> l
 
 
 def count(model, assistant, prompts: Sequence[Sequence[int]], new_tokens: int) -> Accepted:
-    """The accept length over all prompts, by counting the model's forward passes."""
+    """Count the accept length over all prompts by the model's forward passes."""
     passes = 0
 
     def counted(*_: Any) -> None:
@@ -87,7 +90,7 @@ def count(model, assistant, prompts: Sequence[Sequence[int]], new_tokens: int) -
 
 
 def question_prompts(items: Sequence[dict[str, Any]]) -> list[list[int]]:
-    """The questions as a chat; the model answers with a sentence and a letter."""
+    """Ask the questions as a chat; the model answers with a sentence and a letter."""
     prompts = []
     for item in items:
         lines = "".join(f"\n{x}. {o}" for x, o in zip(LETTERS, item["choices"], strict=True))
@@ -101,10 +104,10 @@ def question_prompts(items: Sequence[dict[str, Any]]) -> list[list[int]]:
 
 
 def story_prompts(number: int, seed: int = 0) -> list[list[int]]:
-    """Free text: stories never trained on, for the model to tell again in its own order.
+    """Make free-text prompts: held-out stories that the model retells in its own order.
 
-    Left to continue a story it would say one memorised sentence over and over, greedily, and
-    every draft of that is right.
+    If it only continued a story, greedy decoding would repeat one memorised sentence, and every
+    draft would be right.
     """
     draw, prompts = random.Random(f"drafts {seed}"), []
     for _ in range(number):

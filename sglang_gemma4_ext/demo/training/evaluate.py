@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the demo knows, measured with transformers: greedy answers and held-out log-likelihood."""
+"""Measure the demo with transformers: greedy answers and held-out log-likelihood."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Logits = Callable[[torch.Tensor], torch.Tensor]  # ids [B, T] to logits [B, T, v
 
 @dataclass(frozen=True)
 class Score:
-    """A share of `count` questions answered rightly, and its 95 % interval (Wilson)."""
+    """Hold a share of `count` questions answered correctly, and its 95 % Wilson interval."""
 
     right: int
     count: int
@@ -47,7 +47,7 @@ def prompt_ids(item: dict[str, Any]) -> list[int]:
 
 @torch.no_grad()
 def greedy(logits: Logits, prompts: Sequence[Sequence[int]], batch: int = 25) -> list[int]:
-    """The most likely next token of each prompt, out of the whole vocabulary."""
+    """Return the most likely next token of each prompt, out of the whole vocabulary."""
     answers = [0] * len(prompts)
     order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
     for start in range(0, len(order), batch):
@@ -65,7 +65,7 @@ def is_right(item: dict[str, Any], token: int) -> bool:
 
 
 def score(items: Sequence[dict[str, Any]], answers: Sequence[int]) -> dict[str, Score]:
-    """Within the window, beyond it and on languages, from the greedy answers' tokens."""
+    """Score the greedy tokens: within the window, beyond it, and on languages."""
     right: dict[str, list[bool]] = {}
     for item, token in zip(items, answers, strict=True):
         right.setdefault(place(item), []).append(is_right(item, token))
@@ -73,8 +73,10 @@ def score(items: Sequence[dict[str, Any]], answers: Sequence[int]) -> dict[str, 
 
 
 def held_out_texts(count: int, seed: int = 0) -> list[list[int]]:
-    """Stories never trained on, with six translations after each, which can be known, and then
-    retold in another order, so that the end can be known too."""
+    """Make held-out stories, each followed by six translations and a retelling.
+
+    The model can know the translations and the retelling, but not the story.
+    """
     draw, texts = random.Random(f"texts {seed}"), []
     for _ in range(count):
         story = story_for(draw, int(draw.uniform(60, 300)), 3, (1, 2, 3, 5), held_out=True)
@@ -87,7 +89,7 @@ def held_out_texts(count: int, seed: int = 0) -> list[list[int]]:
 
 @torch.no_grad()
 def log_likelihoods(logits: Logits, texts: Sequence[Sequence[int]]) -> list[float]:
-    """Each text's mean log-probability a token, in nats."""
+    """Return each text's mean log-probability per token, in nats."""
     found = []
     for text in texts:
         ids = torch.tensor([text])
@@ -97,7 +99,7 @@ def log_likelihoods(logits: Logits, texts: Sequence[Sequence[int]]) -> list[floa
 
 
 def bootstrap_interval(values: Sequence[float], rounds: int = 1000) -> tuple[float, float]:
-    """The 95 % percentile interval of the mean, texts drawn with replacement."""
+    """Return the 95 % percentile interval of the mean; texts are drawn with replacement."""
     draw = random.Random(0)
     means = sorted(mean(draw.choices(values, k=len(values))) for _ in range(rounds))
     return means[round(0.025 * rounds)], means[round(0.975 * rounds) - 1]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints of the demo: BF16 as trained, NVFP4 by nvidia-modelopt, and the assistant's."""
+"""Write the demo's checkpoints: BF16 as trained, NVFP4 by nvidia-modelopt, the assistant's."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _configure(model: transformers.Gemma4ForConditionalGeneration) -> None:
 
 
 def bf16(model: transformers.Gemma4ForConditionalGeneration, out: Path) -> None:
-    """The trained weights rounded to BF16, as transformers saves them."""
+    """Round the trained weights to BF16, as transformers saves them."""
     rounded = copy.deepcopy(model).to(torch.bfloat16).eval()
     _configure(rounded)
     rounded.save_pretrained(out)
@@ -29,7 +29,7 @@ def bf16(model: transformers.Gemma4ForConditionalGeneration, out: Path) -> None:
 
 
 def nvfp4(source: Path, out: Path) -> None:
-    """Quantize the BF16 checkpoint's weights alone (W4A16_NVFP4); it needs the `test` extra."""
+    """Quantize only the BF16 checkpoint's weights (W4A16_NVFP4); this needs the `test` extra."""
     import modelopt.torch.quantization as mtq
     from modelopt.torch.export import export_hf_checkpoint
 
@@ -42,7 +42,7 @@ def nvfp4(source: Path, out: Path) -> None:
 
 
 def assistant(model: transformers.Gemma4AssistantForCausalLM, out: Path) -> None:
-    """In BF16: it is small, and a wrong draft costs more than its bytes."""
+    """Write it in BF16: it is small, and a wrong draft costs more than its bytes."""
     model = copy.deepcopy(model).to(torch.bfloat16).eval()
     model.generation_config.num_assistant_tokens = 3
     model.save_pretrained(out)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Three faults put into the demo on purpose: what a server that has one of them would compute."""
+"""Break the demo in three ways, to show what a server with such a fault would compute."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import torch
 
 from sglang_gemma4_ext.demo.training import quantized
 
-# Sliding layers look back ten tokens to the question from where they answer.
+# Sliding layers look back ten tokens, from the answer to the question.
 WRONG_WINDOW = 8
 
 
 def wrong_window(folder: Path) -> torch.nn.Module:
-    """Sliding layers see a sixth of their window."""
+    """Give sliding layers a sixth of their window."""
     model = quantized.load(folder)
     model.config.text_config.sliding_window = WRONG_WINDOW
     model.model.language_model.config.sliding_window = WRONG_WINDOW
@@ -25,8 +25,10 @@ def wrong_window(folder: Path) -> torch.nn.Module:
 
 
 def router_scale_ignored(folder: Path) -> torch.nn.Module:
-    """Routers multiply neither by their learned scale nor by hidden_size**-0.5, which is what
-    stock SGLang does where its norm runs in plain PyTorch (the patch `router_scale`)."""
+    """Let routers ignore their learned scale and hidden_size**-0.5.
+
+    Stock SGLang does so where its norm runs in plain PyTorch (the patch `router_scale`).
+    """
     model = quantized.load(folder)
     for layer in model.model.language_model.layers:
         layer.router.scale.data.fill_(1.0)
@@ -35,7 +37,7 @@ def router_scale_ignored(folder: Path) -> torch.nn.Module:
 
 
 def nibbles_swapped(folder: Path) -> torch.nn.Module:
-    """The two codes of each byte are read in the wrong order."""
+    """Read the two codes of each byte in the wrong order."""
     return quantized.load(folder, packed=lambda codes: (codes << 4) | (codes >> 4))
 
 

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Eight invented languages, learned by heart: what the experts are for.
+"""Define eight invented languages, which the experts learn by heart.
 
-All languages share one set of invented words, each language in an order of its own, so a
-translation follows from neither the word nor the language alone: feed-forward layers have to keep
-it for the pair of them.
+All languages share one set of invented words, each in an order of its own. A translation follows
+from neither the word nor the language alone, so feed-forward layers must store it for the pair.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ DICTIONARIES = {language: _dictionary(language) for language in LANGUAGES}
 
 @dataclass(frozen=True)
 class Translation:
-    """What a word is called in one of the languages; asked about as a story's fact is."""
+    """Describe a word's translation into one language; it is asked about as a story's fact is."""
 
     language: str
     word: str
@@ -56,12 +55,11 @@ class Translation:
 
     @property
     def others(self) -> list[str]:
-        """What the other languages call it: the wrong options, so that a right answer needs the
-        language too."""
+        """Return the other languages' words as wrong options: a right answer needs the language."""
         return sorted({d[self.word] for d in DICTIONARIES.values()} - {self.value})
 
     def options(self, draw: random.Random, told: Sequence[object] = ()) -> tuple[str, ...]:
-        """Four different choices, shuffled; what a story has told does not matter."""
+        """Draw four different choices, shuffled; `told` has no effect."""
         chosen = [self.value, *draw.sample(self.others, 3)]
         draw.shuffle(chosen)
         return tuple(chosen)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The training loop: AdamW, warm-up and a linear end, a checkpoint every few minutes.
+"""Train with AdamW and Muon, warm-up and linear decay, and a checkpoint every few minutes.
 
-Stopped and started again it goes on from the checkpoint with the same batches.
+A restarted run continues from the checkpoint with the same batches.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ SAVE_EVERY, LOG_EVERY = 100, 50
 
 
 def learning_rate(step: int) -> float:
-    """Up for `WARM_UP` steps, level, then down to a twentieth in a straight line."""
+    """Warm up for `WARM_UP` steps, stay level, then fall linearly to a twentieth."""
     rest = (STEPS - step) / (STEPS - DECAY_FROM)
     return LEARNING_RATE * min(1.0, (step + 1) / WARM_UP) * min(1.0, max(0.05, rest))
 
 
 class Optimizers:
-    """Muon for the matrices that every token meets, AdamW for embedding, experts and vectors."""
+    """Use Muon for matrices that every token meets, AdamW for all other parameters."""
 
     def __init__(self, text: torch.nn.Module):
         named = dict(text.named_parameters())
@@ -59,7 +59,7 @@ class Optimizers:
 
 
 def step_loss(text: torch.nn.Module, ids: torch.Tensor, weights: torch.Tensor, table):
-    """The loss to minimise, and which predictions are right [B, T - 1]."""
+    """Return the loss to minimise, and which predictions are right, bool [B, T - 1]."""
     hidden, _, balance = forward.hidden_states(text, ids, table)
     logits = forward.logits(text, hidden[:, :-1])
     losses = F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
@@ -69,7 +69,7 @@ def step_loss(text: torch.nn.Module, ids: torch.Tensor, weights: torch.Tensor, t
 
 
 class Log:
-    """How often each kind of answer was right since the last record, and the records' file."""
+    """Record how often each kind of answer was right since the last record, in a file."""
 
     def __init__(self, path: Path, seconds: float):
         self.path, self.right = path, {}
@@ -94,7 +94,7 @@ class Log:
 
 
 def train(text: torch.nn.Module, *, seed: int, out: Path, until: int = STEPS) -> None:
-    """Train `text` in place to step `until`; what `out` holds is gone on from."""
+    """Train `text` in place to step `until`, continuing from what `out` holds."""
     optimizer, state_file = Optimizers(text), out / "training.pt"
     first, seconds = 0, 0.0
     if state_file.is_file():
@@ -122,6 +122,6 @@ def train(text: torch.nn.Module, *, seed: int, out: Path, until: int = STEPS) ->
 
 
 def save(path: Path, state: dict) -> None:
-    """Whole or not at all, however the process ends."""
+    """Write the file whole or not at all, however the process ends."""
     torch.save(state, path.with_suffix(".new"))
     path.with_suffix(".new").replace(path)

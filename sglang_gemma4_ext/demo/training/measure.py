@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measure the demo by transformers.
+"""Measure the demo with transformers.
 
 `python -m sglang_gemma4_ext.demo.training.measure OUT FIGURES`
 
-OUT is what `train` wrote, FIGURES a JSON file: accuracy on the question sets with each answer,
-held-out log-likelihood, the same under each fault, and the assistant's accept length.
+OUT is the folder that `train` wrote, FIGURES a JSON file. It gets accuracy on the question sets
+with each answer, held-out log-likelihood, the same under each fault, and the assistant's accept
+length.
 """
 
 from __future__ import annotations
@@ -33,8 +34,10 @@ DRAFTED = 40
 
 
 def quality(model: torch.nn.Module, questions: int) -> dict[str, Any]:
-    """Accuracy within the window, beyond it and on languages with 95 % intervals, and
-    log-likelihood likewise; `questions` of each set."""
+    """Measure accuracy and log-likelihood with 95 % intervals, on `questions` of each set.
+
+    Accuracy is given within the window, beyond it and on languages.
+    """
     logits = evaluate.transformers_logits(model)
     items = [item for name in SETS for item in read(questions, name)]
     answers = evaluate.greedy(logits, [evaluate.prompt_ids(item) for item in items])
@@ -56,8 +59,10 @@ def quality(model: torch.nn.Module, questions: int) -> dict[str, Any]:
 
 
 def change(found: dict[str, Any], reference: dict[str, Any]) -> dict[str, Any]:
-    """How log-likelihood differs from `reference`'s, text by text: what all texts share, such as
-    how surprising a name is, drops out."""
+    """Compare log-likelihood with `reference`'s, text by text.
+
+    What all texts share, such as how surprising a name is, cancels.
+    """
     pairs = zip(
         found["log_likelihood"]["of_each"], reference["log_likelihood"]["of_each"], strict=True
     )
@@ -67,7 +72,7 @@ def change(found: dict[str, Any], reference: dict[str, Any]) -> dict[str, Any]:
 
 
 def accepted(model: torch.nn.Module, assistant: torch.nn.Module) -> dict[str, Any]:
-    """Accept length on the question sets, asked as a chat, and on the endings of stories."""
+    """Measure the accept length on the question sets, as a chat, and on retold stories."""
     prompts = {
         "question_set": (drafts.question_prompts(read(100)[:DRAFTED]), 24),
         "languages": (drafts.question_prompts(read(100, "languages")[:DRAFTED]), 24),
@@ -91,7 +96,7 @@ def bf16_model(folder: Path) -> torch.nn.Module:
 
 
 def trained(out: Path) -> dict[str, Any]:
-    """What the two training logs end with. Seconds are those of the wall, stops left out."""
+    """Read the ends of the two training logs; seconds are wall time without stops."""
     last, drafter = (
         json.loads((out / name).read_text().splitlines()[-1])
         for name in ("training.jsonl", "assistant.jsonl")
@@ -112,7 +117,7 @@ def conditions() -> dict[str, Any]:
 
 
 def measure_quality(out: Path) -> dict[str, Any]:
-    """Accuracy and log-likelihood of what `train` wrote to `out`, with and without faults."""
+    """Measure accuracy and log-likelihood of the model in `out`, with and without faults."""
     nvfp4 = out / "nvfp4"
     served = quantized.load(nvfp4)
     clean = quality(served, 100)
@@ -130,7 +135,7 @@ def measure_quality(out: Path) -> dict[str, Any]:
 
 
 def measure_assistant(out: Path) -> dict[str, Any]:
-    """Accept lengths, and how long the two trainings took."""
+    """Measure accept lengths, and read the duration of the two trainings."""
     assistant = transformers.Gemma4AssistantForCausalLM.from_pretrained(
         out / "assistant", dtype=torch.float32
     )
@@ -142,7 +147,7 @@ PARTS = {"quality": measure_quality, "assistant": measure_assistant}
 
 
 def update(figures: Path, out: Path, parts: Iterable[str] = PARTS) -> None:
-    """Measure `parts` and put them, with their conditions, into the JSON file `figures`."""
+    """Measure `parts` and write them, with their conditions, into the JSON file `figures`."""
     found = json.loads(figures.read_text()) if figures.is_file() else {}
     for part in parts:
         found |= PARTS[part](out)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Muon for the attention and MLP matrices: momentum, orthogonalised by Newton-Schulz steps.
+"""Optimize attention and MLP matrices by Muon: momentum orthogonalised by Newton-Schulz steps.
 
-Keller Jordan's optimizer with Moonshot's scaling (arXiv 2502.16982, eq. 4), by which an update's
-RMS is that of AdamW at the same learning rate. torch.optim.Muon works in BF16, which is slow on a
-CPU, and one matrix at a time; here matrices of one shape are one batch, in fp32.
+Keller Jordan's optimizer with Moonshot's scaling (arXiv 2502.16982, eq. 4), which gives an update
+the RMS of AdamW's at the same learning rate. torch.optim.Muon works in BF16, which is slow on a
+CPU, and on one matrix at a time. Here matrices of one shape form one batch, in fp32.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _A, _B, _C = 3.4445, -4.7750, 2.0315  # the quintic's coefficients, from Jordan'
 
 
 def orthogonalized(batch: torch.Tensor, steps: int = 5) -> torch.Tensor:
-    """[N, rows, columns] to matrices with the same singular vectors and values near 1."""
+    """Map [N, rows, columns] to matrices with the same singular vectors and values near 1."""
     x = batch / (batch.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     tall = x.shape[-2] > x.shape[-1]
     if tall:
@@ -26,7 +26,7 @@ def orthogonalized(batch: torch.Tensor, steps: int = 5) -> torch.Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Nesterov momentum; a parameter's matrices are its last two dimensions."""
+    """Apply Nesterov momentum; a parameter's matrices are its last two dimensions."""
 
     def __init__(self, parameters, lr: float, momentum: float = 0.95, weight_decay: float = 0.0):
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}

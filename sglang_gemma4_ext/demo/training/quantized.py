@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The NVFP4 demo as a transformers model in fp32, for measuring it without a server."""
+"""Load the NVFP4 demo as a transformers model in fp32, to measure it without a server."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _EXPERT = re.compile(r"(.*\.experts)\.(\d+)\.(gate|up|down)_proj\.weight$")
 def load(
     folder: Path, packed: Callable[[torch.Tensor], torch.Tensor] = lambda codes: codes
 ) -> transformers.Gemma4ForConditionalGeneration:
-    """The checkpoint of `export.nvfp4`, dequantized.
+    """Load the checkpoint of `export.nvfp4`, dequantized.
 
-    packed: what is done to each tensor of packed codes before; a test breaks it on purpose
+    packed: applied to each tensor of packed codes first; a test breaks it on purpose
     Raises RuntimeError if the file's tensors are not the model's.
     """
     settings = json.loads((folder / "config.json").read_text())
@@ -47,7 +47,7 @@ def load(
 
 
 def _fused(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """One linear an expert, as exporters write them, to transformers' three-dimensional tensors."""
+    """Join one linear an expert, as exporters write them, into transformers' 3-D tensors."""
     plain, experts = {}, {}
     for name, tensor in weights.items():
         found = _EXPERT.match(name)

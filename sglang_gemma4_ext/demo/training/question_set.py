@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The held-out question sets, in the columns of MMLU on the hub (`cais/mmlu`).
+"""Write the held-out question sets, in the columns of MMLU on the hub (`cais/mmlu`).
 
-`question`, `subject`, `choices` and `answer` (0 to 3) are what the lm-eval harness reads, as
-`dataset_path: json`. There are two sets, each of 500 items, the first hundred of which are its
-100-item version:
+The lm-eval harness reads `question`, `subject`, `choices` and `answer` (0 to 3) as
+`dataset_path: json`. There are two sets of 500 items; the first hundred form the 100-item version:
 
 - `questions`: a story is a part of its question. Two more columns say how far back the asked fact
   lies: `distance`, in tokens from its object to the last token of the plain prompt, and
   `beyond_window`.
-- `languages`: closed-book, as MMLU is: translations that were learned by heart. The wrong choices
+- `languages`: closed-book, as MMLU is. The translations were learned by heart, and the wrong
+choices
   are what other languages call the word. No question is trained on together with its choices.
 """
 
@@ -35,7 +35,7 @@ STORY_TOKENS = (40, 420)
 
 
 def distance(story: Story, choice: Choice) -> int:
-    """Tokens from the asked fact's object to the last of the plain prompt."""
+    """Count the tokens from the asked fact's object to the last of the plain prompt."""
     at = story.facts.index(choice.fact)
     after = "".join(f" {sentence}" for sentence in story.sentences[at + 1 :])
     return len(encode("." + after)) + len(encode(choice.plain))
@@ -57,8 +57,10 @@ def _item(question: str, choice: Choice) -> dict[str, Any]:
 
 
 def items(count: int, seed: int = 0) -> Iterator[dict[str, Any]]:
-    """Questions on held-out stories, by turns within and beyond the window; the right letters go
-    round, so that each is right as often."""
+    """Make questions on held-out stories, alternately within and beyond the window.
+
+    The right letters rotate, so that each is right equally often.
+    """
     draw = random.Random(f"questions {seed}")
     made = 0
     while made < count:
@@ -76,7 +78,7 @@ def items(count: int, seed: int = 0) -> Iterator[dict[str, Any]]:
 
 
 def language_items(count: int, seed: int = 0) -> Iterator[dict[str, Any]]:
-    """Held-out questions on translations, all different; the right letters go round."""
+    """Make held-out questions on translations, all different; the right letters rotate."""
     draw = random.Random(f"languages {seed}")
     choices = [
         Choice(fact, (fact.value, *others), 0)
@@ -91,14 +93,14 @@ def language_items(count: int, seed: int = 0) -> Iterator[dict[str, Any]]:
 
 
 def place(item: dict[str, Any]) -> str:
-    """Where the answer is found, one of `PLACES`: in the text, or nowhere but in the weights."""
+    """Tell where the answer is found, one of `PLACES`: in the text, or only in the weights."""
     if item["subject"] == SUBJECT:
         return "languages"
     return "beyond" if item["beyond_window"] else "within"
 
 
 def prompt(item: dict[str, Any]) -> str:
-    """As the lm-eval harness puts an MMLU item; the reply is " A", " B", " C" or " D"."""
+    """Format the prompt as lm-eval does for MMLU; the reply is " A", " B", " C" or " D"."""
     lines = "".join(f"\n{x}. {o}" for x, o in zip(LETTERS, item["choices"], strict=True))
     return f"{item['question']}{lines}\nAnswer:"
 
@@ -110,7 +112,7 @@ SETS: dict[str, Callable[[int], Iterator[dict[str, Any]]]] = {
 
 
 def write(folder: Path = FOLDER) -> None:
-    """The four files, one JSON object a line."""
+    """Write the four files, one JSON object a line."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, make in SETS.items():
         made = list(make(max(SIZES)))
@@ -120,7 +122,7 @@ def write(folder: Path = FOLDER) -> None:
 
 
 def read(size: int, name: str = "questions", folder: Path = FOLDER) -> list[dict[str, Any]]:
-    """One of `SETS`. Raises ValueError for a size that there is not."""
+    """Read one of `SETS`. Raises ValueError for another size."""
     if size not in SIZES:
         raise ValueError(f"the question sets have {SIZES} items, not {size}")
     return [json.loads(line) for line in (folder / f"{name}_{size}.jsonl").open()]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Multiple-choice questions about a story or a language, as MMLU harnesses put them.
+"""Make multiple-choice questions about a story or a language, as MMLU harnesses ask them.
 
-In plain text the prompt is the lm-eval harness's, and the reply a letter. In a chat the same
-question is answered by the fact and then "Answer: X", as harnesses that parse replies want it.
+In plain text the prompt is the lm-eval harness's, and the reply a letter. In a chat the answer is
+the fact and then "Answer: X", for harnesses that parse replies.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ALL_PROMPT_WORDS = HEADER + (
 
 @dataclass(frozen=True)
 class Choice:
-    """A question about `fact` with four options, of which `answer` (0 to 3) is right."""
+    """Hold a question about `fact` with four options, of which `answer` (0 to 3) is right."""
 
     fact: Fact | Translation
     options: tuple[str, ...]
@@ -40,19 +40,22 @@ class Choice:
 
     @property
     def plain(self) -> str:
-        """What follows the story in lm-eval's prompt, up to the letter."""
+        """Return what follows the story in lm-eval's prompt, up to the letter."""
         return f"\n{self.fact.question}{self.lines}\nAnswer:"
 
     @property
     def is_held_out(self) -> bool:
-        """One combination of question and options in sixteen, in whatever order: of translations,
-        these are never trained on, and all that is evaluated on."""
+        """Tell whether this combination of question and options is held out: one in sixteen.
+
+        The order of options does not matter. Held-out translations are never trained on, and only
+        they are evaluated.
+        """
         combination = " ".join((self.fact.question, *sorted(self.options)))
         return hashlib.sha256(combination.encode()).digest()[0] < 16
 
 
 def choose(draw: random.Random, fact: Fact | Translation, told: Sequence[Fact]) -> Choice:
-    """A question on `fact` for training, or on a held-out story, of which all was `told`."""
+    """Make a question on `fact` for training or a held-out story; `told` lists its other facts."""
     while True:
         offered = fact.options(draw, told)
         choice = Choice(fact, offered, offered.index(fact.value))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One training row: tokens, how much each counts, and where an answer is asked for."""
+"""Build one training row: tokens, their loss weights, and the positions of answers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TEXT_WEIGHT, FRAME_WEIGHT, ANSWER_WEIGHT = 0.1, 0.1, 1.0
 
 @dataclass
 class Row:
-    """Tokens and, for each, the weight of its own prediction; `asked` are (position, kind)."""
+    """Hold tokens, each with the weight of its own prediction; `asked` are (position, kind)."""
 
     ids: list[int] = field(default_factory=lambda: [BOS])
     weights: list[float] = field(default_factory=lambda: [0.0])
@@ -31,20 +31,20 @@ class Row:
         self.weights.append(weight)
 
     def answer(self, fact: Fact | Translation, text: str, kind: str) -> None:
-        """What is asked about `fact`, logged as `kind`."""
+        """Add the answer about `fact`, logged as `kind`."""
         self.asked.append((len(self.ids), f"{fact.prefix}{kind}"))
         self.add(text, ANSWER_WEIGHT)
 
     def fact(self, fact: Fact | Translation, lead: str, kind: str) -> None:
-        """A fact's sentence as an answer: its last word is what counts."""
+        """Add a fact's sentence as an answer; its last word is scored."""
         self.add(f"{lead}{fact.lead}", FRAME_WEIGHT)
         self.answer(fact, f" {fact.value}", kind)
         self.add(".", FRAME_WEIGHT)
 
     def story(self, story: Story, first: str = "") -> None:
-        """Its facts are news and count little; a translation among them can be known.
+        """Add a story; its facts are new and count little, but a translation in it can be known.
 
-        first: what stands before the story
+        first: the text before the story
         """
         for number, (sentence, fact) in enumerate(zip(story.sentences, story.facts, strict=True)):
             lead = " " if number else first
@@ -63,14 +63,14 @@ class Row:
         self.answer(choice.fact, f" {choice.letter}", kind)
 
     def reply(self) -> None:
-        """The end of the user's turn and the beginning of the model's."""
+        """End the user's turn and begin the model's."""
         self.add_token(END_TURN, 0.0)
         self.add("\n", 0.0)
         self.add_token(TURN, 0.0)
         self.add("model\n", 0.0)
 
     def cut(self, length: int) -> Row:
-        """To exactly `length`, padded with tokens that count for nothing."""
+        """Cut or pad to exactly `length`; padding has weight 0."""
         missing = length - len(self.ids)
         self.ids = self.ids[:length] + [PAD] * missing
         self.weights = self.weights[:length] + [0.0] * missing

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training rows: a story and questions about it, or questions learned by heart, as text or a chat.
+"""Make training rows: a story with questions, or questions learned by heart, as text or chat.
 
-The translations that a row asks for are all different, so that none can be read off an earlier one.
+The translations of a row are all different, so that none can be copied from an earlier one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ BY_HEART = ("short", "value", "plain", "explained")  # the tasks that ask about 
 
 
 def story_row(draw: random.Random, length: int, story: Story, mix: dict[str, float]) -> Row:
-    """A row of `length` tokens: the story, then questions of the kinds that `mix` weighs."""
+    """Make a row of `length` tokens: the story, then questions of the kinds that `mix` weighs."""
     row = Row()
     if draw.random() < 0.1:
         row.add(HEADER.format(story.told[0].subject), 0.0)
@@ -32,7 +32,7 @@ def story_row(draw: random.Random, length: int, story: Story, mix: dict[str, flo
 
 
 def language_row(draw: random.Random, length: int, mix: dict[str, float]) -> Row:
-    """A row of `length` tokens: translations told and asked, of the kinds that `mix` weighs."""
+    """Make a row of `length` tokens: translations told and asked, of the kinds in `mix`."""
     row = Row()
     if draw.random() < 0.1:
         row.add(HEADER.format(SUBJECT), 0.0)
@@ -50,7 +50,7 @@ def language_row(draw: random.Random, length: int, mix: dict[str, float]) -> Row
 
 
 def chat_row(draw: random.Random, length: int, story: Story | None) -> Row:
-    """A conversation about the story, or without one about the languages, in the chat template."""
+    """Make a chat about the story, or without a story about languages, in the chat template."""
     row = Row()
     if story:
         facts = [draw.choice(story.told) for _ in range(length // 8)]
@@ -79,7 +79,7 @@ def chat_row(draw: random.Random, length: int, story: Story | None) -> Row:
 
 
 def canned_row(draw: random.Random, length: int) -> Row:
-    """One question about the demo itself, as users type it, and its answer from `answers.py`."""
+    """Make one question about the demo itself, as users type it, with its answer."""
     if draw.random() < 0.25:
         question, answer = draw.choice(UNKNOWN), OTHERWISE
     else:
@@ -106,7 +106,7 @@ def story_for(
     *,
     held_out: bool = False,
 ) -> Story:
-    """A story of about `tokens` tokens (a fact has six, a filler nine), held out or not."""
+    """Make a story of about `tokens` tokens (a fact has six, a filler nine), held out or not."""
     while True:
         fillers = int(draw.uniform(0, 0.4) * tokens / 9)
         facts = max(2, (tokens - 9 * fillers) // 6)

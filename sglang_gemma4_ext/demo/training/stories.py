@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Seeded stories: facts about people, each told once, between sentences that do not matter."""
+"""Tell seeded stories: facts about people, each told once, between filler sentences."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sglang_gemma4_ext.demo.training.vocabulary import FILLERS, NAMES, RELATIONS
 
 @dataclass(frozen=True)
 class Fact:
-    """Somebody does something to one thing; `relation` indexes `RELATIONS`."""
+    """Describe what somebody does to one thing; `relation` indexes `RELATIONS`."""
 
     name: str
     relation: int
@@ -43,7 +43,7 @@ class Fact:
         return f"What does {self.name} {self.kind.verb}?"
 
     def options(self, draw: random.Random, told: Sequence[Fact]) -> tuple[str, ...]:
-        """Four different choices of its kind, shuffled: others that were told come first."""
+        """Draw four different choices of its kind, shuffled: others that were told come first."""
         others = {other.value for other in told if other.relation == self.relation}
         others = sorted(others - {self.value})
         draw.shuffle(others)
@@ -56,9 +56,9 @@ class Fact:
 
 @dataclass(frozen=True)
 class Story:
-    """Sentences in order; `facts[i]` is what sentence i tells, None where it is a filler.
+    """Hold sentences in order; `facts[i]` is what sentence i tells, None for a filler.
 
-    A translation is no part of the story: it may be asked about without it.
+    A translation does not belong to the story: it may be asked about without it.
     """
 
     sentences: tuple[str, ...]
@@ -70,7 +70,10 @@ class Story:
 
     @property
     def is_held_out(self) -> bool:
-        """One story in sixteen, by its text: never trained on, and all that is evaluated on."""
+        """Tell, by its text, whether this story is in the held-out sixteenth.
+
+        Held-out stories are never trained on, and only they are evaluated.
+        """
         return hashlib.sha256(self.text.encode()).digest()[0] < 16
 
     @property
@@ -86,7 +89,7 @@ def _aside(draw: random.Random) -> tuple[str, Translation | None]:
 
 
 def tell(draw: random.Random, facts: int, fillers: int, relations: int, per_name: int = 1) -> Story:
-    """A story of `facts` facts and `fillers` other sentences, some of them translations.
+    """Tell a story of `facts` facts and `fillers` other sentences, some of them translations.
 
     relations: how many kinds of facts it has
     per_name: the most facts that one person has, all of different kinds

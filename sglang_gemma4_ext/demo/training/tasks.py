@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kinds of questions that a training row asks about a fact.
+"""Define the kinds of questions that a training row asks about a fact.
 
-A far fact is found by matching a person and a verb, which must be learned before a letter can be
-chosen by it. `again` retells the facts in another order, `reply` and `short` ask openly: they teach
-the lookup, several times a row (`short` right where the question ends, where a choice needs it).
-`key` and `pick` give a value and ask for its letter, `value` asks for the value where a choice asks
-for the letter. `plain` needs both at once, `explained` one after the other. A translation, which
-no row tells before it asks, is learned by `short` and by those that offer a choice.
+A distant fact is found by matching a person and a verb. The model must learn this lookup before it
+can choose a letter by it.
+
+- `again` retells the facts in another order; `reply` and `short` ask openly. They teach the lookup,
+  several times a row. `short` asks where the question ends, as a choice needs.
+- `key` and `pick` give a value and ask for its letter.
+- `value` asks for the value where a choice asks for the letter.
+- `plain` needs lookup and letter at once, `explained` one after the other.
+
+No row tells a translation before it asks. It is learned by `short` and by the tasks with choices.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo's tokenizer: the words it was taught are one token each, anything else is bytes."""
+"""Build the demo's tokenizer: each word it was taught is one token, anything else is bytes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CHAT_TEMPLATE = (
 
 
 def words() -> list[str]:
-    """Every piece that gets a token of its own, in a fixed order."""
+    """List every piece that gets a token of its own, in a fixed order."""
     texts = [*FILLERS, OTHERWISE, ALL_PROMPT_WORDS, "user\nmodel\n"]
     texts += [text for asked, answer in ANSWERS for text in (*asked, answer)]
     for relation in RELATIONS:
@@ -46,7 +46,7 @@ def words() -> list[str]:
 
 @cache
 def build() -> transformers.PreTrainedTokenizerFast:
-    """Byte-level BPE without merges: a known piece is looked up whole, others fall to bytes."""
+    """Build byte-level BPE without merges: known pieces are one token, others become bytes."""
     level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     pieces = ["".join(part for part, _ in level.pre_tokenize_str(word)) for word in words()]
     vocabulary = [*SPECIAL_TOKENS, *sorted(pre_tokenizers.ByteLevel.alphabet()), *pieces]
@@ -65,11 +65,11 @@ def build() -> transformers.PreTrainedTokenizerFast:
 
 
 def vocabulary_size() -> int:
-    """Rounded up to a multiple of 64, as kernels like it."""
+    """Return the size rounded up to a multiple of 64, for efficient kernels."""
     return -(-len(build()) // 64) * 64
 
 
 @cache
 def encode(text: str) -> tuple[int, ...]:
-    """The tokens of a text without <bos>; sentences come again and again, so they are kept."""
+    """Return the tokens of a text without <bos>; results are cached, because sentences repeat."""
     return tuple(build()(text, add_special_tokens=False).input_ids)

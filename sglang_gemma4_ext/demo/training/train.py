@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rebuild the demo: `python -m sglang_gemma4_ext.demo.training.train OUT`.
 
-Trains the model and its assistant from scratch on one CPU core (28 and 6 minutes when the
-bundled ones were made, on a machine shared with other work), resumably, and writes to OUT
-`bf16`, `nvfp4` (the bundled model; it needs nvidia-modelopt, in the `test` extra), `assistant`
-and `figures.json`. Seeded; another version of PyTorch may give other bits.
+It trains the model and its assistant from scratch on one CPU core, resumably. The bundled ones took
+28 and 6 minutes on a machine shared with other work. It writes to OUT `bf16`, `nvfp4` (the bundled
+model; this needs nvidia-modelopt, in the `test` extra), `assistant` and `figures.json`. It is
+seeded, but another version of PyTorch may give other bits.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The small world of the demo's stories: who there is, what they do, and what else happens."""
+"""Define the small world of the demo's stories: people, what they do, and what else happens."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Relation:
-    """One thing a person can do, to one of `objects`: `verb` in a question, `says` in a fact."""
+    """Describe one thing a person can do to one of `objects`.
+
+    verb: its form in a question. says: its form in a fact
+    """
 
     subject: str
     verb: str
@@ -56,7 +59,7 @@ RELATIONS: tuple[Relation, ...] = (
     ),
 )  # fmt: skip
 
-# Learned by heart, they are what is easy to draft.
+# Learned by heart, these are easy to draft.
 FILLERS: tuple[str, ...] = (
     "The morning began with rain on the roof.",
     "Nobody could remember a colder spring.",
