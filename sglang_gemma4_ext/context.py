@@ -13,7 +13,7 @@ from sglang_gemma4_ext.settings import Settings
 
 @dataclass(frozen=True)
 class Context:
-    """One process's view of where it runs. `model` is None until a checkpoint is known."""
+    """Hold one process's view of where it runs; `model` is None until a checkpoint is known."""
 
     settings: Settings = field(default_factory=Settings)
     model: ModelInfo | None = None
@@ -26,7 +26,7 @@ class Context:
 
 
 def sglang_version() -> str:
-    """The installed SGLang's version, or an empty string."""
+    """Return the installed SGLang's version, or an empty string."""
     try:
         return importlib.metadata.version("sglang")
     except importlib.metadata.PackageNotFoundError:

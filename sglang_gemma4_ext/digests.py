@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Print, or record after review, the fingerprints of the SGLang source that patches rely on.
+"""Print the SGLang sources that differ from the patches' records, or record them after review.
 
-python -m sglang_gemma4_ext.digests                   # what differs from the installed SGLang
-python -m sglang_gemma4_ext.digests --write           # record the installed one as reviewed
-python -m sglang_gemma4_ext.digests --write swa_policy  # as far as these patches rely on it
+python -m sglang_gemma4_ext.digests                     # list the differences
+python -m sglang_gemma4_ext.digests --write             # record the installed source
+python -m sglang_gemma4_ext.digests --write swa_policy  # for these patches only
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from sglang_gemma4_ext.registry import Patch, digest_of
 
 
 def rewrite(path: Path, patch: Patch) -> int:
-    """Replace the digests in a patch's module by those of the installed SGLang; how many changed.
+    """Write the installed SGLang's digests into a patch's module; return how many changed.
 
-    The records stand in the file in the order of `patch.sources`.
+    The file lists the records in the order of `patch.sources`.
+    Raises SystemExit if the file has another number of records.
     """
     text = path.read_text()
     calls = [
@@ -46,7 +47,7 @@ def rewrite(path: Path, patch: Patch) -> int:
 
 
 def differences(patch: Patch) -> dict[str, str]:
-    """Target -> the installed source's digest, or "gone", where it is not as recorded."""
+    """Map each target that differs from its record to the installed digest, or to "gone"."""
     found = {}
     for source in patch.sources:
         try:

@@ -31,7 +31,7 @@ PLUGIN_GROUP = "sglang.srt.plugins"
 
 
 def examine(patches: Sequence[Patch], ctx: Context) -> list[Outcome]:
-    """Apply what can be applied to this process; each patch's true outcome, none raised."""
+    """Apply what can be applied to this process; return each patch's outcome, without raising."""
     decided = decide(patches, ctx)
     sound = [o.patch for o in decided if o.state is State.APPLIED]
     verified = {o.patch.name: o for o in apply(sound, ctx, strict=False)} if sound else {}
@@ -39,7 +39,7 @@ def examine(patches: Sequence[Patch], ctx: Context) -> list[Outcome]:
 
 
 def report(outcomes: Sequence[Outcome], ctx: Context) -> dict[str, Any]:
-    """Everything the doctor knows, as JSON-ready data."""
+    """Return everything the doctor knows, ready for JSON."""
     return {
         "sglang_gemma4_ext": __version__,
         "python": platform.python_version(),
@@ -136,7 +136,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         settings = Settings.from_env()
         if detect_gpu().vendor == "none":
-            # As the launcher chooses on such a machine.
+            # As the launcher chooses on this machine.
             settings = replace(settings, cpu=True)
     except SettingsError as error:
         print(f"{PREFIX}{error}", file=sys.stderr)

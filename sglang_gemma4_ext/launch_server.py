@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m sglang_gemma4_ext.launch_server`: SGLang's server, with Gemma 4 looked after.
+"""Run SGLang's server for Gemma 4: `python -m sglang_gemma4_ext.launch_server`.
 
-Takes all of SGLang's flags and our own `--gemma4-*`. Everything that is done to SGLang is done by
-the plugin, so `sglang serve` carries the same patches; the launcher adds the checks before, the
-summary at the start and the sentence at the end.
+It takes all of SGLang's flags and our own `--gemma4-*`. The plugin makes all changes to SGLang, so
+`sglang serve` gets the same patches. The launcher adds the checks before, the summary at the start
+and the sentence at the end.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from sglang_gemma4_ext.settings import (
 )
 
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", "30000"  # SGLang's own
-BAD_INPUT = 2  # as argparse has it
+BAD_INPUT = 2  # argparse's exit status
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Our own flags; whatever else is on the command line is SGLang's."""
+    """Build the parser of our own flags; all other arguments are SGLang's."""
     parser = argparse.ArgumentParser(
         prog="python -m sglang_gemma4_ext.launch_server",
         usage="%(prog)s --model-path MODEL [--gemma4-...] [any flag of SGLang]",
@@ -109,7 +109,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the server until it ends. Returns the exit status; 2 for what the user can mend."""
+    """Run the server until it ends; return the exit status, 2 for what the user can mend."""
     parser = build_parser()
     ours, theirs = parser.parse_known_args(sys.argv[1:] if argv is None else argv)
     unknown = [flag for flag in theirs if flag.startswith("--gemma4-")]
@@ -126,9 +126,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _prepare(ours: argparse.Namespace, theirs: list[str]) -> CommandLine:
-    """Settle the settings and SGLang's command line. Raises ValueError with one sentence.
+    """Determine the settings and SGLang's command line. Raises ValueError with one sentence.
 
-    Checks without imports come first: torch takes a second to import, SGLang ten.
+    Checks without imports come first, because torch takes a second to import, SGLang ten.
     """
     if not plugin_allowed(PLUGIN):
         raise SettingsError(f"SGLANG_PLUGINS is set and leaves out {PLUGIN}; unset it or add it")
@@ -157,7 +157,7 @@ def _prepare(ours: argparse.Namespace, theirs: list[str]) -> CommandLine:
 
 
 def _fit(ours: argparse.Namespace, line: CommandLine, target: ModelInfo | None) -> None:
-    """Settle KV dtype and memory for this GPU, and say what was chosen. Raises ValueError."""
+    """Fit KV dtype and memory to this GPU, and say what was chosen. Raises ValueError."""
     if ours.gemma4_low_memory and ours.gemma4_fit == "off":
         raise SettingsError("--gemma4-low-memory fits the memory: leave out --gemma4-fit off")
     gpu = detect_gpu()
@@ -189,7 +189,7 @@ def _check_inputs(line: CommandLine) -> ModelInfo | None:
 
 
 def _runs_on_cpu(line: CommandLine) -> bool:
-    """Whether this is for the CPU reference. Raises SettingsError on a device that is not here."""
+    """Tell whether to use the CPU reference. Raises SettingsError on an unavailable device."""
     gpu, device = detect_gpu(), line.value("--device")
     if gpu.vendor == "none":
         if device not in (None, "cpu"):
@@ -212,7 +212,7 @@ def _runs_on_cpu(line: CommandLine) -> bool:
 
 
 def _serve(argv: list[str]) -> int:
-    """Run SGLang until it ends, and see to it that nothing of it is left. The exit status."""
+    """Run SGLang until it ends, remove what it leaves behind, and return the exit status."""
     status, sentence = 0, "stopped"
     run_folder.make_folder()
     print(f"sglang-gemma4-ext {__version__}: starting SGLang", file=sys.stderr, flush=True)
@@ -233,11 +233,11 @@ def _serve(argv: list[str]) -> int:
 
 
 def _verdict(error: SystemExit) -> tuple[int, str]:
-    """Exit status and last sentence for an exit from within SGLang."""
+    """Return exit status and last sentence for an exit from within SGLang."""
     if error.code in (None, 0):
         return 0, "stopped"
     if error.code == BAD_INPUT:
-        return BAD_INPUT, ""  # SGLang's parser has said it
+        return BAD_INPUT, ""  # SGLang's parser has printed the reason
     if isinstance(error.code, int):
         return error.code, shutdown.verdict(shutdown.take() or "its log lines above say why")
     return 1, shutdown.summarize(error)

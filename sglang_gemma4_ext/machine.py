@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MIB = 1 << 20
-# An idle card holds a few MiB of the driver's; a slice of a card (MIG) is far below its whole.
+# An idle card holds a few MiB of the driver's. A slice of a card (MIG) is far below the whole.
 _IDLE_MIB, _DRIVERS_SHARE = 64, 1.08
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """The accelerator that PyTorch sees: `vendor` is nvidia, amd, other or none."""
+    """Describe the accelerator that PyTorch sees: `vendor` is nvidia, amd, other or none."""
 
     vendor: str
     name: str = ""
@@ -25,7 +25,7 @@ class Gpu:
 
     @property
     def is_target(self) -> bool:
-        """NVIDIA compute capability 8.0 to 9.x: the GPUs that this extension is for."""
+        """Tell whether it is an NVIDIA GPU of compute capability 8.0 to 9.x, which we serve."""
         return self.vendor == "nvidia" and (8, 0) <= self.capability < (10, 0)
 
     def __str__(self) -> str:
@@ -39,7 +39,7 @@ NO_GPU = Gpu("none")
 
 @functools.cache
 def detect_gpu() -> Gpu:
-    """Ask PyTorch for device 0; the devices of one server are taken to be alike."""
+    """Ask PyTorch for device 0; all devices of one server are assumed alike."""
     import torch
 
     if torch.cuda.is_available():
@@ -54,7 +54,7 @@ def detect_gpu() -> Gpu:
 
 
 def processor() -> str:
-    """The name of this machine's CPU."""
+    """Return the name of this machine's CPU."""
     lines = Path("/proc/cpuinfo")
     for line in lines.read_text().splitlines() if lines.is_file() else ():
         if line.startswith("model name"):
@@ -64,7 +64,7 @@ def processor() -> str:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of device 0: `total` as nvidia-smi reports them, `used` by other programs."""
+    """Hold bytes of device 0: `total` as nvidia-smi reports them, `used` by other programs."""
 
     total: int
     used: int = 0
@@ -75,20 +75,20 @@ class Memory:
 
 
 def gpu_memory() -> Memory:
-    """Ask nvidia-smi, as SGLang does, else PyTorch. Raises RuntimeError without a CUDA device.
+    """Ask nvidia-smi, as SGLang does, or else PyTorch. Raises RuntimeError without a CUDA device.
 
-    PyTorch reports less than nvidia-smi does: what the driver keeps is missing.
+    PyTorch reports less than nvidia-smi, because it leaves out what the driver keeps.
     """
     import torch
 
     usable = torch.cuda.get_device_properties(0).total_memory
     alike = [card for card in _nvidia_smi() if usable <= card.total < usable * _DRIVERS_SHARE]
-    # One server's devices are taken to be alike; the fullest of them decides.
+    # One server's devices are assumed alike; the fullest of them decides.
     return min(alike, key=lambda card: card.free, default=Memory(usable))
 
 
 def _nvidia_smi() -> list[Memory]:
-    """The memory of every card of this machine; none where nvidia-smi does not answer."""
+    """List the memory of every card of this machine; empty if nvidia-smi does not answer."""
     query = ["--query-gpu=memory.total,memory.used", "--format=csv,noheader,nounits"]
     try:
         done = subprocess.run(
@@ -104,5 +104,8 @@ def _nvidia_smi() -> list[Memory]:
 
 
 def gpu_memory_bytes() -> int:
-    """All of device 0's memory, in use or not. Raises RuntimeError without a CUDA device."""
+    """Return all of device 0's memory, in use or not.
+
+    Raises RuntimeError without a CUDA device.
+    """
     return gpu_memory().total

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The entry points that SGLang calls in every process it starts.
+"""Provide the entry points that SGLang calls in every process it starts.
 
-`activate` watches two places through which every process learns of its model: the step of argument
-resolution that settles the model's path (main process), and the constructor of ModelConfig
-(schedulers). The patches themselves are looked at only when that model turns out to be a Gemma 4:
-any other runs on an SGLang that differs by one pass-through call. Our launcher's servers also get
-the patches of theme "server", whatever their model.
+`activate` hooks two places through which every process learns its model. The main process settles
+the model's path in argument resolution; schedulers construct ModelConfig. The patches are read only
+when that model is a Gemma 4. SGLang with any other model differs by one pass-through call. Our
+launcher's servers also get the patches of theme "server", with every model.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ _every_model: list[Any] = []
 
 
 def activate() -> None:
-    """Entry point `sglang.srt.plugins`: runs in each process, before SGLang does anything.
+    """Hook into this process before SGLang does anything (entry point `sglang.srt.plugins`).
 
     SGLang logs and swallows an Exception raised here, so a refusal is a SystemExit.
     """
@@ -49,7 +48,7 @@ def activate() -> None:
 
 
 def _register_for_every_model(settings: Settings) -> None:
-    """Register the patches that the launcher needs for any model; SGLang applies them next."""
+    """Register the patches that the launcher needs for every model; SGLang applies them next."""
     global _every_model
     from sglang_gemma4_ext.context import Context, sglang_version
     from sglang_gemma4_ext.patches.series import PATCHES
@@ -63,20 +62,20 @@ def _register_for_every_model(settings: Settings) -> None:
 
 
 def _leave_ctrl_c_to_the_launcher() -> None:
-    """A terminal sends SIGINT to every process of the group; only the launcher should answer."""
+    """Ignore SIGINT here: a terminal sends it to the whole group, and the launcher answers."""
     if multiprocessing.parent_process() is not None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def cpu_platform() -> str | None:
-    """Entry point `sglang.srt.platforms`: the CPU reference, where the launcher asked for it."""
+    """Name the CPU reference if it was chosen (entry point `sglang.srt.platforms`)."""
     if not Settings.from_env().cpu:
         return None
     return "sglang_gemma4_ext.cpu_reference.platform.CpuReferencePlatform"
 
 
 def require_bootstrap() -> None:
-    """Exit unless this process's SGLang calls us; HookRegistry would have gone on without."""
+    """Exit unless this process's SGLang calls us; HookRegistry would only log that."""
     from sglang_gemma4_ext.registry import is_wrapped, resolve
 
     try:
@@ -104,24 +103,24 @@ def _verify_for_every_model() -> None:
 
 
 def outcomes() -> list[Any]:
-    """What became of each patch in this process; of the launcher's alone without a Gemma 4."""
+    """Return each patch's outcome in this process; without a Gemma 4, those of theme "server"."""
     return list(_outcomes or _every_model)
 
 
 def _on_model_path(server_args: Any, previous: Any) -> None:
-    """Resolution hook: the model's path is final, and no configuration has been read yet."""
+    """Apply the patches in resolution: the model path is final, and no config is read yet."""
     from sglang.srt.arg_groups.overrides import resolving_view
 
     previous(server_args)
     cfg = resolving_view(server_args)
     apply_for(cfg.model_path, cfg.revision)
     if _outcomes is not None:
-        # The schedulers, started later, have only the other way in.
+        # The schedulers start later and use only the hook of ModelConfig.
         require_bootstrap()
 
 
 def _on_model_config(*args: Any, **kwargs: Any) -> None:
-    """BEFORE hook of ModelConfig.from_server_args(server_args, model_path=None, ...)."""
+    """Apply the patches before ModelConfig.from_server_args(server_args, model_path=None, ...)."""
     from sglang.srt.arg_groups.overrides import resolving_view
 
     server_args = args[0] if args else kwargs["server_args"]
@@ -132,9 +131,9 @@ def _on_model_config(*args: Any, **kwargs: Any) -> None:
 
 
 def apply_for(path: str, revision: str | None = None) -> None:
-    """Apply the patches to this process if `path` is a Gemma 4 checkpoint and it is the first.
+    """Apply the patches to this process if `path` is a Gemma 4 checkpoint and the first one.
 
-    Exits the process with one message when a required patch does not hold.
+    Exits the process with one message if a required patch does not hold.
     """
     global _outcomes
     if _outcomes is not None:
@@ -161,7 +160,7 @@ def apply_for(path: str, revision: str | None = None) -> None:
 
 
 def check_names(settings: Settings) -> None:
-    """Raises SettingsError if a patch to leave out does not exist."""
+    """Check the names of patches to leave out. Raises SettingsError if one does not exist."""
     if not settings.disable:
         return
     from sglang_gemma4_ext.patches.series import PATCHES

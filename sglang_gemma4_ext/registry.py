@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Describe patches as records, apply them, and verify that they hold.
 
-A record names the functions of SGLang that a patch hooks, the digest of the source that it was read
-against, why it exists, and when it may go. SGLang's HookRegistry hooks them, but it logs and skips
-a hook that does not apply, so `apply` checks every target afterwards. A required patch that does
-not hold stops the start: `HeldBackError` carries all such reasons at once. An optional patch stops
-it if only some of its hooks hold, because a hook cannot be taken back.
+A record names the functions of SGLang that a patch hooks, and the digest of the source that was
+read. It also says why the patch exists and when it can be deleted. SGLang's HookRegistry hooks the
+functions, but it logs and skips a hook that does not apply. Therefore `apply` checks every target
+afterwards.
+
+A required patch that does not hold stops the start: `HeldBackError` carries all such reasons at
+once. An optional patch stops it if only some of its hooks hold, because a hook cannot be undone.
 """
 
 from __future__ import annotations
@@ -35,9 +37,9 @@ class State(Enum):
 
 @dataclass(frozen=True)
 class Source:
-    """A function or class of SGLang, and the fingerprint of the source we have read.
+    """Identify a function or class of SGLang and the source that we have read.
 
-    digest: first 12 hexadecimal digits of the SHA-256 of its source text.
+    digest: first 12 hexadecimal digits of the SHA-256 of its source text
     """
 
     target: str
@@ -46,7 +48,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Hook(Source):
-    """One function hooked through SGLang's HookRegistry, with that registry's calling rules."""
+    """Describe one function hooked through SGLang's HookRegistry, by that registry's rules."""
 
     kind: HookKind
     fn: Callable[..., Any]
@@ -54,14 +56,14 @@ class Hook(Source):
 
 @dataclass(frozen=True)
 class Patch:
-    """One behaviour that differs from SGLang's.
+    """Describe one behaviour that differs from SGLang's.
 
-    relies_on: upstream code that is not hooked, but whose change would make the patch wrong.
-    stands_down: a reason why this process does not need the patch, or None. With no model in the
-        context (the doctor's case) it speaks of the machine alone.
-    retired: True once upstream behaves by itself; a test then asks for the file to be deleted.
-    every_model: whether our launcher applies it for models that are no Gemma 4 too.
-    required: whether a patch that cannot be applied stops the server, or is reported and skipped.
+    relies_on: upstream code that is not hooked, but whose change would make the patch wrong
+    stands_down: returns a reason why this process does not need the patch, or None. Without a model
+        in the context, as in the doctor, it judges the machine alone.
+    retired: True once upstream behaves by itself; a test then asks for the file to be deleted
+    every_model: whether our launcher applies it for models other than Gemma 4 too
+    required: whether a patch that cannot be applied stops the server, or is reported and skipped
     """
 
     name: str
@@ -84,9 +86,9 @@ class Patch:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The state of one patch in this process, and why, in words.
+    """Hold the state of one patch in this process, and its reasons in words.
 
-    partly_hooked: whether some hooks of a broken patch are in place.
+    partly_hooked: whether some hooks of a broken patch are in place
     """
 
     patch: Patch
@@ -100,7 +102,7 @@ class Outcome:
 
 
 class HeldBackError(RuntimeError):
-    """Required patches do not hold; the message names each of them and what to do."""
+    """Report required patches that do not hold; the message names each, and what to do."""
 
     def __init__(self, outcomes: Iterable[Outcome], sglang: str):
         broken = [outcome for outcome in outcomes if outcome.stops_server]
@@ -114,9 +116,9 @@ class HeldBackError(RuntimeError):
 
 
 def resolve(target: str) -> Any:
-    """The object that a dotted name stands for, a class attribute before descriptor binding.
+    """Return the object of a dotted name; class attributes are not bound.
 
-    Raises ImportError or AttributeError where there is none.
+    Raises ImportError or AttributeError if it does not exist.
     """
     path, _, attribute = target.rpartition(".")
     owner = pkgutil.resolve_name(path)
@@ -129,13 +131,13 @@ def resolve(target: str) -> Any:
 
 
 def digest_of(target: str) -> str:
-    """Fingerprint of a target's own source, whatever hooks wrap it. Raises as `resolve` does."""
+    """Return the fingerprint of a target's own source, below any hooks. Raises as `resolve`."""
     found = inspect.unwrap(resolve(target))
     return hashlib.sha256(inspect.getsource(found).encode()).hexdigest()[:12]
 
 
 def changed_sources(patch: Patch) -> list[str]:
-    """One sentence for each source of a patch that is gone or not as it was read."""
+    """Write one sentence for each source of a patch that is gone or changed."""
     reasons = []
     for source in patch.sources:
         try:
@@ -152,7 +154,7 @@ def changed_sources(patch: Patch) -> list[str]:
 
 
 def decide(patches: Iterable[Patch], ctx: Context) -> list[Outcome]:
-    """Which patches this process needs; APPLIED here means 'to be applied'."""
+    """Decide which patches this process needs; APPLIED here means 'to be applied'."""
     outcomes = []
     for patch in patches:
         if patch.name in ctx.settings.disable:
@@ -169,8 +171,8 @@ def decide(patches: Iterable[Patch], ctx: Context) -> list[Outcome]:
 def apply(patches: Iterable[Patch], ctx: Context, *, strict: bool = True) -> list[Outcome]:
     """Apply the patches that this process needs, then verify each.
 
-    Nothing is touched unless every required patch can be applied, so a refusal leaves SGLang as
-    it was. Raises HeldBackError when a required patch does not hold, unless not `strict`.
+    Nothing is changed unless every required patch can be applied.
+    Raises HeldBackError if a required patch does not hold, unless not `strict`.
     """
     from sglang.srt.plugins.hook_registry import HookRegistry
 
@@ -180,9 +182,9 @@ def apply(patches: Iterable[Patch], ctx: Context, *, strict: bool = True) -> lis
 
 
 def register(patches: Iterable[Patch], ctx: Context, *, strict: bool = True) -> list[Outcome]:
-    """Name the hooks of the needed patches to SGLang, which applies them later.
+    """Register the hooks of the needed patches with SGLang, which applies them later.
 
-    Raises HeldBackError, with nothing registered, as `apply` does.
+    Raises HeldBackError as `apply` does, with nothing registered.
     """
     from sglang.srt.plugins.hook_registry import HookRegistry, HookSource, HookType
 
@@ -220,7 +222,7 @@ def _verified(outcome: Outcome) -> Outcome:
 
 
 def is_wrapped(found: Any, fn: Callable[..., Any]) -> bool:
-    """Whether `fn` is one of the hooks that HookRegistry wrapped around `found`."""
+    """Tell whether `fn` is one of the hooks that HookRegistry wrapped around `found`."""
     while found is not None:
         cells = getattr(found, "__closure__", None) or ()
         if any(cell.cell_contents is fn for cell in cells):

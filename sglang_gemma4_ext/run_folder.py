@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keep a server's sockets and shared memory in sight, and remove them when it ends.
+"""Collect a server's sockets and shared memory, and remove them when it ends.
 
 SGLang ends its processes by SIGKILL. The files of its sockets then stay in the temporary folder,
-and its shared memory in /dev/shm until that is full and a scheduler dies of SIGBUS. SGLang's own
-sweep (sglang.srt.utils.stale_shm_cleanup) runs in its CI alone, because it removes any server's
-files. Here the sockets are in a folder that all processes of one server share; both go when that
-server ends.
+and its shared memory in /dev/shm. Once that is full, a scheduler dies of SIGBUS. SGLang's own sweep
+(sglang.srt.utils.stale_shm_cleanup) runs only in its CI, because it removes any server's files.
+Here all processes of one server share a folder for sockets. Both are removed when that server ends.
 """
 
 from __future__ import annotations
@@ -20,10 +19,10 @@ from typing import Any
 
 from sglang_gemma4_ext import settings
 
-# A socket's path has at most 107 bytes; its name within the folder is as mkstemp makes it.
+# A socket's path has at most 107 bytes; mkstemp makes its name within the folder.
 SOCKET_FOLDER_BYTES = 107 - len("/tmpxxxxxxxx")
 SHARED_MEMORY = Path("/dev/shm")
-# By their makers: sglang.srt.utils.stale_shm_cleanup, .managers.load_snapshot, multiprocessing.
+# Named by sglang.srt.utils.stale_shm_cleanup, .managers.load_snapshot and multiprocessing.
 SEGMENTS = ("sgl_shm_", "sglang_loads_")
 SEMAPHORES = ("sem.mp-",)
 
@@ -42,7 +41,7 @@ def remove_folder() -> None:
 
 
 def around_port_args(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """AROUND PortArgs.init_new, which names the files of sockets and the server's instance."""
+    """Put sockets into the folder and record the server's instance (AROUND PortArgs.init_new)."""
     folder, before = settings.run_folder_path(), tempfile.tempdir
     if folder is not None and len(os.fsencode(folder)) <= SOCKET_FOLDER_BYTES:
         tempfile.tempdir = folder
@@ -55,9 +54,9 @@ def around_port_args(original: Callable[..., Any], *args: Any, **kwargs: Any) ->
 
 
 def shared_memory(pids: Iterable[int], kinds: tuple[str, ...]) -> set[Path]:
-    """The segments or semaphores that these living processes map, and this server's snapshots.
+    """List segments or semaphores that these processes map, and this server's snapshots.
 
-    By inode: glibc maps a new semaphore under another name than the one it then has.
+    They are compared by inode, because glibc maps a new semaphore under a temporary name.
     """
     mapped: set[int] = set()
     for pid in pids:
@@ -66,7 +65,7 @@ def shared_memory(pids: Iterable[int], kinds: tuple[str, ...]) -> set[Path]:
     snapshots = tuple(f"sglang_loads_{name}_" for name in _instances)
     found = set()
     for path in SHARED_MEMORY.glob("*"):
-        with contextlib.suppress(OSError):  # somebody else's may go at any moment
+        with contextlib.suppress(OSError):  # files of other servers may vanish at any moment
             if path.name.startswith(kinds) and path.stat().st_ino in mapped:
                 found.add(path)
         if path.name.startswith(snapshots):

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The extension's settings, and the only module that reads or writes the environment.
+"""Hold the extension's settings; only this module reads or writes the environment.
 
-SGLang starts its scheduler and detokenizer as new processes that share nothing with the launcher
-but the environment, so settings travel there. Under `sglang serve`, where our flags do not exist,
-the same variables are the user's way in.
+SGLang starts its scheduler and detokenizer as new processes, which share only the environment with
+the launcher. Therefore settings travel there. Under `sglang serve`, where our flags do not exist,
+users set the same variables.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ _PREFIX = "SGLANG_GEMMA4_EXT_"
 
 
 class SettingsError(ValueError):
-    """A setting that cannot be honoured; the message is one sentence for the user."""
+    """Report a setting that cannot be honoured; the message is one sentence for the user."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The user's choices.
+    """Hold the user's choices.
 
-    disable: names of patches left out.
+    disable: names of patches left out
     cpu_attention: attention of the CPU reference: SGLang's torch_native, or its Triton kernels in
-        Triton's interpreter (slow; for testing kernels).
-    nvfp4: who multiplies NVFP4 weights. `fused` are our Triton kernels (without a GPU in Triton's
-        interpreter), `marlin` is SGLang's kernel, `dequant` is the exact dequantize-then-matmul
-        reference. `auto` takes on a GPU the fused kernels for layer shapes where they were measured
-        to be faster, else Marlin; without one the reference. Experts that Marlin refuses are fused.
-    swa_policy: how KV memory is split between full and sliding layers; see plan/pools.py.
-    router: who routes tokens to experts: our kernels, SGLang's, or ours where they measured faster.
-    chat_parsers: whether tool calls and thoughts are parsed where the user named no parser.
-    cpu: the CPU reference is active. The launcher sets it on a machine without a GPU.
-    launched: this process belongs to a server of our launcher.
-    check_bounds: the slots that attention reads are checked (SGLANG_TRTLLM_MHA_DEBUG=1).
+        Triton's interpreter (slow; for testing kernels)
+    nvfp4: kernels for NVFP4 weights. `fused`: our Triton kernels (in the interpreter without a
+        GPU). `marlin`: SGLang's kernel. `dequant`: the exact dequantize-then-matmul reference.
+        `auto` on a GPU: Marlin for linears, our kernels for experts that Marlin refuses and for
+        shapes that a committed benchmark shows faster. `auto` without a GPU: the reference.
+    swa_policy: split of KV memory between full and sliding layers; see plan/pools.py
+    router: kernels that route tokens to experts: ours, SGLang's, or ours where measured faster
+    chat_parsers: whether tool calls and thoughts are parsed where the user named no parser
+    cpu: the CPU reference is active; the launcher sets it on a machine without a GPU
+    launched: this process belongs to a server of our launcher
+    check_bounds: the slots that attention reads are checked (SGLANG_TRTLLM_MHA_DEBUG=1)
     """
 
     disable: frozenset[str] = frozenset()
@@ -102,9 +102,9 @@ class Settings:
     ) -> None:
         """Write the settings where this process's children and SGLang will read them.
 
-        Must run before Triton is imported: its interpreter is chosen at import.
-        speculative: draft trees are Triton kernels on the CPU too, whatever attention is.
-        ranks: schedulers of one server. SGLang gives each a NUMA node unless it is told the cores.
+        Call it before Triton is imported, which then chooses its interpreter.
+        speculative: draft trees are Triton kernels on the CPU too, with every attention backend.
+        ranks: schedulers of one server. By itself SGLang binds each to a NUMA node.
         """
         env[_PREFIX + "DISABLE"] = ",".join(sorted(self.disable))
         env[_PREFIX + "CPU_ATTENTION"] = self.cpu_attention
@@ -121,23 +121,23 @@ class Settings:
 
 
 def parse_names(text: str) -> frozenset[str]:
-    """Split a comma-separated list of patch names, blanks ignored."""
+    """Split a comma-separated list of patch names; blanks are ignored."""
     return frozenset(name.strip() for name in text.split(",") if name.strip())
 
 
 def plugin_allowed(name: str, env: Mapping[str, str] = os.environ) -> bool:
-    """Whether SGLANG_PLUGINS, SGLang's allow-list of plugins, lets plugin `name` load."""
+    """Tell whether SGLANG_PLUGINS, SGLang's allow-list of plugins, lets plugin `name` load."""
     allowed = parse_names(env.get("SGLANG_PLUGINS", ""))
     return not allowed or name in allowed
 
 
 def nvcc_host_compiler(env: Mapping[str, str] = os.environ) -> str:
-    """The C++ compiler that nvcc hands host code to; SGLang passes it none."""
+    """Return the C++ compiler that nvcc uses for host code; SGLang does not set one."""
     return env.get("NVCC_CCBIN", "g++")
 
 
 def run_folder_path() -> str | None:
-    """The folder that a process of our launcher shares with the others; it goes with the server."""
+    """Return the folder that all processes of a launcher's server share, or None."""
     return os.environ.get(_PREFIX + "RUN_FOLDER") or None
 
 
@@ -146,7 +146,7 @@ def set_run_folder_path(path: str) -> None:
 
 
 def _cores_by_rank(ranks: int) -> str:
-    """The cores that this process may use, dealt out; shared where there are fewer than ranks."""
+    """Divide this process's cores among the ranks; ranks share them if there are too few."""
     cores = sorted(os.sched_getaffinity(0))
     shares = [cores[rank::ranks] or [cores[rank % len(cores)]] for rank in range(ranks)]
     return "|".join(",".join(map(str, share)) for share in shares)

@@ -4,7 +4,7 @@
 SGLang's scheduler logs a traceback and sends SIGQUIT to its parent, whose handler kills the server
 without a sentence. Here the scheduler writes its reason to a folder that all processes of the
 server share. The launcher's handlers print that reason last and remove what is left. One handler
-serves the launch phase, where SGLang lets its caller set it, and one the time after.
+serves the launch phase, where SGLang lets its caller set it, another the time after.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _started = False
 
 
 def watch_signals() -> None:
-    """Answer SIGINT and SIGTERM with a sentence, from the launcher's first moment on."""
+    """Answer SIGINT and SIGTERM with a sentence, from the launcher's start on."""
     import psutil  # noqa: F401  (a signal handler must not import a module for the first time)
 
     signal.signal(signal.SIGINT, _on_stop)
@@ -39,14 +39,14 @@ def watch_signals() -> None:
 
 
 def started() -> None:
-    """The server answers requests: its start can no longer fail."""
+    """Record that the server answers requests, so that its start can no longer fail."""
     global _started
     _started = True
     take()
 
 
 def record(error: BaseException) -> None:
-    """Keep the first reason given; without a launcher there is nowhere to keep it."""
+    """Store the first reason given; without a launcher do nothing."""
     path = _reason()
     if path is None:
         return
@@ -55,7 +55,7 @@ def record(error: BaseException) -> None:
 
 
 def take() -> str:
-    """The recorded reason, if any; it is forgotten."""
+    """Return the recorded reason, or an empty string, and forget it."""
     path = _reason()
     if path is None:
         return ""
@@ -73,7 +73,7 @@ def _reason() -> Path | None:
 
 
 def summarize(error: BaseException) -> str:
-    """An exception as one sentence: its message if it has one, else its type and place."""
+    """Summarize an exception in one sentence: its message, or else its type and place."""
     message = str(error).strip()
     if isinstance(error, SystemExit):
         return message.removeprefix(PREFIX)
@@ -94,14 +94,14 @@ def summarize(error: BaseException) -> str:
 
 
 def verdict(reason: str) -> str:
-    """The last sentence of a server that ended by itself."""
+    """Return the last sentence of a server that ended by itself."""
     return f"the server {'ended' if _started else 'did not start'}: {reason}"
 
 
 def around_scheduler_init(
     original: Callable[..., None], scheduler: Any, *args: Any, **kwargs: Any
 ) -> None:
-    """AROUND Scheduler.__init__: record why it or the first request failed, then fail as before."""
+    """Record why Scheduler.__init__ or the first request failed, then fail as before (AROUND)."""
     _recording(original)(scheduler, *args, **kwargs)
     scheduler.run_event_loop = _recording(scheduler.run_event_loop)
 
@@ -119,20 +119,20 @@ def _recording(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def in_place_of_running_sigquit(handler: Any, *args: Any) -> NoReturn:
-    """REPLACE SGLang's handler for the running phase, which it sets before the warm-up."""
+    """Replace SGLang's handler for the running phase, which it sets before the warm-up."""
     if not _started:
         SigquitReport()(*args)
     manager = handler.tokenizer_manager
     try:
         manager.dump_requests_before_crash()  # --crash-dump-folder
-    # Whatever it is: a handler that raises would leave a server that answers no one.
+    # Catch everything: a handler that raises would leave a server that does not answer.
     except Exception:
         logging.getLogger(__name__).exception("the requests could not be dumped")
     _end(verdict(take() or _death(getattr(manager, "_subprocess_watchdog", None))), 1)
 
 
 def _death(watchdog: Any) -> str:
-    """Which of the children that SGLang's watchdog knows is dead, and of what."""
+    """Name the dead child that SGLang's watchdog knows, and its cause of death."""
     known = (getattr(watchdog, name, ()) for name in ("_processes", "_names"))
     for child, name in zip(*known, strict=False):
         if not child.is_alive() and child.exitcode < 0:
@@ -146,11 +146,11 @@ def _death(watchdog: Any) -> str:
 def end_children(kinds: tuple[str, ...] = run_folder.SEGMENTS) -> None:
     """Kill every descendant of this process, wait until they are gone, and remove their memory.
 
-    kinds: of shared memory. An ordinary exit removes the semaphores of this process by itself.
+    kinds: kinds of shared memory. An ordinary exit removes this process's semaphores by itself.
     """
     import psutil
 
-    # SGLang's watchdog would report each death as a crash, and answer it with a SIGQUIT to us.
+    # SGLang's watchdog would report each death as a crash, and send us a SIGQUIT.
     logging.getLogger(WATCHDOG).disabled = True
     signal.signal(signal.SIGQUIT, signal.SIG_IGN)
     children = psutil.Process().children(recursive=True)
@@ -175,26 +175,26 @@ def _is_alive(process: Any) -> bool:
 
 
 def _end(sentence: str, status: int) -> NoReturn:
-    """End the process tree from within a signal handler, `sentence` being the last line."""
+    """End the process tree from within a signal handler, with `sentence` as the last line."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     end_children(run_folder.SEGMENTS + run_folder.SEMAPHORES)
     run_folder.remove_folder()
     sys.stdout.flush()
-    # Not print: the signal may have come in the midst of one.
+    # Not print: the signal may have interrupted one.
     os.write(2, f"{PREFIX}{sentence}\n".encode())
     os._exit(status)
 
 
 def _on_stop(signum: int, frame: Any) -> None:
-    """SIGINT and SIGTERM. While SGLang is being imported an exception might be swallowed."""
+    """Handle SIGINT and SIGTERM; during SGLang's import an exception might be swallowed."""
     if _started:
         raise KeyboardInterrupt
     _end("stopped before the server was ready", 128 + signum)
 
 
 class SigquitReport:
-    """Launch-phase SIGQUIT handler: say why a child failed, then end the process tree."""
+    """Handle SIGQUIT in the launch phase: say why a child failed, then end the process tree."""
 
     def __call__(self, *args: Any) -> NoReturn:
         _end(verdict(take() or UNKNOWN), 1)

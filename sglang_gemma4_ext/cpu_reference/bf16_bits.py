@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""BF16 as NumPy can hold it: uint16 bit patterns, exact both ways."""
+"""Convert between fp32 and BF16, which NumPy holds as uint16 bit patterns."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import numpy as np
 
 
 def bf16_to_fp32(bits: np.ndarray) -> np.ndarray:
-    """uint16 bit patterns, any shape -> fp32 of the same values. Exact, NaN payloads included."""
+    """Convert uint16 bit patterns, any shape, to fp32; exact, including NaN payloads."""
     return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
 def fp32_to_bf16(values: np.ndarray) -> np.ndarray:
-    """fp32, any shape -> uint16 bit patterns, rounded to nearest, ties to even, as GPUs do.
+    """Convert fp32, any shape, to uint16 bit patterns, rounded to nearest even as on GPUs.
 
     A value beyond the largest finite BF16 becomes infinity; NaN stays NaN.
     """

@@ -68,8 +68,7 @@ def quantize_checkpoint(
     """Write `out` (NVFP4) and `out` + "_dq" (its reference), and return `out`.
 
     src: a checkpoint of `bench.checkpoints.tiny.build`. Its MLPs are quantized; attention and
-      experts
-        are optional. Router, per-layer embeddings and towers are never quantized.
+        experts are optional. Router, per-layer embeddings and towers are never quantized.
     fmt: one of FORMATS
     shared_scales: one tensor scale for q/k/v and one for gate/up; False makes them unequal
     kv_scales: add the FP8 KV-cache scales (ModelOpt formats only)

@@ -7,9 +7,8 @@ The lm-eval harness reads `question`, `subject`, `choices` and `answer` (0 to 3)
 - `questions`: a story is a part of its question. Two more columns say how far back the asked fact
   lies: `distance`, in tokens from its object to the last token of the plain prompt, and
   `beyond_window`.
-- `languages`: closed-book, as MMLU is. The translations were learned by heart, and the wrong
-choices
-  are what other languages call the word. No question is trained on together with its choices.
+- `languages`: closed-book, as MMLU is. The translations were learned by heart. Wrong choices are
+  what other languages call the word. No question is trained on together with its choices.
 """
 
 from __future__ import annotations
