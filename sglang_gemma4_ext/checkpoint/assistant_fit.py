@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether an MTP assistant belongs to a target, from their configurations alone.
+"""Check from configurations alone whether an MTP assistant belongs to a target.
 
-The assistant embeds tokens with the target's table, goes on from its hidden state and reads its
-keys, so every shape that these have must be the same in both. SGLang checks the layer types.
+The assistant embeds tokens with the target's table, starts from its hidden state and reads its
+keys. Therefore their shapes must be equal in both. SGLang checks the layer types.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _SHARED = (
 def check_fit(target: ModelInfo, draft: ModelInfo) -> None:
     """Raise CheckpointError, in one sentence, if `draft` is an assistant of another model.
 
-    A value that either side leaves out is not compared. Any other kind of draft passes.
+    Values that either side leaves out are not compared. Any other kind of draft passes.
     """
     if draft.architecture not in DRAFT_ARCHITECTURES:
         return
@@ -47,7 +47,7 @@ def check_fit(target: ModelInfo, draft: ModelInfo) -> None:
 
 
 def _compared(target: dict[str, Any], draft: ModelInfo) -> dict[str, tuple[Any, Any]]:
-    """Name -> (the target's value, the assistant's)."""
+    """Map each compared name to (the target's value, the assistant's)."""
     backbone = "backbone_hidden_size"
     pairs = {backbone: (target.get("hidden_size"), draft.config.get(backbone))}
     pairs |= {name: (target.get(name), draft.text.get(name)) for name in _SHARED}
@@ -56,7 +56,7 @@ def _compared(target: dict[str, Any], draft: ModelInfo) -> dict[str, tuple[Any, 
 
 
 def _full(text: dict[str, Any]) -> tuple[Any, Any] | None:
-    """The full layers' shape, in the hub's form or in that of transformers 5.19."""
+    """Return the full layers' shape, in the hub's form or in that of transformers 5.19."""
     for layer in (text.get("per_layer_config") or {}).values():
         return layer.get("head_dim"), layer.get("num_key_value_heads")
     if "global_head_dim" not in text:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compare a checkpoint's tensor names with those that its config.json asks for.
 
-Tied, KV-shared and K = V projections are not asked for. What a checkpoint holds beyond that is
-never a reason to refuse it: towers, rotary buffers, redundant projections, optimizer leftovers.
+Tied, KV-shared and K = V projections are not asked for. Extra tensors never refuse a checkpoint:
+towers, rotary buffers, redundant projections, optimizer leftovers.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from sglang_gemma4_ext.checkpoint.model_family import (
 from sglang_gemma4_ext.checkpoint.schemes import Quantization
 
 FULL = "full_attention"
-# The weight itself, as the formats name it; what else a layer has goes with one of these.
+# The weight itself, as the formats name it; a layer's other tensors come with one of these.
 WEIGHT_LEAVES = ("weight", "weight_packed", "qweight")
 _PREFIXES = {
     "multimodal": ("model.language_model.", "language_model."),
@@ -44,7 +44,7 @@ _KNOWN = re.compile(
 
 @dataclass(frozen=True)
 class Difference:
-    """Tensors that are missing and tensors with no place in the model, in the order of names."""
+    """Hold tensors that are missing and tensors without a place in the model, sorted by name."""
 
     missing: tuple[str, ...]
     unknown: tuple[str, ...]
@@ -77,7 +77,7 @@ def compare(names: Collection[str], model: ModelInfo, quantization: Quantization
     any_vector = any(name in inner for name, matrix in wanted if not matrix)
     missing = []
     for name, matrix in wanted:
-        # A header without a single norm is no evidence: the check after loading has the rest.
+        # A header without a single norm proves nothing; the check after loading finds the rest.
         if name in inner or (not matrix and not any_vector):
             continue
         module = name.removesuffix(".weight")
@@ -91,7 +91,7 @@ def compare(names: Collection[str], model: ModelInfo, quantization: Quantization
 def _held_in_another_way(
     module: str, inner: set[str], prefixes: tuple[str, ...], quantization: Quantization
 ) -> bool:
-    """Whether a layer in a format that nobody here knows has any tensor at all."""
+    """Tell whether a layer in an unknown format has any tensor at all."""
     if quantization.of(prefixes[0] + module).format not in ("unknown", "bitsandbytes"):
         return False
     return any(name.startswith(module) for name in inner)
@@ -116,7 +116,7 @@ def _has_a_place(name: str, prefixes: tuple[str, ...]) -> bool:
 
 
 def _globals(model: ModelInfo) -> Iterator[tuple[str, bool]]:
-    """(name, whether it is a matrix) of the tensors outside layers."""
+    """Yield (name, whether it is a matrix) for the tensors outside layers."""
     yield "embed_tokens.weight", True
     yield "norm.weight", False
     if per_layer_width(model):
@@ -134,12 +134,12 @@ def _globals(model: ModelInfo) -> Iterator[tuple[str, bool]]:
 
 
 def is_tied(model: ModelInfo) -> bool:
-    """Whether lm_head is the embedding: the top level of config.json rules, as in transformers."""
+    """Tell whether lm_head is tied; the top level of config.json decides, as in transformers."""
     return model.config.get("tie_word_embeddings") is not False
 
 
 def per_layer_width(model: ModelInfo) -> int:
-    """Width of per-layer embeddings, 0 without; the 12B's family has none."""
+    """Return the width of per-layer embeddings; 0 without, as in the 12B's family."""
     unified = "Unified" in model.architecture
     return model.text.get("hidden_size_per_layer_input", 0 if unified else 256) or 0
 
@@ -187,7 +187,7 @@ def _feed_forward(text: dict[str, Any]) -> Iterator[tuple[str, bool]]:
 
 
 def _experts(path: str, text: dict[str, Any], inner: set[str], modules: set[str]) -> list[str]:
-    """Experts stacked in two tensors, or three linears for each."""
+    """List the names of stacked experts, two tensors, or of three linears for each expert."""
     count = text.get("num_experts") or 0
     stacked = [f"{path}.gate_up_proj", f"{path}.down_proj"]
     if not count:
@@ -199,5 +199,5 @@ def _experts(path: str, text: dict[str, Any], inner: set[str], modules: set[str]
 
 
 def _numbers(name: str) -> list[tuple[int, str]]:
-    """A key that sorts layer 2 before layer 10."""
+    """Make a key that sorts layer 2 before layer 10."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in name.split(".")]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The files of a checkpoint: are they all there and whole, and which tensors do they hold?"""
+"""Read a checkpoint's files: check that they are complete, and list their tensors."""
 
 from __future__ import annotations
 
@@ -13,28 +13,31 @@ from typing import Any
 
 _SHARD = re.compile(r"(.*)-\d{5}-of-(\d{5})\.safetensors")
 _LFS = b"version https://git-lfs"
-# safetensors' own limit, by which a file of another kind is not read whole for its header.
+# safetensors' own limit, so that a file of another kind is not read whole for its header.
 _MAX_HEADER_BYTES = 100_000_000
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be served; the message is one sentence for the user."""
+    """Report a checkpoint that cannot be served; the message is one sentence for the user."""
 
     def __init__(self, message: str):
-        # Names that it quotes are the checkpoint's own, line breaks and all.
+        # Names quoted here come from the checkpoint and may hold line breaks.
         super().__init__(" ".join(message.splitlines()))
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor as a safetensors header describes it."""
+    """Describe a tensor as in a safetensors header."""
 
     dtype: str
     shape: tuple[int, ...]
 
 
 def read_headers(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a folder's safetensors files. Raises CheckpointError on a damaged file."""
+    """Read all tensors of a folder's safetensors files.
+
+    Raises CheckpointError on a missing or damaged file.
+    """
     files = {file.name: file for file in sorted(folder.glob("*.safetensors"))}
     wanted = _wanted_files(folder, files)
     missing = sorted(wanted - files.keys())
@@ -52,7 +55,7 @@ def read_headers(folder: Path) -> dict[str, Tensor]:
 
 
 def _wanted_files(folder: Path, files: dict[str, Path]) -> set[str]:
-    """The names of the weight files that the index lists, or else the files' own numbering."""
+    """Return the weight files that the index lists, or that the files' own numbering implies."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         weight_map = load_json(index).get("weight_map")
@@ -69,9 +72,10 @@ def _wanted_files(folder: Path, files: dict[str, Path]) -> set[str]:
 
 
 def read_header(file: Path) -> dict[str, Tensor]:
-    """The tensors of one safetensors file, whose size must be what its header promises.
+    """Read the tensors of one safetensors file, and compare its size with its header.
 
     Layout: u64 little-endian header length, header as JSON, tensor bytes at header offsets.
+    Raises CheckpointError if they disagree.
     """
     size = file.stat().st_size
     with file.open("rb") as stream:
@@ -110,7 +114,7 @@ def check_not_lfs(file: Path, head: bytes) -> None:
 
 
 def load_json(file: Path) -> dict[str, Any]:
-    """A JSON object from a file. Raises CheckpointError."""
+    """Read a JSON object from a file. Raises CheckpointError."""
     try:
         content = json.loads(file.read_text())
     except (ValueError, RecursionError):
@@ -121,7 +125,7 @@ def load_json(file: Path) -> dict[str, Any]:
 
 
 def json_object(parent: dict[str, Any], field: str, file: Path) -> dict[str, Any]:
-    """An object within a file's JSON, empty where it is absent or null. Raises CheckpointError."""
+    """Return an object within a file's JSON, empty if absent or null. Raises CheckpointError."""
     value = parent.get(field)
     if value is None:
         return {}
@@ -129,7 +133,7 @@ def json_object(parent: dict[str, Any], field: str, file: Path) -> dict[str, Any
 
 
 def json_objects(parent: dict[str, Any], field: str, file: Path) -> list[dict[str, Any]]:
-    """The members of an object of objects. Raises CheckpointError."""
+    """Return the members of an object of objects. Raises CheckpointError."""
     members = json_object(parent, field, file)
     return [
         _of_type(member, dict, f"{field}.{name}", file, "an object")
@@ -138,13 +142,13 @@ def json_objects(parent: dict[str, Any], field: str, file: Path) -> list[dict[st
 
 
 def json_integer(parent: dict[str, Any], field: str, file: Path) -> int | None:
-    """A whole number within a file's JSON, or None. Raises CheckpointError."""
+    """Return a whole number within a file's JSON, or None. Raises CheckpointError."""
     value = parent.get(field)
     return None if value is None else _of_type(value, int, field, file, "a whole number")
 
 
 def json_strings(parent: dict[str, Any], field: str, file: Path) -> list[str]:
-    """A list of strings within a file's JSON, empty where it is absent. Raises CheckpointError."""
+    """Return a list of strings within a file's JSON, empty if absent. Raises CheckpointError."""
     value = parent.get(field)
     values = [] if value is None else _of_type(value, list, field, file, "a list")
     return [_of_type(member, str, field, file, "a list of strings") for member in values]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recognize a Gemma 4 checkpoint from its config.json, before anything heavy is imported."""
+"""Recognize a Gemma 4 checkpoint from its config.json, before heavy imports."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MULTIMODAL_ARCHITECTURES = frozenset(
     {"Gemma4ForConditionalGeneration", "Gemma4UnifiedForConditionalGeneration"}
 )
 DRAFT_ARCHITECTURES = frozenset({"Gemma4AssistantForCausalLM", "Gemma4UnifiedAssistantForCausalLM"})
-# Tensors of a checkpoint that text-only serving neither needs nor loads.
+# Tensors that text-only serving does not load.
 TOWER_WEIGHT = re.compile(
     r"^(model\.)?(vision_tower|audio_tower|vision_embedder|embed_vision|embed_audio)\."
 )
@@ -23,7 +23,7 @@ TARGET_ARCHITECTURES = TEXT_ARCHITECTURES | MULTIMODAL_ARCHITECTURES
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What config.json says: `config` is the whole of it, `text` the language model's part."""
+    """Hold what config.json says: `config` is all of it, `text` the language model's part."""
 
     path: str
     architecture: str
@@ -45,7 +45,7 @@ class ModelInfo:
 def read_model_info(path: str, revision: str | None = None) -> ModelInfo | None:
     """Read the config of a local folder, or through transformers of a hub name.
 
-    Returns None where there is no config to read: SGLang then reports that in its own words.
+    Returns None if there is no config; SGLang then reports that in its own words.
     """
     local = Path(path)
     if local.is_dir():

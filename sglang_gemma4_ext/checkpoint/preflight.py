@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Look at a server's checkpoint and address first, and say in one sentence what is wrong.
+"""Check a server's checkpoint and address before the start, and report in one sentence.
 
-Only headers are read, and neither torch nor sglang is imported: milliseconds for a checkpoint of
-any size. Hub names are left to SGLang.
+Only headers are read, and neither torch nor sglang is imported. Therefore a checkpoint of any size
+takes milliseconds. Hub names are left to SGLang.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from sglang_gemma4_ext.checkpoint.schemes import NVFP4_GROUP, Quantization
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _LAYER = re.compile(r"(?:model\.)?(?:language_model\.)?(?:model\.)?layers\.(\d{1,6})\.(.+)\.[^.]+")
 _REMOTE = re.compile(r"\w+://")
-# packed tensor -> the scales without which it means nothing, by format
+# packed tensor -> the scales that it needs, by format
 _MODELOPT = (".weight", (".weight_scale", ".weight_scale_2"))
 _COMPRESSED_TENSORS = (".weight_packed", (".weight_scale", ".weight_global_scale"))
 _FLOATS = ("BF16", "F16", "F32", "F8_E4M3", "F8_E5M2")
@@ -46,8 +46,8 @@ logger = logging.getLogger(__name__)
 
 
 def check_address(host: str, port: int) -> None:
-    """Raise ValueError unless a server could listen there now: it will, minutes later."""
-    # Port 0 would be any free one, but SGLang sends its own warm-up request to the number given.
+    """Raise ValueError unless a server could listen there now, as it will minutes later."""
+    # Port 0 would be any free port, but SGLang sends its own warm-up request to the given number.
     if not 1 <= port <= 65535:
         raise ValueError(f"--port {port} is not between 1 and 65535")
     try:
@@ -70,9 +70,9 @@ def check_checkpoint(
 ) -> ModelInfo | None:
     """Check a local checkpoint; None for a hub name, a URL or a GGUF file, which SGLang resolves.
 
-    flag: the flag that named it.
-    weights: whether the weights are read at all (not with --load-format dummy).
-    tokenizer: whether the tokenizer is read from this folder.
+    flag: the flag that named it
+    weights: whether the weights are read at all (not with --load-format dummy)
+    tokenizer: whether the tokenizer is read from this folder
     Raises CheckpointError.
     """
     folder = Path(path)
@@ -114,7 +114,7 @@ def check_checkpoint(
 
 
 def check_tokenizer(folder: Path) -> None:
-    """Raise CheckpointError on a tokenizer.json that is missing or visibly no JSON object."""
+    """Raise CheckpointError on a tokenizer.json that is missing or visibly not a JSON object."""
     file = folder / "tokenizer.json"
     if not file.is_file():
         raise CheckpointError(
@@ -140,7 +140,7 @@ def _check_group_size(quantization: Quantization) -> None:
 
 
 def _check_names(tensors: dict[str, Tensor], info: ModelInfo, quantization: Quantization) -> None:
-    """Refuse a checkpoint that lacks tensors; log those that have no place in the model."""
+    """Refuse a checkpoint that lacks tensors; log tensors without a place in the model."""
     found = compare(tensors, info, quantization)
     if found.missing:
         raise CheckpointError(
@@ -191,7 +191,7 @@ def _check_packed(name: str, tensors: dict[str, Tensor], scales: list[str]) -> N
 
 
 def _layer_kinds(text: dict[str, Any], file: Path) -> list[tuple[str, bool]]:
-    """(type, whether it has keys of its own) of each layer."""
+    """Return (type, whether it has keys of its own) of each layer."""
     layer_types = json_strings(text, "layer_types", file)
     own_kv = len(layer_types) - (json_integer(text, "num_kv_shared_layers", file) or 0)
     return [(kind, index < own_kv) for index, kind in enumerate(layer_types)]
@@ -200,9 +200,9 @@ def _layer_kinds(text: dict[str, Any], file: Path) -> list[tuple[str, bool]]:
 def _check_layers(
     tensors: dict[str, Tensor], kinds: list[tuple[str, bool]], quantization: Quantization
 ) -> None:
-    """Refuse a layer whose modules have other shapes than those of other layers of its kind.
+    """Refuse a layer whose modules differ in shape from other layers of its kind.
 
-    SGLang starts with a tensor that is too small, and answers from what memory held.
+    SGLang would start with a tensor that is too small, and answer from uninitialised memory.
     """
     shapes: dict[tuple[Any, str], dict[int, tuple[int, ...]]] = {}  # of a module by layer
     for name, tensor in tensors.items():
@@ -224,7 +224,7 @@ def _check_layers(
 
 
 def _logical_shape(name: str, tensor: Tensor, quantization: Quantization) -> tuple[int, ...] | None:
-    """The shape of the weight that a tensor stands for; None in a packing that is not known."""
+    """Return the shape of the weight that a tensor encodes; None for an unknown packing."""
     if not name.endswith((".weight", ".weight_packed")) or not tensor.shape:
         return None
     if tensor.dtype in _FLOATS:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Describe how each layer of a checkpoint is quantized, from config.json or hf_quant_config.json.
+"""Describe each layer's quantization from config.json or hf_quant_config.json.
 
-config.json rules where it states a quantization, as in SGLang.
+config.json decides where it states a quantization, as in SGLang.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def describe(model: ModelInfo) -> Quantization:
 
 
 def _hf_quant_config(path: str) -> Mapping[str, Any]:
-    """The content of hf_quant_config.json; empty where there is none."""
+    """Return the content of hf_quant_config.json; empty without the file."""
     file = Path(path) / HF_QUANT_CONFIG
     if Path(path).is_dir():
         return load_json(file) if file.is_file() else {}

@@ -26,7 +26,7 @@ from sglang_gemma4_ext.checkpoint.schemes import (
 )
 
 _FP8 = ("fp8", "fbgemm_fp8", "modelopt_fp8")
-# The fields in which a tool lists the modules that it left alone: by name, or by part of a name.
+# Fields in which a tool lists the modules that it left alone: by name, or by part of a name.
 _SKIPPED = ("ignore", "ignored_layers", "exclude_modules")
 _SKIPPED_PARTS = ("modules_to_not_convert", "llm_int8_skip_modules")
 
@@ -65,7 +65,7 @@ def _uniform(method: str, section: dict[str, Any], bits: int | None, group: int 
 
 
 def _integer(bits: int | None, group: int | None) -> Scheme:
-    """16 bits or more are weights that were left alone."""
+    """Describe an integer format; 16 bits or more are weights that were left alone."""
     if bits is not None and bits >= 16:
         return PLAIN
     return Scheme("int", bits, group if group and group > 0 else None)
@@ -74,7 +74,7 @@ def _integer(bits: int | None, group: int | None) -> Scheme:
 def _exceptions(
     section: dict[str, Any], bits: int | None, group: int | None, file: Path
 ) -> list[Rule]:
-    """Layers with a width of their own: `dynamic` of GPTQ, `extra_config` of AutoRound."""
+    """List layers with their own width: `dynamic` of GPTQ, `extra_config` of AutoRound."""
     rules = []
     for pattern, own in json_object(section, "dynamic", file).items():
         scheme = PLAIN if pattern.startswith("-:") else _own(own, bits, group)
@@ -96,7 +96,7 @@ def _own(own: Any, bits: int | None, group: int | None) -> Scheme:
 
 
 def _compressed_tensors(section: dict[str, Any], file: Path) -> Quantization:
-    """Several groups: a layer's own name or pattern goes before its class."""
+    """Read groups; a layer's own name or pattern takes precedence over its class."""
     rules, default, labels = _skipped(section, file), PLAIN, []
     for name, group in json_object(section, "config_groups", file).items():
         group = json_object({f"config_groups.{name}": group}, f"config_groups.{name}", file)
@@ -126,7 +126,7 @@ def _group_scheme(group: dict[str, Any], fmt: str, file: Path) -> Scheme:
     bits, size = json_integer(weights, "num_bits", file), json_integer(weights, "group_size", file)
     kind = weights.get("type")
     if _nvfp4(fmt):
-        # A group of integers under the name of NVFP4 contradicts itself.
+        # A group of integers named NVFP4 contradicts itself.
         return Scheme("unknown", bits) if kind == "int" else Scheme("nvfp4", 4, size or NVFP4_GROUP)
     if kind == "float" and bits == 8:
         return Scheme("fp8", 8, size)
@@ -140,7 +140,7 @@ def _nvfp4(fmt: str) -> bool:
 
 
 def _modelopt(section: dict[str, Any], file: Path) -> Quantization:
-    """One algorithm for all layers, or `quantized_layers` with one for each."""
+    """Read one algorithm for all layers, or `quantized_layers` with one for each."""
     algorithm = str(section.get("quant_algo") or "").upper()
     layers = json_object(section, "quantized_layers", file)
     if not algorithm and not layers:
@@ -182,7 +182,7 @@ def _modelopt_group(part: dict[str, Any], file: Path) -> int | None:
 
 
 def _kv_cache(section: dict[str, Any], file: Path) -> Scheme | None:
-    """`kv_cache_scheme` of config.json, or ModelOpt's `kv_cache_quant_algo`."""
+    """Read `kv_cache_scheme` of config.json, or ModelOpt's `kv_cache_quant_algo`."""
     if isinstance(section.get("kv_cache_scheme"), dict):
         scheme = section["kv_cache_scheme"]
         bits = json_integer(scheme, "num_bits", file)
@@ -211,7 +211,7 @@ def _skipped(section: dict[str, Any], file: Path) -> list[Rule]:
 
 
 def _listed(name: str, scheme: Scheme) -> Rule:
-    """A name of a list: a pattern after `re:`, a wildcard, or a name."""
+    """Make a rule of a listed name: a pattern after `re:`, a wildcard, or a name."""
     if name.startswith("re:"):
         return _regex(name.removeprefix("re:"), scheme)
     if "*" in name:

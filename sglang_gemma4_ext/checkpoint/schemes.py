@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The record that describes how each layer of a checkpoint is quantized.
+"""Record how each layer of a checkpoint is quantized.
 
-A layer is named as the checkpoint names it, without the tensor's last part:
+A layer is named as in the checkpoint, without the tensor's last part:
 `model.language_model.layers.0.mlp.up_proj`.
 """
 
@@ -23,10 +23,10 @@ Match = Literal["name", "wildcard", "regex", "part"]
 
 @dataclass(frozen=True)
 class Scheme:
-    """How the weights of one layer are stored.
+    """Describe how the weights of one layer are stored.
 
-    bits: of one weight, None where the files do not say.
-    group: weights along K that share a scale, None for scales per row, tensor or block.
+    bits: of one weight, None if the files do not say
+    group: weights along K that share a scale; None for scales per row, tensor or block
     """
 
     format: Format
@@ -40,10 +40,10 @@ UNKNOWN = Scheme("unknown")
 
 @dataclass(frozen=True)
 class Rule:
-    """The scheme of the layers whose name matches.
+    """Give the scheme of the layers whose name matches.
 
-    match: `name` is the whole name or a module above the layer, `wildcard` has `*` as in a shell,
-        `regex` matches from the start of the name, `part` is found anywhere in it.
+    match: `name` is the whole name or a module above the layer; `wildcard` has `*` as in a shell;
+        `regex` matches from the start of the name; `part` is found anywhere in it
     """
 
     pattern: str
@@ -69,14 +69,14 @@ class Rule:
 
 @dataclass(frozen=True)
 class Quantization:
-    """What a checkpoint declares.
+    """Hold what a checkpoint declares.
 
-    tool: `quant_method` of the file, empty for a checkpoint that is not quantized.
-    label: what users call the format, such as NVFP4 or W4A16.
-    default: the scheme of linear layers that no rule names; the first rule that matches wins.
-    kv_cache: the scheme of keys and values, None where the checkpoint does not quantize them.
-    per_layer: whether ModelOpt gave every layer its own algorithm (MIXED_PRECISION).
-    file: where it is declared, None where it is not.
+    tool: `quant_method` of the file, empty for a checkpoint that is not quantized
+    label: what users call the format, such as NVFP4 or W4A16
+    default: the scheme of linear layers without a rule; the first rule that matches decides
+    kv_cache: the scheme of keys and values, None if the checkpoint does not quantize them
+    per_layer: whether ModelOpt gave every layer its own algorithm (MIXED_PRECISION)
+    file: where it is declared, or None
     """
 
     tool: str = ""
@@ -88,12 +88,12 @@ class Quantization:
     file: Path | None = None
 
     def of(self, layer: str) -> Scheme:
-        """The scheme of one linear layer or of a layer's experts."""
+        """Return the scheme of one linear layer or of a layer's experts."""
         return next((rule.scheme for rule in self.rules if rule.applies_to(layer)), self.default)
 
     @property
     def schemes(self) -> frozenset[Scheme]:
-        """Every scheme that some layer may have."""
+        """Return every scheme that some layer may have."""
         return frozenset({self.default, *(rule.scheme for rule in self.rules)})
 
     def declares(self, fmt: Format) -> bool:
@@ -101,12 +101,12 @@ class Quantization:
 
     @property
     def nvfp4_tool(self) -> str | None:
-        """MODELOPT or COMPRESSED_TENSORS where some layers are NVFP4, else None."""
+        """Return MODELOPT or COMPRESSED_TENSORS if some layers are NVFP4, else None."""
         return self.tool if self.declares("nvfp4") else None
 
 
 def _spellings(layer: str) -> tuple[str, ...]:
-    """The names that tools have for one layer of the language model."""
+    """List the names that tools use for one layer of the language model."""
     inner = layer.removeprefix("model.").removeprefix("language_model.").removeprefix("model.")
     prefixes = ("", "model.", "language_model.", "model.language_model.", "language_model.model.")
     return tuple(dict.fromkeys([layer, *(prefix + inner for prefix in prefixes)]))

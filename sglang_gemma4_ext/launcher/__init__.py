@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the launcher does around SGLang's server: command line, memory flags, summary."""
+"""Prepare and describe SGLang's server: command line, memory flags, summary."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SGLang's part of the command line: what the user set, and what the launcher adds to it."""
+"""Read SGLang's part of the command line, and add flags to it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ATTENTION_BACKENDS = (ATTENTION, "--prefill-attention-backend", "--decode-attent
 
 
 class CommandLine:
-    """Arguments for SGLang's own parser. A flag that the user gave is never overridden."""
+    """Hold arguments for SGLang's own parser; a flag that the user gave is never overridden."""
 
     def __init__(self, argv: list[str]):
         self.argv = list(argv)
@@ -39,9 +39,8 @@ class CommandLine:
         }
 
     def value(self, *spellings: str) -> str | None:
-        """What was given as `--flag VALUE` or `--flag=VALUE`, the last one counting.
-
-        Else what the YAML file of `--config` says.
+        """Return the last `--flag VALUE` or `--flag=VALUE`, or else the value in the --config
+        file.
         """
         given = self._given(*spellings)
         if given is None:
@@ -50,14 +49,14 @@ class CommandLine:
         return given
 
     def has(self, *spellings: str) -> bool:
-        """Whether a flag was given at all, with a value or without."""
+        """Tell whether a flag was given at all, with a value or without."""
         names = {spelling.removeprefix("--").replace("-", "_") for spelling in spellings}
         given = any(_means(argument.partition("=")[0], spellings) for argument in self.argv)
         return given or not names.isdisjoint(self._config_names)
 
     @property
     def ranks(self) -> int:
-        """How many schedulers the flags ask for: tensor x data x pipeline parallel."""
+        """Return how many schedulers the flags ask for: tensor x data x pipeline parallel."""
         sizes = (self.value(*flags) or "1" for flags in _PARALLEL)
         return math.prod(int(size) for size in sizes if size.isdecimal())
 
@@ -66,12 +65,12 @@ class CommandLine:
             self.argv += [flag, value]
 
     def replace(self, flag: str, value: str) -> None:
-        """Set a flag whatever was given, in the arguments or in the file of --config."""
+        """Set a flag, even if it was given in the arguments or in the --config file."""
         self._remove(flag)
         self.argv += [flag, value]
 
     def use_demo(self) -> None:
-        """Serve the bundled model. Raises SettingsError if another was named too."""
+        """Serve the bundled model. Raises SettingsError if another model was named too."""
         if self.value(*MODEL) is not None:
             raise SettingsError("--demo serves the bundled model: leave out --model-path")
         self.default("--model-path", str(demo.model_path()))
@@ -92,7 +91,7 @@ class CommandLine:
             self.default("--cuda-graph-backend-decode", "disabled")
             self.default("--cuda-graph-backend-prefill", "disabled")
         else:
-            # SGLang's start-up check refuses the name for Gemma 4 and arrives at it by itself.
+            # SGLang's start-up check refuses this name for Gemma 4, but chooses it by itself.
             for flag in ATTENTION_BACKENDS:
                 self._remove(flag)
 
@@ -121,12 +120,12 @@ class CommandLine:
 
 
 def _means(flag: str, spellings: tuple[str, ...]) -> bool:
-    """Whether an argument is one of a flag's spellings, or short for one as argparse has it."""
+    """Tell whether an argument is one of a flag's spellings or, as in argparse, short for one."""
     return len(flag) > 2 and flag.startswith("--") and any(s.startswith(flag) for s in spellings)
 
 
 def _read_config(path: str | None) -> dict[str, Any]:
-    """What a `--config` file sets by name, dashes as underscores; SGLang judges the file."""
+    """Read what a `--config` file sets, with dashes as underscores; SGLang checks the file."""
     if path is None or not Path(path).is_file():
         return {}
     import yaml

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Keep FP8 keys and values away from GPUs whose Triton cannot read them.
 
-SGLang's Triton attention does not compile for an E4M3 cache below compute capability 8.9: Triton
-says "type fp8e4nv not supported". Checkpoints that declare an FP8 KV cache ask for one under
+SGLang's Triton attention does not compile for an E4M3 cache below compute capability 8.9. Triton
+says "type fp8e4nv not supported". Checkpoints that declare an FP8 KV cache get one with
 `--kv-cache-dtype auto`.
 """
 

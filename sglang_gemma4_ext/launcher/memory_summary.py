@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The launcher's line on memory: what the planner counts for the server that is about to start."""
+"""Write the launcher's line on memory: what the planner counts for this server."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from sglang_gemma4_ext.settings import Settings
 
 
 def describe_memory(cfg: Any, cpu: bool) -> str:
-    """Bytes of weights and draft, and on a GPU what they leave; why not, where that is unknown.
+    """Return bytes of weights and draft, and of the rest on a GPU; if unknown, the reason.
 
-    cfg: SGLang's settled arguments. A server starts whatever the plan says of it.
+    cfg: SGLang's resolved arguments. The server starts, whatever the plan says.
     """
     if not Path(cfg.model_path).is_dir():
         return "not planned: the weights of a local --model-path can be summed"
@@ -41,7 +41,7 @@ def describe_memory(cfg: Any, cpu: bool) -> str:
 
 
 def plan_of(subject: Served, cfg: Any) -> Plan:
-    """The plan of a server with settled arguments on this machine's GPU. Raises PlanError."""
+    """Plan a server with resolved arguments on this machine's GPU. Raises PlanError."""
     dtype = cfg.kv_cache_dtype
     return planner.make(
         Question(

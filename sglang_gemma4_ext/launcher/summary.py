@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the launcher tells its user: a summary at the start, an address and a request when ready."""
+"""Tell the user what runs: a summary, then the address and a request when ready."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 
 
 def summarize(server_args: Any) -> str:
-    """Say what runs where, and what was decided why. `server_args` are resolved."""
+    """Summarize what runs where, and the reasons. `server_args` are resolved."""
     from sglang.srt.arg_groups.overrides import resolving_view
 
     from sglang_gemma4_ext import plugin
@@ -73,7 +73,7 @@ def _chat(cfg: Any, settings: Settings) -> list[str]:
 
 
 def describe_chat(cfg: Any, settings: Settings) -> str:
-    """Which parsers read the answers, or why none does."""
+    """Tell which parsers read the answers, or why none does."""
     calls, thoughts = cfg.tool_call_parser, cfg.reasoning_parser
     if calls != thoughts:
         return f"tool calls {_parsed_by(calls)}, thoughts {_parsed_by(thoughts)}"
@@ -98,7 +98,7 @@ def describe_device(settings: Settings, cfg: Any) -> str:
 
 
 def _hidden_gpu() -> str:
-    """What to look at where an NVIDIA driver is loaded and PyTorch sees nothing all the same."""
+    """Advise what to check where an NVIDIA driver is loaded but PyTorch sees no GPU."""
     if not NVIDIA_DRIVER.exists():
         return ""
     return (
@@ -108,7 +108,7 @@ def _hidden_gpu() -> str:
 
 
 def describe_patches(outcomes: Iterable[Outcome]) -> list[str]:
-    """The patches that are on, those this model does not need, and each that is off, with why."""
+    """List patches that are on, patches this model does not need, and the others with reasons."""
     outcomes = list(outcomes)
     names = {
         state: ", ".join(outcome.patch.name for outcome in outcomes if outcome.state is state)
@@ -124,7 +124,7 @@ def describe_patches(outcomes: Iterable[Outcome]) -> list[str]:
 
 
 def announce_when_ready(server_args: Any, *args: Any, **kwargs: Any):
-    """BEFORE http_server.launch_server: have it call back once warm-up is over."""
+    """Make http_server.launch_server call back once warm-up is over (BEFORE)."""
     theirs = kwargs.get("launch_callback")
 
     def ready() -> None:
@@ -138,7 +138,7 @@ def announce_when_ready(server_args: Any, *args: Any, **kwargs: Any):
 
 
 def invitation(server_args: Any) -> str:
-    """The server's address and a request to paste, chat where there is a chat template."""
+    """Return the server's address and a request to paste: a chat if there is a chat template."""
     from sglang.srt.arg_groups.overrides import resolving_view
 
     cfg = resolving_view(server_args)
