@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What Gemma 4's chat format is, apart from any server: templates, history, calls, grammars."""
+"""Implement Gemma 4's chat format without any server: templates, history, calls, grammars."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The arguments of a call as grammar rules: a JSON schema in Gemma 4's notation of values.
+"""Write grammar rules for a call's arguments: a JSON schema in Gemma 4's notation of values.
 
-Strings stand between two control tokens with nothing escaped, keys are bare, and the keys of an
-object come in the order in which the chat template writes them.
+Strings stand between two control tokens with nothing escaped, and keys are bare. An object's keys
+come in the order in which the chat template writes them.
 """
 
 from __future__ import annotations
@@ -48,10 +48,13 @@ def common_rules(string_id: int, counted: int) -> list[str]:
 
 
 class ArgumentRules:
-    """Rules for the values of one schema. `rules` and `unenforced` grow with each value."""
+    """Collect rules for the values of one schema; `rules` and `unenforced` grow."""
 
     def __init__(self, root: Any, string_id: int, prefix: str, counted: int):
-        """counted: the most characters that a rule may count; compiling costs time for each."""
+        """Prepare the rules.
+
+        counted: the most characters that a rule may count; compiling costs time for each
+        """
         self.root = root
         self.quote = f"Token({string_id})"
         self.prefix = prefix
@@ -86,7 +89,7 @@ class ArgumentRules:
         return _choice(parts) if parts else "value"
 
     def _parts(self, schema: Mapping[str, Any], chain: tuple[str, ...]) -> Iterable[str]:
-        """One expression for each alternative. What is only named by reference gets a rule."""
+        """Yield one expression per alternative; a schema named only by reference gets a rule."""
         words = set(schema) - _SILENT
         if words == {"$ref"} and isinstance(schema["$ref"], str):
             yield self._referenced(schema["$ref"], chain)
@@ -98,7 +101,7 @@ class ArgumentRules:
                 yield self._plain(part)
 
     def _referenced(self, ref: str, chain: tuple[str, ...]) -> str:
-        """One rule for each reference, so that a schema may contain itself."""
+        """Make one rule per reference, so that a schema may contain itself."""
         found = resolve(self.root, ref)
         if ref in chain or found is None:
             return "value"
@@ -109,7 +112,7 @@ class ArgumentRules:
         return self._by_ref[ref]
 
     def _alternatives(self, schema: Any, chain: tuple[str, ...]) -> Iterable[Mapping[str, Any]]:
-        """The schemas without `$ref`, `allOf`, `anyOf` and lists of types that stand for one."""
+        """Yield the alternatives of a schema without `$ref`, `allOf`, `anyOf` and type lists."""
         while isinstance(schema, Mapping) and "$ref" in schema:
             ref = schema["$ref"]
             if ref in chain:
@@ -146,7 +149,7 @@ class ArgumentRules:
             yield {"type": "null"}
 
     def _plain(self, schema: Mapping[str, Any]) -> str:
-        """A value whose schema has one type, or none."""
+        """Return an expression for a value whose schema has one type, or none."""
         self.unenforced.update(word for word in UNENFORCED if word in schema)
         if "const" in schema:
             return self._written(schema["const"])
@@ -165,9 +168,9 @@ class ArgumentRules:
         return _NAMED.get(str(kind), "value")
 
     def _pairs(self, schema: Mapping[str, Any]) -> str:
-        """Pairs in the template's order, the optional ones left out or not.
+        """Return an expression for pairs in the template's order; some may be optional.
 
-        Two chains of rules: `first` before the first pair is written, `next` after it.
+        There are two chains of rules: `first` before the first pair is written, `next` after it.
         """
         properties = schema.get("properties")
         required = schema.get("required")
@@ -255,7 +258,7 @@ class ArgumentRules:
         return made[0]
 
     def _written(self, value: Any) -> str:
-        """One value as the template writes it."""
+        """Write one value as the template does."""
         if isinstance(value, str):
             return f"{self.quote} {literal(value)} {self.quote}"
         if value is None:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Parse one tool call, `call:NAME{key:value,...}`, into JSON as it arrives.
 
-The grammar is that of the official chat template: strings stand between `<|"|>` with nothing
-escaped, keys are bare text, numbers and words are JSON's. A call of that grammar is read exactly.
-Where a model left it, `repair` mends what has one reading; all else raises BrokenCall.
+The grammar is that of the official chat template. Strings stand between `<|"|>` with nothing
+escaped, keys are bare text, numbers and words are JSON's. A call of that grammar is parsed exactly.
+Where a model deviated, `repair` mends text that has one reading; all else raises BrokenCall.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Emit = Callable[[str], None]
 
 
 class CallParser:
-    """The parts of a call, as generators over one reader; JSON fragments go to `emit`."""
+    """Parse the parts of a call, as generators over one reader; JSON fragments go to `emit`."""
 
     def __init__(self, reader: Reader, tools: Tools, emit: Emit):
         self.reader, self.tools, self.emit = reader, tools, emit
@@ -46,7 +46,7 @@ class CallParser:
         self._strings = Strings(reader, emit, self._closers)
 
     def header(self) -> Generator[None, None, str]:
-        """Take all up to the opening brace. Returns the tool's name."""
+        """Take everything up to the opening brace; return the tool's name."""
         reader = self.reader
         size = yield from reader.wait_past(_HEADER_RUN, MOST_HEADER)
         if reader.ended and size == reader.left:
@@ -59,7 +59,7 @@ class CallParser:
         return found.group(1)
 
     def arguments(self, name: str) -> Wait:
-        """Take the braces and all between them."""
+        """Take the braces and everything between them."""
         self._closers.clear()
         node = self.tools.arguments(name)
         try:
@@ -98,7 +98,7 @@ class CallParser:
         self._closers.append(_CLOSERS[self.reader.take(1)])
 
     def _at_close(self) -> Generator[None, None, bool]:
-        """Whether this level ends here; its closer is taken."""
+        """Tell whether this level ends here, and take its closer."""
         yield from self._skip_spaces()
         reader = self.reader
         if reader.next_is(self._closers[-1]):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read what stands between `<|tool_call>` and `<tool_call|>`, and decide when a call is certain."""
+"""Read the calls between `<|tool_call>` and `<tool_call|>`, and decide when one is certain."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from sglang_gemma4_ext.chat.reader import Reader, Wait
 from sglang_gemma4_ext.chat.repair import marker_here
 from sglang_gemma4_ext.chat.tools import Tools
 
-# A call is given out when it is whole or longer than this. So a short one that max_tokens cuts
-# off leaves nothing behind, and the arguments of a long one stream.
+# A call is emitted once it is complete or longer than this. Therefore a short call that max_tokens
+# cuts off emits nothing, and the arguments of a long one stream.
 HELD_CHARACTERS = 256
 CALL_WORD = "call:"
 _LEFTOVER_CLOSERS = re.compile(r"[\s}\])]*")
@@ -22,7 +22,7 @@ _LEFTOVER_CLOSERS = re.compile(r"[\s}\])]*")
 
 @dataclass
 class _Pending:
-    """A call as far as it is read; index: its place in the turn once a part is given out."""
+    """Hold an unfinished call. index: its place in the turn once a part is emitted."""
 
     name: str
     began: int
@@ -32,10 +32,10 @@ class _Pending:
 
 
 class Calls:
-    """The calls of one turn.
+    """Hold the calls of one turn.
 
-    open_calls: those given out in part that turned out not to be. is_closed: whether the closing
-    token of the last pair was there.
+    open_calls: calls emitted in part that turned out not to be calls
+    is_closed: whether the last pair had its closing token
     """
 
     def __init__(self, reader: Reader, tools: Tools):
@@ -53,7 +53,7 @@ class Calls:
         self._whole_at = 0
 
     def read(self) -> Wait:
-        """Take the calls of one pair of tokens, the opening one taken before.
+        """Take the calls of one pair of tokens, whose opening token is already taken.
 
         Raises BrokenCall and CutCall.
         """
@@ -74,7 +74,7 @@ class Calls:
             reader.take(len(CALL_CLOSE))
 
     def certain(self) -> list[Call]:
-        """The parts that can be given out by now."""
+        """Return the parts that can be emitted by now."""
         found = []
         for call in self._pending:
             is_long = self._reader.taken - call.began > HELD_CHARACTERS
@@ -84,9 +84,9 @@ class Calls:
         return found
 
     def drop(self) -> str:
-        """Forget what was not given out; a call given out in part stays open.
+        """Forget what was not emitted; a call emitted in part stays open.
 
-        Returns the text since the last whole call.
+        Returns the text since the last complete call.
         """
         self.open_calls |= {call.index for call in self._pending if call.index is not None}
         self._pending.clear()

@@ -14,7 +14,7 @@ from typing import Any
 
 from sglang_gemma4_ext.chat.schemas import joined, resolve
 
-# References may double at each level; what lies beyond these limits is cut to plain objects.
+# References may double at each level; parts beyond these limits become plain objects.
 MOST_PARTS = 4096
 MOST_LEVELS = 64
 _COMBINED = ("anyOf", "oneOf", "allOf", "$ref", "const")
@@ -55,7 +55,7 @@ def declarable(function: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class _Folder:
-    """Folds the parts of one schema; references are looked up in `root`."""
+    """Fold the parts of one schema; references are looked up in `root`."""
 
     def __init__(self, root: Mapping[str, Any]):
         self.root = root
@@ -65,7 +65,7 @@ class _Folder:
     def fold(
         self, schema: Any, *, in_items: bool = False, open_refs: tuple[str, ...] = ()
     ) -> dict[str, Any]:
-        """Fold one part. open_refs: the references that this part lies inside of."""
+        """Fold one part. open_refs: the references that contain this part."""
         if not isinstance(schema, Mapping):
             return {}
         self.parts += 1
@@ -108,7 +108,7 @@ class _Folder:
     def _dereferenced(
         self, schema: Mapping[str, Any], open_refs: tuple[str, ...]
     ) -> tuple[Mapping[str, Any], tuple[str, ...]]:
-        """Replace `$ref` by what it names; a part that contains itself becomes a plain object."""
+        """Replace `$ref` by its target; a part that contains itself becomes a plain object."""
         while "$ref" in schema:
             ref = schema["$ref"]
             siblings = {key: value for key, value in schema.items() if key != "$ref"}
@@ -137,10 +137,11 @@ def _mappings(parts: Any) -> Iterable[Mapping[str, Any]]:
 
 
 def _one_of(folded: list[dict[str, Any]]) -> tuple[dict[str, Any], str]:
-    """One schema for several alternatives, and a note for its description.
+    """Return one schema for several alternatives, and a note for its description.
 
-    The template declares no union. null becomes `nullable`. Objects are merged, and only what all
-    of them require stays required. Of other alternatives the first counts; the note names them.
+    The template declares no union. null becomes `nullable`. Objects are merged, and only keys that
+    all of them require stay required. Of other alternatives the first is used, and the note names
+    all.
     """
     shapes = [part for part in folded if part.get("type") != "null"]
     nullable = len(shapes) < len(folded) or any(part.get("nullable") for part in shapes)
@@ -184,7 +185,7 @@ def _required_by_all(name: str, shapes: list[dict[str, Any]]) -> bool:
 
 
 def _name(shape: Mapping[str, Any]) -> str:
-    """A few words for an alternative."""
+    """Describe an alternative in a few words."""
     if "enum" in shape:
         return ", ".join(json.dumps(value, ensure_ascii=False) for value in shape["enum"])
     if shape.get("type") == "array" and isinstance(shape.get("items"), Mapping):
@@ -193,7 +194,7 @@ def _name(shape: Mapping[str, Any]) -> str:
 
 
 def _settle_type(out: dict[str, Any]) -> None:
-    """One type: a list becomes its first type, null in it `nullable`, an absent one is inferred."""
+    """Reduce to one type: of a list the first, null in it `nullable`; infer an absent one."""
     given = out.get("type")
     if isinstance(given, list):
         types = [name for name in given if name != "null"]
@@ -210,7 +211,7 @@ def _settle_type(out: dict[str, Any]) -> None:
 
 
 def _settle_enum(out: dict[str, Any], in_items: bool) -> None:
-    """Give an enum its values' type, and name values that are not strings in the description."""
+    """Give an enum its values' type; name values that are not strings in the description."""
     values = out.get("enum")
     if not isinstance(values, list) or not values:
         return
@@ -221,7 +222,7 @@ def _settle_enum(out: dict[str, Any], in_items: bool) -> None:
     types = {_JSON_TYPES.get(type(value), "string") for value in known}
     if not out.get("type"):
         out["type"] = types.pop() if len(types) == 1 else "string"
-    # The template declares the enum of items whatever its type, else that of strings only.
+    # The template declares an `items` enum of any type, but other enums only of strings.
     only_strings = all(isinstance(value, str) for value in known)
     if not in_items and not (only_strings and out["type"] == "string"):
         _add_note(out, "One of: " + _name({"enum": known}))
@@ -237,9 +238,9 @@ def _add_note(out: dict[str, Any], note: str) -> None:
 
 
 def _would_break(schema: Mapping[str, Any]) -> bool:
-    """Whether the template reads a keyword of a bare object as a property, and stops with it.
+    """Tell whether the template would fail on a keyword of a bare object.
 
-    Without `properties` it declares every other keyword, of which it expects schemas.
+    Without `properties` it declares every other keyword as a property and expects schemas.
     """
     return not all(
         isinstance(value, Mapping)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pieces of XGrammar's EBNF: literals, and rules taken over from its own converters.
+"""Write pieces of XGrammar's EBNF: literals, and rules taken from its own converters.
 
 Control tokens are written `Token(id)`. Every character class here is text: the compiler that reads
-these grammars has to keep control tokens out of text.
+these grammars must keep control tokens out of text.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ def pattern_rules(pattern: str, prefix: str, counted: int) -> tuple[str, list[st
     """Return the start and the rules of text that matches a JSON schema's `pattern`.
 
     A pattern may match anywhere in the text unless it is anchored.
-    counted: how often a repetition may count a character that may be anything.
-    Returns None for what XGrammar's regular expressions do not have: inner anchors, lookaround,
-    long repetitions.
+    counted: how often a repetition may count a character class that allows any character.
+    Returns None for inner anchors, lookaround and long repetitions, which XGrammar's regular
+    expressions lack.
     """
     import xgrammar
 
@@ -72,7 +72,7 @@ def number_rules(schema: Mapping[str, Any], prefix: str) -> tuple[str, list[str]
 
 
 def _is_beyond(core: str, anchored: bool) -> bool:
-    """Whether a pattern has what XGrammar lacks, or a byte with which it crashes."""
+    """Tell whether a pattern has what XGrammar lacks, or a byte that crashes it."""
     if len(core) > MOST_PATTERN or "\x00" in core or "(?" in core.replace("(?:", "("):
         return True
     depth, in_class, escaped = 0, False, False
@@ -96,7 +96,7 @@ def _is_beyond(core: str, anchored: bool) -> bool:
 
 
 def _repeats(core: str) -> int:
-    """How many characters its repetitions count at most; more if groups are repeated."""
+    """Return an upper bound on the characters that a pattern's repetitions count."""
     bounds = [int(most or least) for least, most in _BOUND.findall(core)]
     return math.prod(bounds) if re.search(r"\)[{*+]", core) else sum(bounds)
 

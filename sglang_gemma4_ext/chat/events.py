@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a model's turn consists of, in the order in which it becomes certain."""
+"""Define the events of a model's turn, emitted in the order in which they become certain."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Text:
-    """Text for the reader."""
+    """Hold text for the reader."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Thought:
-    """Reasoning. Several thoughts of a turn are joined by a newline."""
+    """Hold reasoning; several thoughts of a turn are joined by a newline."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Call:
-    """A part of a call's arguments, as JSON; the first part names the tool.
+    """Hold a part of a call's arguments, as JSON; the first part names the tool.
 
-    index: 0 for the turn's first call. is_last: the arguments are whole with this part.
+    index: 0 for the turn's first call. is_last: this part completes the arguments.
     """
 
     index: int
@@ -37,19 +37,19 @@ Event = Text | Thought | Call
 
 
 class JoinedThoughts:
-    """The text of a turn's thoughts without the newline that the markup ends each of them with."""
+    """Join a turn's thoughts, without the newline with which the markup ends each."""
 
     def __init__(self) -> None:
         self._newline = ""
         self._any = False
 
     def begin(self) -> None:
-        """Another thought begins."""
+        """Begin another thought."""
         if self._any:
             self._newline = "\n"
 
     def add(self, text: str) -> str:
-        """What is certain of the thoughts by now and was not returned before."""
+        """Add text; return what is certain by now and was not returned before."""
         text = self._newline + text
         self._newline = "\n" if text.endswith("\n") else ""
         text = text.removesuffix("\n")

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The model's turn as a grammar for XGrammar: a thought, then calls in Gemma 4's own format.
+"""Write the model's turn as a grammar for XGrammar: a thought, then calls in Gemma 4's format.
 
-turn    = [thought] call { call }, or for `auto` any mix of text, thoughts and calls
-thought = <|channel>thought\\n text <channel|>
-call    = <|tool_call>call:NAME{ arguments }<tool_call|>
+    turn    = [thought] call { call }, or for `auto` any mix of text, thoughts and calls
+    thought = <|channel>thought\n text <channel|>
+    call    = <|tool_call>call:NAME{ arguments }<tool_call|>
 
 The first line of the grammar names all control tokens. The compiler keeps them out of text.
 """
@@ -19,7 +19,7 @@ from sglang_gemma4_ext.chat.arguments import ArgumentRules, common_rules
 from sglang_gemma4_ext.chat.ebnf import TEXT, literal, renamed
 
 HEADER = "# control tokens of Gemma 4: "
-# Characters counted by one grammar times tokens of the vocabulary; each is checked on compiling.
+# Characters counted by one grammar times tokens of the vocabulary; compiling checks each.
 MOST_CHECKS = 4_000_000
 _NAMED = {
     "string": '<|"|>',
@@ -33,7 +33,7 @@ _NAMED = {
 
 @dataclass(frozen=True)
 class ControlTokens:
-    """Ids of the tokens that frame calls and thoughts; `all` are the ones that are never text."""
+    """Hold the ids of tokens that frame calls and thoughts; those in `all` are never text."""
 
     string: int
     call_opens: int
@@ -45,7 +45,7 @@ class ControlTokens:
 
     @classmethod
     def of(cls, tokenizer: Any) -> ControlTokens | None:
-        """Read them from a tokenizer; None if it is not one of Gemma 4."""
+        """Read the ids from a tokenizer; None if it is not Gemma 4's."""
         vocab = tokenizer.get_vocab()
         if not all(token in vocab for token in _NAMED.values()):
             return None
@@ -57,7 +57,7 @@ class ControlTokens:
 
 
 class Start(Enum):
-    """Where the prompt leaves the model: inside a thought, before one, or past all thought."""
+    """Tell where the model starts: inside a thought, before one, or after all thought."""
 
     IN_THOUGHT = "in a thought"
     MAY_THINK = "before a thought"
@@ -65,7 +65,7 @@ class Start(Enum):
 
 
 class Calls(Enum):
-    """How many calls a turn has."""
+    """Tell how many calls a turn has."""
 
     SOME = "at least one"
     ONE = "exactly one"
@@ -75,7 +75,7 @@ class Calls(Enum):
 
 @dataclass(frozen=True)
 class Function:
-    """A tool: with `strict` its parameters are enforced, else only the format of its arguments."""
+    """Describe a tool; `strict` enforces its parameters, otherwise only their format is."""
 
     name: str
     parameters: Any = None
@@ -116,13 +116,13 @@ def turn_grammar(
 
 
 def answer_grammar(answer: str, tokens: ControlTokens, start: Start) -> str:
-    """Return the grammar of a turn whose answer keeps to another grammar, printed by XGrammar."""
+    """Return the grammar of a turn whose answer follows another grammar, printed by XGrammar."""
     name, rules = renamed(answer, "answer_")
     return "\n".join((*_head(start, tokens, name), *rules))
 
 
 def start_of(prompt: Sequence[int], tokens: ControlTokens) -> Start:
-    """Read off a prompt's tokens where the model starts, and whether it was asked to think."""
+    """Tell from a prompt's tokens where the model starts, and whether it was asked to think."""
     last = next((token for token in reversed(prompt) if token in tokens.all), None)
     if last == tokens.thought_opens:
         return Start.IN_THOUGHT
@@ -138,9 +138,10 @@ def control_tokens_in(grammar: str) -> tuple[int, ...] | None:
 
 
 def text_vocabulary(pieces: Iterable[bytes], control: Iterable[int]) -> list[bytes]:
-    """Return a vocabulary in which control tokens spell nothing that is text.
+    """Return a vocabulary in which control tokens cannot match text.
 
-    A byte 0xFF never occurs in UTF-8: such a token matches by its id alone.
+    Their spelling is the byte 0xFF, which never occurs in UTF-8: such a token matches by its id
+    alone.
     """
     control = frozenset(control)
     return [b"\xff" + piece if i in control else piece for i, piece in enumerate(pieces)]

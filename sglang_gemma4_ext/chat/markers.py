@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The control tokens of Gemma 4's chat format, and how to find them in text."""
+"""Name the control tokens of Gemma 4's chat format, and find them in text."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ TURN_OPEN, TURN_CLOSE = "<|turn>", "<turn|>"
 QUOTE = '<|"|>'
 THOUGHT_LABEL = "thought\n"
 
-# The model's turn is over at any of these; what it writes behind them belongs to others.
+# Each of these ends the model's turn; what it writes afterwards is not its answer.
 TURN_ENDS = frozenset({RESULT_OPEN, TURN_CLOSE, TURN_OPEN})
-# A call that was left open is over at any of these.
+# Each of these ends a call that was left open.
 CALL_ENDS = frozenset({CALL_OPEN, CALL_CLOSE} | TURN_ENDS)
 STRAYS = frozenset({RESULT_CLOSE, "<|think|>", "<|tool>", "<tool|>"})
 MARKERS = frozenset(
@@ -28,14 +28,14 @@ _PREFIXES = frozenset(marker[:size] for marker in MARKERS for size in range(1, l
 
 
 def marker_ids(tokenizer: Any, markers: Iterable[str]) -> dict[int, str]:
-    """The tokens that are markers, as far as the tokenizer knows them."""
+    """Return the ids of the markers that the tokenizer has."""
     unknown = (None, tokenizer.unk_token_id)
     ids = {tokenizer.convert_tokens_to_ids(marker): marker for marker in markers}
     return {token: marker for token, marker in ids.items() if token not in unknown}
 
 
 def partial_marker(text: str, start: int = 0) -> int:
-    """The length of the longest end of `text[start:]` that may grow into a marker."""
+    """Return the length of the longest end of `text[start:]` that may grow into a marker."""
     at = text.find("<", max(start, len(text) - LONGEST + 1))
     while at >= 0:
         if text[at:] in _PREFIXES:
@@ -45,5 +45,5 @@ def partial_marker(text: str, start: int = 0) -> int:
 
 
 def without_markers(text: str) -> str:
-    """The text as a reader sees it: string delimiters as quotes, other control tokens left out."""
+    """Return the text for a reader: string delimiters as quotes, without other control tokens."""
     return MARKER.sub(lambda found: '"' if found.group() == QUOTE else "", text)

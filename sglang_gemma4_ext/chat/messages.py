@@ -44,7 +44,7 @@ def joined_text(parts: Sequence[Any]) -> str | None:
 
 
 def ends_after_tool_result(messages: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether the model is to go on after results of a call that it had introduced with text.
+    """Tell whether the model continues after results of a call that it introduced with text.
 
     There the template ends the model's turn and does not begin the next one.
     """

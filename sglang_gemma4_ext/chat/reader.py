@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A place in text that is still arriving.
+"""Read text that is still arriving.
 
-Parsers are generators over a Reader. They yield where they need more text, and go on when it has
-come or when the text has ended. What they have taken is never looked at again, so the work is
-linear in the text; how far they look ahead is bounded.
+Parsers are generators over a Reader. They yield where they need more text, and resume when it has
+arrived or the text has ended. Text that was taken is never read again, so the work is linear in the
+text. The look-ahead is bounded.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ Wait = Generator[None, None, None]
 
 
 class Reader:
-    """text, pos: what has arrived and not been forgotten, and where reading goes on.
+    """Hold `text` that has arrived and was not dropped; reading continues at `pos`.
 
-    record: everything taken since the list was last emptied, for text that turns out not to parse.
+    record: everything taken since the list was last emptied, for text that turns out not to parse
     """
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ class Reader:
             yield
 
     def wait_past(self, run: re.Pattern[str], most: int) -> Generator[None, None, int]:
-        """The length of the run of characters at hand, once what follows it is there.
+        """Return the length of the run of characters at `pos`, once what follows it has arrived.
 
         A run of more than `most` characters is cut there.
         """

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Values that a model wrote outside the grammar: no delimiters, half of them, or other quotes.
+"""Parse values outside the grammar: without delimiters, with one, or with other quotes.
 
-What follows a value decides how it is read: `,`, a closer, or a control token. Every look ahead
-is bounded, so reading stays linear and does not depend on how the text was cut into chunks.
+What follows a value decides how it is parsed: `,`, a closer, or a control token. Every look-ahead
+is bounded, so parsing stays linear and does not depend on how the text was cut into chunks.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _CALL_WORD = "call:"
 
 
 def marker_here(reader: Reader) -> Generator[None, None, str | None]:
-    """The control token at hand, if one is; waits as long as it may still become one."""
+    """Return the control token at `pos`, if any; wait while the text may still become one."""
     while True:
         found = MARKER.match(reader.text, reader.pos)
         if found:
@@ -47,9 +47,10 @@ def marker_here(reader: Reader) -> Generator[None, None, str | None]:
 
 
 def closes(reader: Reader, skip: int) -> Generator[None, None, bool]:
-    """Whether what stands `skip` characters ahead can follow a value.
+    """Tell whether the text `skip` characters ahead can follow a value.
 
-    That is the end of the text, a comma, a closing bracket or a control token, spaces before it.
+    That is the end of the text, a comma, a closing bracket or a control token, after optional
+    spaces.
     """
     ahead = skip
     while True:
@@ -72,9 +73,9 @@ def closes(reader: Reader, skip: int) -> Generator[None, None, bool]:
 
 
 class Bare:
-    """A value without an opening delimiter: a JSON word, or text that runs to what ends it.
+    """Parse a value without an opening delimiter: a JSON word, or text up to what ends it.
 
-    was_delimited: a closing delimiter ended it.
+    was_delimited: a closing delimiter ended it
     """
 
     def __init__(self, reader: Reader, closers: Sequence[str], node: Node, parent: Node):
@@ -84,7 +85,7 @@ class Bare:
         self.was_delimited = False
 
     def value(self) -> Generator[None, None, str]:
-        """Take the value. Raises BrokenCall where it has no reading, CutCall where it ends."""
+        """Take the value. Raises BrokenCall if it has no reading, CutCall if the text ends."""
         reader = self._reader
         while True:
             stop = _STOP.search(reader.text, reader.pos)
@@ -112,7 +113,7 @@ class Bare:
         return False
 
     def _is_word(self) -> bool:
-        """Whether this is JSON as it stands: nothing behind it changes that."""
+        """Tell whether this is a JSON word already, whatever follows."""
         if not self._may_be_word:
             return False
         return bare_json("".join(self._pieces).strip(), self._node) is not None
@@ -156,8 +157,8 @@ class Bare:
 def quoted_value(reader: Reader) -> Generator[None, None, str]:
     """Take a value in JSON's or Python's quotes.
 
-    A quote closes it where a value may end; any other belongs to the text. Raises BrokenCall where
-    the call ends first, CutCall where the text does.
+    A quote closes it where a value may end; any other quote belongs to the text. Raises BrokenCall
+    if the call ends first, CutCall if the text does.
     """
     quote = reader.take(1)
     stops = re.compile(f"{quote}|{re.escape(CALL_CLOSE)}")
@@ -197,7 +198,7 @@ def _is_escaped(pieces: Sequence[str]) -> bool:
 
 
 def _unescaped(text: str, quote: str) -> str:
-    """The text with JSON's escapes resolved, or as it stands where they are not JSON's."""
+    """Resolve JSON's escapes in the text; leave it unchanged if they are not JSON's."""
     if "\\" not in text:
         return text
     inner = text if quote == '"' else text.replace("\\'", "'").replace('"', '\\"')

@@ -27,9 +27,9 @@ def resolve(root: Any, ref: Any) -> Any | None:
 
 
 def joined(outer: Mapping[str, Any], inner: Mapping[str, Any]) -> dict[str, Any]:
-    """Return one schema for two that hold at once; where both say something, the outer counts.
+    """Return one schema for two that hold at once; where both define a keyword, `outer` decides.
 
-    Their properties and their required names are put together.
+    Their properties and their required names are united.
     """
     out = {**inner, **outer}
     ours, theirs = inner.get("properties"), outer.get("properties")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The two stages in which SGLang reads a turn: first thoughts are taken out, then calls."""
+"""Read a turn in SGLang's two stages: take out thoughts first, then calls."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from sglang_gemma4_ext.chat.wire import Decoder, Encoder, without_frames
 
 @dataclass(frozen=True)
 class Plan:
-    """How the turns of a request are read.
+    """Set how the turns of a request are read.
 
-    shows_thoughts: thoughts are part of the text, without their control tokens.
-    holds_thoughts: a thought is given out when it has ended.
-    needs_text: a turn of nothing but thoughts ends in their text.
+    shows_thoughts: thoughts are part of the text, without their control tokens
+    holds_thoughts: a thought is emitted when it has ended
+    needs_text: a turn of nothing but thoughts ends in their text
     """
 
     start: Start = Start.CONTENT
@@ -30,7 +30,7 @@ class Plan:
 
 
 class ThoughtStage:
-    """The first stage: (reasoning, text) of a turn; calls that it reads are framed in the text."""
+    """Split a turn into (reasoning, text), the first stage; its calls are framed in the text."""
 
     def __init__(self, plan: Plan):
         self._turn = Turn(plan.tools, plan.start, calls=plan.calls)
@@ -70,7 +70,7 @@ class ThoughtStage:
 
 
 class CallStage:
-    """The second stage: texts and calls. Text that no first stage has read is read here."""
+    """Parse texts and calls, the second stage; text that no first stage read is read here."""
 
     def __init__(self, tools: Tools):
         self._decoder = Decoder()
@@ -79,7 +79,7 @@ class CallStage:
 
     @property
     def open_calls(self) -> set[int]:
-        """Calls that were given out in part and did not come to an end."""
+        """Return calls that were emitted in part and did not end."""
         return self._decoder.open_calls | self._turn.open_calls
 
     def feed(self, text: str) -> list[Event]:
@@ -94,7 +94,7 @@ class CallStage:
 
 
 class _ShownThoughts:
-    """Thoughts as text, a newline between them and what follows."""
+    """Show thoughts as text, with a newline between them and what follows."""
 
     def __init__(self) -> None:
         self._after_thought = False

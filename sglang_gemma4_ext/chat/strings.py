@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read a delimited string as it arrives, and find its end where a delimiter was left out.
+"""Read a delimited string as it arrives, and find its end if a delimiter was left out.
 
-A delimiter closes the string where a value may end behind it. Elsewhere it opens the next value,
-if the text before it reads `,key:`; or else it is text. So the end of a string that reads `,key:`
-waits for what follows; so do closing brackets, which may be the call's own.
+A delimiter closes the string where a value may end behind it. Elsewhere it opens the next value if
+the text before it reads `,key:`; otherwise it is text. Therefore an end of a string that reads
+`,key:` waits for what follows. So do closing brackets, which may be the call's own.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _CLOSING = re.compile(r"[}\])\s]{1,16}$")
 
 
 class Strings:
-    """closers: the brackets that are open around the string, the innermost last."""
+    """Read strings. closers: the brackets open around the string, the innermost last."""
 
     def __init__(self, reader: Reader, emit: Callable[[str], None], closers: Sequence[str]):
         self._reader, self._emit, self._closers = reader, emit, closers
@@ -34,7 +34,7 @@ class Strings:
     def value(self, node: Node, parent: Node) -> Wait:
         """Take a string whose opening delimiter is taken.
 
-        Raises CutCall where the text ends within it, BrokenCall where it cannot have ended.
+        Raises CutCall if the text ends within it, BrokenCall if it cannot have ended.
         """
         self._parent = parent
         self._has_literals = False
@@ -75,7 +75,7 @@ class Strings:
             give(reader.take(end - reader.pos + len(QUOTE)))
 
     def _next_value_begins(self, end: int) -> bool:
-        """Whether `,key:` (in an array `,`) stands before the delimiter at `end`."""
+        """Tell whether `,key:` (in an array `,`) stands before the delimiter at `end`."""
         text, start = self._reader.text, self._reader.pos
         if self._closers[-1] == "]":
             return _NEXT_ELEMENT.fullmatch(text, start, end) is not None
@@ -83,7 +83,7 @@ class Strings:
         return found is not None and self._parent.may_have_member(found.group(1))
 
     def _certain(self) -> int:
-        """Up to where the text at hand belongs to the string, whatever comes."""
+        """Return up to where the present text belongs to the string, whatever follows."""
         text = self._reader.text
         end = len(text) - partial_marker(text, self._reader.pos)
         return min(self._tail(end), self._closing(end))
@@ -102,9 +102,9 @@ class Strings:
         return start + found.start() if found else end
 
     def _ends_before(self, close: int, give: Callable[[str], None]) -> Generator[None, None, bool]:
-        """Whether the string ends before the end of a call that stands in it; takes its text.
+        """Take text; tell whether the string ends before an end of a call that stands in it.
 
-        That end is text where a delimiter closes the string later.
+        That end is text if a delimiter closes the string later.
         """
         reader = self._reader
         give(reader.take(self._closing(close) - reader.pos))
@@ -132,7 +132,7 @@ class Strings:
         return False
 
     def _own_closers(self, text: str) -> int | None:
-        """Where in `text` the brackets begin that close the call before its end; None if none."""
+        """Find the brackets in `text` that close the call before its end, or None."""
         before = text[: text.index(CALL_CLOSE)]
         pattern = r"\s*".join(re.escape(closer) for closer in reversed(self._closers)) + r"\s*$"
         found = re.search(pattern, before)

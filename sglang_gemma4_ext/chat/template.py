@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a checkpoint's chat template can do, read from its text."""
+"""Read from a checkpoint's chat template what it can do."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ OUTDATED = (
 
 
 def declares_tools(template: Any) -> bool:
-    """Whether a chat template writes Gemma 4's tool declarations and calls."""
+    """Tell whether a chat template writes Gemma 4's tool declarations and calls."""
     return isinstance(template, str) and "<|tool>" in template and "<|tool_call>" in template
 
 
 def is_outdated(template: Any) -> bool:
-    """Whether a template with tools is older than Google's of 2026-07-15."""
+    """Tell whether a template with tools is older than Google's of 2026-07-15."""
     return declares_tools(template) and "preserve_thinking" not in template

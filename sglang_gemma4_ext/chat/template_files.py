@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Find the chat template that a server of a checkpoint will use, before a tokenizer is loaded."""
+"""Find the chat template that a checkpoint's server will use, before a tokenizer is loaded."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 def read_template(
     path: str, revision: str | None = None, chat_template: str | None = None
 ) -> str | None:
-    """The text of the template; None where there is none, or it is one built into SGLang.
+    """Return the template's text; None without one, or for one built into SGLang.
 
-    path: the folder or hub name that the tokenizer comes from. chat_template: what the user gave
-    as --chat-template, which wins.
+    path: the folder or hub name of the tokenizer
+    chat_template: the value of --chat-template, which takes precedence
     """
     if chat_template:
         return _text(Path(chat_template)) if Path(chat_template).is_file() else None
@@ -59,7 +59,7 @@ def _json(file: Path | None) -> dict[str, Any]:
 
 
 def _named(template: Any) -> str | None:
-    """A template, or the first of several that have names; SGLang takes that one too."""
+    """Return a template, or the first of several named ones, as SGLang does."""
     if isinstance(template, list) and template and isinstance(template[0], dict):
         template = template[0].get("template")
     return template if isinstance(template, str) else None

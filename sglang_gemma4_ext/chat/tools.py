@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a request's tools say about the arguments of a call: names, keys and types."""
+"""Read from a request's tools the names, keys and types of a call's arguments."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Schema = Mapping[str, Any]
 
 
 class Tools:
-    """The declared tools: name -> JSON schema of the arguments. Any schema may be missing."""
+    """Hold the declared tools: name -> JSON schema of the arguments; a schema may be missing."""
 
     def __init__(self, schemas: Mapping[str, Any] | None = None):
         self.schemas = dict(schemas or {})
@@ -32,7 +32,7 @@ class Tools:
 
 
 class Node:
-    """One place of a schema, read leniently: what is not understood allows everything."""
+    """Read one place of a schema leniently: unknown keywords allow everything."""
 
     def __init__(self, schema: Any, root: Any):
         self._root = root
@@ -40,7 +40,7 @@ class Node:
 
     @functools.cached_property
     def types(self) -> frozenset[str]:
-        """The JSON types allowed here; empty where the schema does not say."""
+        """Return the JSON types allowed here; empty if the schema does not say."""
         found: set[str] = set()
         for choice in self._choices:
             types = _types(choice)
@@ -64,7 +64,7 @@ class Node:
         return Node(None, self._root)
 
     def may_have_member(self, key: str) -> bool:
-        """Whether `key` is declared, or no key is."""
+        """Tell whether `key` is declared, or no key is."""
         declared = [c["properties"] for c in self._choices if c.get("properties")]
         return not declared or any(isinstance(d, Mapping) and key in d for d in declared)
 
@@ -76,7 +76,7 @@ class Node:
 
 
 def bare_json(text: str, node: Node) -> str | None:
-    """A value written without delimiters as JSON, or None where it can only be text."""
+    """Convert a value without delimiters to JSON, or return None if it can only be text."""
     if node.types and "string" in node.types and text != "null":
         is_other = not node.types.isdisjoint(_types_of(text))
         return text if is_other and _is_literal(text) else None
@@ -86,7 +86,7 @@ def bare_json(text: str, node: Node) -> str | None:
 
 
 def delimited_json(text: str, node: Node) -> str:
-    """A string as JSON: of the type that the schema asks for where it takes no string."""
+    """Convert a string to JSON, of the schema's type if that takes no string."""
     if not node.takes_text:
         stripped = text.strip()
         stripped = _PYTHON_WORDS.get(stripped, stripped)
@@ -104,7 +104,7 @@ def _is_literal(text: str) -> bool:
 
 
 def _types_of(text: str) -> frozenset[str]:
-    """The JSON types, string aside, of which `text` is a value."""
+    """Return the JSON types, without string, of which `text` is a value."""
     if text in ("true", "false"):
         return frozenset({"boolean"})
     if text == "null":
@@ -127,7 +127,7 @@ def _refuse(constant: str) -> None:
 
 
 def _choices(schema: Any, root: Any) -> list[Schema]:
-    """The alternatives that a schema consists of, local references followed, each once."""
+    """List the alternatives of a schema, with local references followed, each once."""
     found: list[Schema] = []
     seen: set[int] = set()
     ahead = [schema]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Read one turn of the model as it arrives: thoughts, text and calls in one state machine.
 
-Whole and streamed answers come from the same machine, so they are the same. Nothing is kept from
-one turn to the next.
+Complete and streamed answers come from the same machine and are therefore equal. No state is kept
+between turns.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ CallsAs = Literal["read", "text", "verbatim"]
 
 
 class Start(Enum):
-    """What a turn begins with.
+    """Tell what a turn begins with.
 
     CONTENT: anything. THOUGHT: the thought that the prompt opened.
     """
@@ -41,11 +41,11 @@ class Start(Enum):
 
 
 class Turn:
-    """feed() takes what has arrived and returns what is certain by then; finish() the rest.
+    """Parse a turn: feed() takes text and returns certain events; finish() returns the rest.
 
-    calls: `read` gives out Call events; `text` gives out calls as text without control tokens, for
-    a request that has no tools; `verbatim` takes out thoughts alone and leaves all else as it is,
-    control tokens included.
+    calls: `read` emits Call events. `text` emits calls as text without control tokens, for a
+        request without tools. `verbatim` takes out only thoughts and leaves everything else
+        unchanged, including control tokens.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Turn:
 
     @property
     def open_calls(self) -> set[int]:
-        """Calls that were given out in part and then cut off, or were not calls in the end."""
+        """Return calls that were emitted in part and then cut off, or were not calls in the end."""
         return self._calls.open_calls
 
     def feed(self, chunk: str) -> list[Event]:
@@ -117,7 +117,7 @@ class Turn:
                     self._give_text('"')
 
     def _up_to_marker(self, give: Callable[[str], None]) -> Generator[None, None, str | None]:
-        """Give out the text up to the next control token. Returns the token, None at the end."""
+        """Emit the text up to the next control token; return the token, or None at the end."""
         reader = self._reader
         while True:
             found = m.MARKER.search(reader.text, reader.pos)
@@ -131,7 +131,7 @@ class Turn:
             yield
 
     def _drain(self, found: str) -> Wait:
-        """Read past the end of the turn; all behind it is not the model's answer."""
+        """Read past the end of the turn; text behind it is not the model's answer."""
         if self._verbatim:
             self._give_text(found)
         while not self._reader.ended:
@@ -139,7 +139,7 @@ class Turn:
             yield
 
     def _give_text(self, text: str) -> None:
-        """White space between calls is layout; other text is kept as it stands."""
+        """Emit text unchanged, except for white space between calls, which is layout."""
         if self._spaces is not None:
             self._spaces += text
             if self._spaces.isspace() or not self._spaces:
@@ -149,7 +149,7 @@ class Turn:
             self._events.append(Text(text))
 
     def _starts_with_label(self) -> Generator[None, None, bool]:
-        """Whether the turn starts with the label of a thought whose opening token is left out."""
+        """Tell whether the turn starts with the label of a thought without its opening token."""
         reader = self._reader
         while reader.left < len(m.THOUGHT_LABEL) and not reader.ended:
             if not m.THOUGHT_LABEL.startswith(reader.text[reader.pos :]):
@@ -193,7 +193,7 @@ class Turn:
             self._events.append(Thought(text))
 
     def _call(self) -> Wait:
-        """Read the calls of one pair of tokens; what cannot be read as a call is text."""
+        """Read the calls of one pair of tokens; what cannot be parsed as a call is text."""
         self._open_pair()
         pair = self._calls.read()
         try:
@@ -214,10 +214,10 @@ class Turn:
             self._give_text("".join(self._reader.record))
 
     def _call_in_thought(self) -> Generator[None, None, bool]:
-        """Read a call that stands in a thought; True if it ended the thought.
+        """Read a call that stands in a thought; return True if it ended the thought.
 
-        It does where the turn ends behind it, or another call follows. Text behind it shows that
-        the model only thought of a call.
+        It did if the turn ends behind it or another call follows. Text behind it shows that the
+        model only thought of a call.
         """
         reader = self._reader
         self._open_pair()
@@ -243,7 +243,7 @@ class Turn:
         return False
 
     def _unmarked_call(self) -> Generator[None, None, bool]:
-        """Read a call whose opening token is left out: of a declared tool, and closed."""
+        """Read a call without its opening token, if it is closed and its tool is declared."""
         reader = self._reader
         while not (found := _UNMARKED.match(reader.text, reader.pos)):
             here = reader.text[reader.pos : reader.pos + _MOST_UNMARKED]

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hand the calls of a turn from one parser to another through text.
+"""Pass the calls of a turn from one parser to another through text.
 
-SGLang runs a turn through two parsers, and what is between them is a string: the one for reasoning
-reads the turn, the one for calls gets what is not reasoning. Noncharacters of Unicode, which no
-tokenizer writes, frame the calls in it, so they need no second reading.
+SGLang runs a turn through two parsers with a string between them. The parser for reasoning reads
+the turn; the parser for calls gets what is not reasoning. Noncharacters of Unicode, which no
+tokenizer writes, frame the calls in the string, so that they need no second reading.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ def has_calls(text: str) -> bool:
 
 
 def without_frames(text: str) -> str:
-    """The model's own text, in which a frame has no meaning."""
+    """Remove frames from the model's own text, where they have no meaning."""
     return _FRAMES.sub("", text)
 
 
 class Encoder:
-    """Texts and calls as a string; thoughts have no place in it."""
+    """Encode texts and calls as a string; thoughts are not part of it."""
 
     def __init__(self) -> None:
         self._in_call = False
@@ -52,7 +52,7 @@ class Encoder:
 
 
 class Decoder:
-    """Get the events back. open_calls: the calls that were left open."""
+    """Decode the events. open_calls: the calls that were left open."""
 
     def __init__(self) -> None:
         self.open_calls: set[int] = set()
@@ -74,7 +74,7 @@ class Decoder:
             self.open_calls.add(self._calls - 1)
 
     def _add(self, events: list[Event], text: str, frame: str) -> None:
-        """What `frame` ends; the frame "" ends a piece of the string."""
+        """Add the event that `frame` ends; the frame "" ends a piece of the string."""
         if self._name is not None:
             self._name += text
         elif self._in_call:
