@@ -2,7 +2,7 @@
 """Write the model's turn as a grammar for XGrammar: a thought, then calls in Gemma 4's format.
 
     turn    = [thought] call { call }, or for `auto` any mix of text, thoughts and calls
-    thought = <|channel>thought\n text <channel|>
+    thought = <|channel>thought\\n text <channel|>
     call    = <|tool_call>call:NAME{ arguments }<tool_call|>
 
 The first line of the grammar names all control tokens. The compiler keeps them out of text.
