@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fit a server to its GPU: the plan's choices as SGLang's flags, where the user made none.
+"""Fit a server to its GPU: pass the plan's choices as SGLang's flags.
 
-The plan is the one that `python -m sglang_gemma4_ext.plan` prints. A flag that the user gave
-stands, and the plan is made around it. A server that the plan does not cover is left to SGLang.
+The plan is the one that `python -m sglang_gemma4_ext.plan` prints. It keeps every flag that the
+user gave. A server that the plan does not cover is left to SGLang.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ CHUNK, REQUESTS = "--chunked-prefill-size", "--max-running-requests"
 FRACTION, CONTEXT = "--mem-fraction-static", "--context-length"
 RATIO, PAGE, KV_DTYPE = "--swa-full-tokens-ratio", "--page-size", "--kv-cache-dtype"
 OFF = "--gemma4-fit off"
-# With one of these the user has settled the memory.
+# Each of these means that the user has chosen the memory.
 MEMORY_FLAGS = (FRACTION, RATIO, "--max-total-tokens", "--enable-unified-memory")
-# What the plan does not count.
+# The plan does not count these.
 UNCOUNTED = (
     "--enable-multimodal", "--disaggregation-mode", "--pp-size", "--pipeline-parallel-size",
     "--dp-size", "--data-parallel-size", "--enable-dp-attention", "--ep-size", "--nnodes",
@@ -56,11 +56,11 @@ def apply(
     *,
     asked: bool = False,
 ) -> str:
-    """Add the plan's flags to the command line; say in one line what was chosen, and why not else.
+    """Add the plan's flags to the command line; return one line on what was chosen, or why not.
 
-    model: the target, None where its config cannot be read.
-    asked: by --gemma4-low-memory, which puts context first and refuses what cannot be fitted.
-    Raises PlanError where the weights do not fit the GPU, with what would.
+    model: the target, None if its config cannot be read
+    asked: by --gemma4-low-memory, which puts context first and refuses what cannot be fitted
+    Raises PlanError if the weights do not fit the GPU; the message says what would.
     """
     if reason := _unfitted(line, gpu, model):
         if asked:
@@ -90,7 +90,7 @@ _NO_GEMMA = "the model is not a Gemma 4"
 
 
 def _unfitted(line: CommandLine, gpu: Gpu, model: ModelInfo | None) -> str:
-    """Why the plan does not choose this server's memory, or an empty string."""
+    """Return why the plan does not choose this server's memory, or an empty string."""
     if model is None and line.value(*MODEL) and not Path(line.value(*MODEL) or "").exists():
         return "the weights of a local --model-path can be summed, a hub name's cannot"
     if model is None or model.architecture not in TARGET_ARCHITECTURES:
@@ -116,7 +116,7 @@ def _unfitted(line: CommandLine, gpu: Gpu, model: ModelInfo | None) -> str:
 
 
 def _too_large(plan: Plan, asked: bool) -> str:
-    """What is said of a server that no plan fits. Raises PlanError where it cannot start."""
+    """Describe a server that no plan fits. Raises PlanError if it cannot start."""
     said = f"{plan.reason}; the nearest that fits: {plan.nearest}"
     if asked:
         raise PlanError(said)
@@ -128,7 +128,7 @@ def _too_large(plan: Plan, asked: bool) -> str:
 def question_of(
     line: CommandLine, gpu: Gpu, memory: int, policy: SwaPolicy, *, low_memory: bool = False
 ) -> Question:
-    """The command line as a question to the planner. Raises PlanError."""
+    """Turn the command line into a question for the planner. Raises PlanError."""
     tp, steps = _integer(line, *TENSOR_PARALLEL) or 1, _integer(line, STEPS)
     subject = served.read(
         line.value(*MODEL) or "",

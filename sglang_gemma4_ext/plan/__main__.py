@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m sglang_gemma4_ext.plan`: will this model fit that GPU, and how to serve it there."""
+"""Plan whether a model fits a GPU, and how to serve it: `python -m sglang_gemma4_ext.plan`."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def question_of(args: argparse.Namespace) -> Question:
-    """The command line as a question. Raises PlanError or CheckpointError."""
+    """Turn the command line into a question. Raises PlanError or CheckpointError."""
     _check_flags(args)
     card = find_card(args.gpu) if args.gpu is not None else None
     subject = served.read(
@@ -112,7 +112,7 @@ def question_of(args: argparse.Namespace) -> Question:
 
 
 def _kv_dtype(args: argparse.Namespace, card: Card | None) -> str:
-    """The user's choice, else 8 bits where that is allowed and runs. Raises PlanError."""
+    """Return the user's dtype, or 8 bits where allowed and possible. Raises PlanError."""
     if "kv8" not in parse_allowed(args.gemma4_allow) or args.kv_cache_dtype != "auto":
         return args.kv_cache_dtype
     if card is None or card.capability < E4M3_SINCE:
@@ -123,7 +123,7 @@ def _kv_dtype(args: argparse.Namespace, card: Card | None) -> str:
 
 
 def _check_flags(args: argparse.Namespace) -> None:
-    """Raises PlanError on flags that contradict each other."""
+    """Check flags that contradict each other. Raises PlanError."""
     if args.gpu is None and args.memory is None:
         raise PlanError("say which GPU: --gpu NAME, or --memory AMOUNT for one that has no name")
     if args.gpu is not None and args.memory is not None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Peak bytes that one forward step of a Gemma 4 holds beside weights and KV.
+"""Estimate the peak bytes that one forward step of a Gemma 4 holds beside weights and KV.
 
-What is alive at once, in elements per token, counted along SGLang 0.5.23's gemma4_causal.py:
+These are alive at once, in elements per token, counted along SGLang 0.5.23's gemma4_causal.py:
 
 - always: residual, layer input and output; with per-layer embeddings (PLE) their whole stack;
 - attention: stacked q, k, v; rotated q and k; the heads' output; o_proj's output;
@@ -12,8 +12,8 @@ What is alive at once, in elements per token, counted along SGLang 0.5.23's gemm
 - logits: rows in the model's dtype and their slice, their fp32 copy, and one more for the
   soft-cap or softmax.
 
-bench/activation_peaks.py traces the same layers of SGLang; SAFETY brings each estimate above what
-it traced by at least a twentieth, and test_activations.py holds it below a half more.
+bench/activation_peaks.py traces the same layers of SGLang. SAFETY raises each estimate at least a
+twentieth above its trace. test_activations.py holds it below half more.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _FP32 = 4
 
 @dataclass(frozen=True)
 class Step:
-    """Tokens of one forward step: a prefill chunk, or a decode batch with its draft tokens."""
+    """Hold the tokens of one forward step: a prefill chunk, or a decode batch with its drafts."""
 
     chunk: int
     decode_batch: int
@@ -41,7 +41,7 @@ class Step:
 
 
 def activation_bytes(geometry: Geometry, step: Step, *, prompt_logprobs: bool = False) -> int:
-    """Bound on one step's activations: the larger of prefill's and decode's, logits included."""
+    """Return a bound on one step's activations, with logits: the larger of prefill and decode."""
     decode = step.decode_batch * step.draft_tokens
     prefill_rows = min(step.chunk, LOGPROB_CHUNK) if prompt_logprobs else step.decode_batch
     return int(
@@ -56,12 +56,12 @@ def activation_bytes(geometry: Geometry, step: Step, *, prompt_logprobs: bool = 
 
 
 def hidden_bytes(geometry: Geometry, tokens: int, step: Step) -> int:
-    """The last hidden states before and after the final norm."""
+    """Return the bytes of the last hidden states before and after the final norm."""
     return tokens * 2 * geometry.hidden * step.dtype_bytes
 
 
 def layers_bytes(geometry: Geometry, tokens: int, step: Step) -> int:
-    """The widest layer, with what lives through all of them, or the PLE stack before them."""
+    """Return the bytes of the widest layer with what lives throughout, or of the PLE stack."""
     ple = geometry.layers * geometry.ple
     widest = _widest_layer(geometry, step.tp)
     entry = geometry.hidden + 9 * ple
@@ -79,7 +79,7 @@ def _widest_layer(geometry: Geometry, tp: int) -> int:
 
 
 def _layer(geometry: Geometry, layer: int, tp: int) -> int:
-    """Elements per token of one layer's widest moment."""
+    """Return the elements per token of one layer's widest moment."""
     heads, kv_heads, dim = geometry.heads_of(layer)
     q, kv = heads * dim // tp, max(1, kv_heads // tp) * dim
     attention = (q + 2 * kv) + (q + kv) + q + geometry.hidden

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What to pass for a plan that fits, and what to change in a question that does not."""
+"""Advise which flags run a plan that fits, and what to change in a question that does not."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sglang_gemma4_ext.plan.weights import estimate, swizzled_scales
 
 
 def nearest(question: Question, plan_of: Callable[[Question], Plan]) -> str:
-    """The first of the smaller questions that fits, in words."""
+    """Name the first smaller question that fits, in words."""
     for words, smaller in _smaller(question):
         plan = plan_of(smaller)
         if plan.fits:
@@ -22,7 +22,7 @@ def nearest(question: Question, plan_of: Callable[[Question], Plan]) -> str:
 
 
 def _smaller(question: Question) -> list[tuple[str, Question]]:
-    """Questions that ask for less, or for another checkpoint or more GPUs, in words."""
+    """List questions that ask for less, or for another checkpoint or more GPUs, in words."""
     steps = []
     if not question.ours:
         steps.append(("this extension, without --stock", replace(question, ours=True)))
@@ -45,7 +45,7 @@ def _smaller(question: Question) -> list[tuple[str, Question]]:
 
 
 def _parallel(question: Question, tp: int) -> Question:
-    """The same question on more GPUs, all weights sharded but towers."""
+    """Ask the same question for more GPUs; all weights are sharded but towers."""
     parts = {
         part: size if part == "towers" else size * question.tp // tp
         for part, size in question.weights.parts.items()
@@ -56,7 +56,7 @@ def _parallel(question: Question, tp: int) -> Question:
 
 
 def flags(plan: Plan) -> list[str]:
-    """What makes the launcher run this plan, to paste behind --model-path."""
+    """List the launcher's flags for this plan, to paste after --model-path."""
     question, load = plan.question, plan.load
     context = min(plan.longest_request, question.context or question.geometry.max_context)
     found = [f"--context-length {context}"]

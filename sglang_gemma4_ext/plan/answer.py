@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A plan: bytes by purpose, pools, what they hold, and what to pass."""
+"""Define a plan: bytes by purpose, pools, what they hold, and the flags to pass."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ RESERVE = "reserve: "
 
 @dataclass(frozen=True)
 class Plan:
-    """The answer to a question.
+    """Hold the answer to a question.
 
-    parts sum to the GPU's memory; `kv` is negative where weights and reserve alone exceed it.
-    fraction: mem_fraction_static, with SGLang's three digits.
-    longest: the longest prompt of a lone request; concurrent: by (prompt, new) tokens.
-    notes: what to know besides, one sentence each.
+    parts: bytes that sum to the GPU's memory; `kv` is negative if weights and reserve exceed it
+    fraction: mem_fraction_static, with SGLang's three digits
+    longest: the longest prompt of a lone request; concurrent: by (prompt, new) tokens
+    notes: further facts, one sentence each
     """
 
     question: Question
@@ -40,15 +40,15 @@ class Plan:
 
     @property
     def reserve(self) -> int:
-        """Bytes that are kept free of weights and KV."""
+        """Return the bytes that are kept free of weights and KV."""
         return sum(size for part, size in self.parts.items() if part.startswith(RESERVE))
 
     @property
     def kv_tokens(self) -> int:
-        """Tokens of full attention that the pools hold if nothing else is in them."""
+        """Return the tokens of full attention that the pools hold if they hold nothing else."""
         return self.pools.full
 
     @property
     def longest_request(self) -> int:
-        """Prompt and new tokens of the longest lone request, 0 if none fits."""
+        """Return prompt and new tokens of the longest lone request, 0 if none fits."""
         return self.longest + NEW_TOKENS if self.longest else 0

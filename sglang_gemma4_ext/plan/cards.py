@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The GPUs that the planner knows by name."""
+"""List the GPUs that the planner knows by name."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from sglang_gemma4_ext.plan.sizes import MIB
 
 @dataclass(frozen=True)
 class Card:
-    """One kind of GPU.
+    """Describe one kind of GPU.
 
-    mib: memory as nvidia-smi reports it. ECC and firmware make it less than the nominal size.
+    mib: memory as nvidia-smi reports it, less than the nominal size because of ECC and firmware
     """
 
     key: str
@@ -47,7 +47,7 @@ CARDS: dict[str, Card] = {
         Card("b200", "B200", 183_359, (10, 0)),
     )
 }
-# Words that nvidia-smi, PyTorch and shops put around a card's name.
+# Words that nvidia-smi, PyTorch and shops add to a card's name.
 _FILLER = re.compile(
     r"nvidia|geforce|blackwell|workstation|server|edition|sxm\d?|pcie|hbm\d?e?|\d+ ?gi?b", re.I
 )
@@ -55,9 +55,10 @@ _SIZE = re.compile(r"(\d+) ?gi?b", re.I)
 
 
 def find_card(name: str) -> Card:
-    """The card that a name means: `3090`, `rtx3090`, `NVIDIA GeForce RTX 3090`. Raises PlanError.
+    """Find the card of a name: `3090`, `rtx3090`, `NVIDIA GeForce RTX 3090`.
 
     A size in the name, such as `A100-SXM4-40GB`, chooses between cards of one kind.
+    Raises PlanError on an unknown name.
     """
     bare, size = _plain(_FILLER.sub("", name)), _SIZE.search(name)
     for card in CARDS.values():
@@ -77,5 +78,5 @@ def _plain(name: str) -> str:
 
 
 def _is_that_size(card: Card, size: re.Match[str] | None) -> bool:
-    """Whether the size in a name is the card's, within what ECC and firmware take."""
+    """Tell whether the size in a name is the card's, within what ECC and firmware take."""
     return size is None or 0.85 < card.mib / 1024 / int(size[1]) < 1.1

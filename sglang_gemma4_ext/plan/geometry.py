@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The shape of a Gemma 4 language model: all that the planner needs to know of a config.json.
+"""Describe the shape of a Gemma 4 language model, as far as the planner needs its config.json.
 
 The five released models are built in, so that a plan needs no checkpoint. Their figures are those
 of DeepMind's `gemma` package (4.0.1) and, for the 12B, of an independent PyTorch port.
@@ -17,20 +17,19 @@ SLIDING, FULL = "sliding_attention", "full_attention"
 
 
 class PlanError(ValueError):
-    """What cannot be planned; the message is one sentence for the user."""
+    """Report what cannot be planned; the message is one sentence for the user."""
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """One language model.
+    """Describe one language model.
 
-    kv_heads, head_dim: of sliding layers; global_*: of full layers.
-    k_eq_v: full layers have no v_proj in the checkpoint. SGLang loads K into both places, and
-        stores both.
-    kv_shared: layers at the end that attend to the KV of an earlier layer.
-    ple: width of the per-layer embeddings, 0 without.
-    window: keys that a sliding layer sees, the token's own among them.
-    tied: the embeddings are the head too.
+    kv_heads, head_dim: of sliding layers; global_*: of full layers
+    k_eq_v: full layers have no v_proj in the checkpoint; SGLang loads and stores K twice
+    kv_shared: layers at the end that attend to the KV of an earlier layer
+    ple: width of the per-layer embeddings, 0 without
+    window: keys that a sliding layer sees, including the token's own
+    tied: the embeddings are also the head
     """
 
     name: str
@@ -77,13 +76,13 @@ class Geometry:
         return self.layer_types[layer] == FULL
 
     def heads_of(self, layer: int) -> tuple[int, int, int]:
-        """Query heads, KV heads and head_dim of a layer."""
+        """Return query heads, KV heads and head_dim of a layer."""
         if self.is_full(layer):
             return self.heads, self.global_kv_heads, self.global_head_dim
         return self.heads, self.kv_heads, self.head_dim
 
     def kv_layers(self, kind: str, *, shared_too: bool = False) -> int:
-        """Layers of a kind that own KV; `shared_too` counts as SGLang 0.5.23's pools do."""
+        """Count the layers of a kind that own KV; `shared_too` counts as SGLang 0.5.23 does."""
         return sum(
             self.layer_types[layer] == kind and (shared_too or not self.shares_kv(layer))
             for layer in range(self.layers)
@@ -119,7 +118,7 @@ BUILT_IN: dict[str, Geometry] = {
 
 
 def built_in(name: str) -> Geometry:
-    """A released model by name, whatever its case. Raises PlanError."""
+    """Return a released model by name, in any case. Raises PlanError."""
     for key, geometry in BUILT_IN.items():
         if key.lower() == name.lower().removeprefix("gemma-4-").removesuffix("-it"):
             return geometry
@@ -129,7 +128,7 @@ def built_in(name: str) -> Geometry:
 
 
 def from_config(model: ModelInfo) -> Geometry:
-    """The geometry in a checkpoint's config.json, in the hub's form or that of transformers 5.19.
+    """Read the geometry from config.json, in the hub's form or that of transformers 5.19.
 
     Raises PlanError on a model that is not Gemma 4 or lacks a field.
     """
@@ -167,7 +166,7 @@ def from_config(model: ModelInfo) -> Geometry:
 
 
 def _attention_shapes(text: Mapping[str, Any]) -> tuple[tuple[int, int], tuple[int, int]]:
-    """(KV heads, head_dim) of sliding and of full layers."""
+    """Return (KV heads, head_dim) of sliding and of full layers."""
     sliding = text["num_key_value_heads"], text["head_dim"]
     own = text.get("per_layer_config") or {}
     full: Mapping[str, Any] = next((own[str(i)] for i, t in enumerate(text["layer_types"])

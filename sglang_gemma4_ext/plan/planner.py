@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Put together where each byte of a GPU goes, and answer whether it fits."""
+"""Compute where each byte of a GPU goes, and whether it fits."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def make(question: Question) -> Plan:
 
 
 def answer(question: Question) -> Plan:
-    """Where each byte goes under the question's choices, and SGLang's where it leaves them open."""
+    """Answer with the question's choices, and with SGLang's where it makes none."""
     load = _load(question)
     fraction = _fraction(question, load)
     parts = _parts(question, load, reserve.kept_by(question.memory, fraction))
@@ -68,7 +68,7 @@ def _load(question: Question) -> reserve.Load:
 
 
 def _fraction(question: Question, load: reserve.Load) -> float:
-    """mem_fraction_static: the user's, else as the patch or SGLang settles it."""
+    """Return mem_fraction_static: the user's, or the patch's or SGLang's choice."""
     if question.mem_fraction is not None:
         return question.mem_fraction
     if not question.ours or not question.is_target:
@@ -77,7 +77,7 @@ def _fraction(question: Question, load: reserve.Load) -> float:
 
 
 def _parts(question: Question, load: reserve.Load, kept: int) -> dict[str, int]:
-    """Bytes by purpose; `kv` is what is left."""
+    """Return bytes by purpose; `kv` is what is left."""
     step = Step(load.chunk, load.graph_batch, load.draft_tokens, load.tp)
     computing = min(kept, activation_bytes(question.geometry, step))
     graphs = min(kept - computing, reserve.graph_bytes(load))
@@ -94,7 +94,7 @@ def _parts(question: Question, load: reserve.Load, kept: int) -> dict[str, int]:
 
 
 def _held(question: Question) -> dict[str, int]:
-    """Bytes of all weights on the GPU by part."""
+    """Return the bytes of all weights on the GPU by part."""
     others = {
         "draft": question.draft.size,
         "swizzled scales": question.weights.swizzled if _is_swizzled(question) else 0,
@@ -103,14 +103,14 @@ def _held(question: Question) -> dict[str, int]:
 
 
 def _is_swizzled(question: Question) -> bool:
-    """Whether ModelOpt's block scales are kept twice: by stock SGLang and on a Blackwell."""
+    """Tell whether ModelOpt's block scales are kept twice: by stock SGLang and on a Blackwell."""
     return not question.ours or not question.is_target
 
 
 def _split(
     question: Question, budget: int, kv: KvBytes, serving: Serving
 ) -> tuple[Pools, float | None]:
-    """The pools of the question's policy, and their ratio, None where the bytes are shared."""
+    """Return the pools of the question's policy and their ratio; None if bytes are shared."""
     ratio = question.swa_ratio
     if ratio is None:
         chosen = policy.decide(
@@ -137,7 +137,7 @@ def _at_once(
     question: Question, split: Pools, kv: KvBytes, load: reserve.Load, serving: Serving,
     prompt: int, new: int,
 ) -> int:  # fmt: skip
-    """How many such requests run at once: what the pools hold, at most the cap on requests."""
+    """Return how many such requests run at once: what the pools hold, up to the request cap."""
     held = pools.concurrent(split, kv, question.geometry.window, prompt, new, serving)
     return min(held, load.requests or reserve.MANY_RUNNING)
 

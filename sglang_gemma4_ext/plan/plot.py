@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plans as stacked bars in a PNG. Drawn with Pillow, which SGLang brings."""
+"""Draw plans as stacked bars in a PNG, with Pillow, which SGLang depends on."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sglang_gemma4_ext.plan.sizes import GIB
 WIDTH, MARGIN, BAR, GAP, KEY = 1100, 40, 54, 82, 26
 SCALE = WIDTH - 2 * MARGIN
 INK, PAPER, LIMIT = "#1f2430", "#ffffff", "#c0392b"
-# One colour for each purpose, the same in every picture; chosen to differ in lightness too.
+# One colour for each purpose, the same in every picture; they differ in lightness too.
 COLOURS = {
     "CUDA context": "#5b6472",
     "weights: attention": "#1d4e89",
@@ -69,7 +69,7 @@ def _bar(
     pixels: float,
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
 ) -> None:
-    """Segments with their GiB where there is room, and a line where the GPU ends."""
+    """Draw segments, with their GiB if there is room, and a line at the GPU's memory."""
     x = float(MARGIN)
     for name, size in plan.parts.items():
         if size <= 0:

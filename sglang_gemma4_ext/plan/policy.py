@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How KV memory is split between full and sliding layers: one decision for plan and server."""
+"""Decide how KV memory is split between full and sliding layers, for plan and server."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Literal
 from sglang_gemma4_ext.plan.pools import SEED_MOE_RATIO, UPSTREAM_RATIO
 from sglang_gemma4_ext.settings import SwaPolicy
 
-# Flags of SGLang beside which the shared pool is refused, or is untested.
+# Flags of SGLang with which the shared pool is refused or untested.
 UNTESTED_BESIDE = (
     "speculative_algorithm", "enable_hierarchical_cache", "enable_lmcache",
     "enable_unified_cache_external_linker", "enable_two_batch_overlap", "enable_hisparse",
@@ -21,12 +21,12 @@ KV_DTYPES = ("auto", "bfloat16", "bf16", "fp8_e4m3", "fp8_e5m2")
 
 @dataclass(frozen=True)
 class Server:
-    """What decides whether the two pools of a server may share their bytes.
+    """Hold what decides whether the two pools of a server may share their bytes.
 
-    is_target: the GPU is one that this extension is for, or the CPU reference serves.
-    beside: those of UNTESTED_BESIDE that are set.
-    spread: over pipeline, context or disaggregated ranks.
-    attention: attention backends in use.
+    is_target: the GPU is one that this extension serves, or the CPU reference serves
+    beside: those of UNTESTED_BESIDE that are set
+    spread: over pipeline, context or disaggregated ranks
+    attention: attention backends in use
     """
 
     is_target: bool = True
@@ -38,9 +38,9 @@ class Server:
 
 @dataclass(frozen=True)
 class Split:
-    """The decision: `shared` bytes, a `fixed` ratio, or a ratio `solved` from the byte budget.
+    """Hold the decision: `shared` bytes, a `fixed` ratio, or a ratio `solved` from the budget.
 
-    reason: why the bytes are not shared, where the policy would share them.
+    reason: why the bytes are not shared, if the policy would share them
     """
 
     kind: Literal["shared", "fixed", "solved"]
@@ -49,7 +49,7 @@ class Split:
 
 
 def decide(policy: SwaPolicy, *, is_moe: bool, server: Server) -> Split:
-    """The split under a policy, where the user gave neither a ratio nor the unified pool."""
+    """Split by the policy, where the user gave neither a ratio nor the unified pool."""
     if policy == "upstream":
         return Split("fixed", UPSTREAM_RATIO)
     if policy == "seed":
@@ -59,7 +59,7 @@ def decide(policy: SwaPolicy, *, is_moe: bool, server: Server) -> Split:
 
 
 def _not_shared(server: Server) -> str:
-    """Why the pools cannot share their bytes, or an empty string."""
+    """Return why the pools cannot share their bytes, or an empty string."""
     if not server.is_target:
         return "for it is not tested on this GPU"
     if flag := next(iter(server.beside), None):

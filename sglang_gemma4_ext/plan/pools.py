@@ -1,18 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The two KV pools of a Gemma 4, how a byte budget is split, and how many requests they hold.
+"""Split a byte budget into the two KV pools of a Gemma 4, and count the requests they hold.
 
-A full layer keeps every token of a request. A sliding layer needs the window, and more only for a
-while; but 5 of 6 layers slide, so a token of its pool costs 10 to 20 times as much. A fixed split
-suits one request length: at 1k/1k the sliding pool runs out first, at 128k the full pool.
+A full layer keeps every token of a request. A sliding layer keeps the window, and more only for a
+while. But 5 of 6 layers slide, so a token of the sliding pool costs 10 to 20 times as much. A fixed
+split suits one request length: at 1k/1k the sliding pool runs out first, at 128k the full pool.
 
-Three splits:
+Four splits:
 - `upstream`: SWA tokens = 0.8 x full tokens, SGLang's default.
-- `seed`: 0.15 for mixtures of experts, 0.8 for dense models, as a fork of SGLang measured best
-  on a B200 at 1k/1k and 8k/1k.
-- `shared`: one byte buffer for both, SGLang's `--enable-unified-memory`: whatever the lengths,
-  neither pool starves the other. It admits at least what any fixed split does.
-- `solved`: where the buffer cannot be shared, the fixed split whose worst case over WORKLOADS
-  is best; see `solve_ratio`.
+- `seed`: 0.15 for mixtures of experts, 0.8 for dense models. A fork of SGLang measured it best on a
+  B200 at 1k/1k and 8k/1k.
+- `shared`: one byte buffer for both, SGLang's `--enable-unified-memory`. At all lengths, neither
+pool
+  starves the other. It admits at least what any fixed split does.
+- `solved`: the fixed split whose worst case over WORKLOADS is best, for buffers that cannot be
+  shared; see `solve_ratio`.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ EVICTION_INTERVAL = 128  # SGLang's SGLANG_SWA_EVICTION_INTERVAL
 
 @dataclass(frozen=True)
 class KvBytes:
-    """Bytes of one token in each pool on one GPU."""
+    """Hold the bytes of one token in each pool on one GPU."""
 
     full: int
     swa: int
@@ -40,7 +41,7 @@ class KvBytes:
 
 @dataclass(frozen=True)
 class Pools:
-    """Tokens of each pool; `shared_bytes` where both live in one buffer, else None."""
+    """Hold the tokens of each pool; `shared_bytes` if both are in one buffer, else None."""
 
     full: int
     swa: int
@@ -49,12 +50,12 @@ class Pools:
 
 @dataclass(frozen=True)
 class Serving:
-    """What the scheduler is told, as far as pools are concerned.
+    """Hold the scheduler settings that affect pools.
 
-    draft_tokens: tokens that a decode step verifies per request, 1 without speculation.
-    chunk: the largest prefill chunk; `overlap` means that two may be in flight.
+    draft_tokens: tokens that a decode step verifies per request, 1 without speculation
+    chunk: the largest prefill chunk; with `overlap` two may be in flight
     prefix_tails: cached prefixes to keep extendable, one window of sliding KV each. With 0, cached
-        prefixes live in what requests leave and give way to them.
+        prefixes live in what requests leave and are evicted for them.
     """
 
     page: int = 1
@@ -72,10 +73,10 @@ def kv_bytes(
     shared_layers_too: bool = False,
     draft_layers: int = 0,
 ) -> KvBytes:
-    """Bytes per token; K and V are both stored, also where they are equal.
+    """Return bytes per token; K and V are both stored, even if they are equal.
 
-    shared_layers_too: as stock SGLang 0.5.23, whose pools hold rows for KV-shared layers too.
-    draft_layers: of an MTP assistant, likewise; each counts as a full layer of the target.
+    shared_layers_too: as in stock SGLang 0.5.23, whose pools also have rows for KV-shared layers
+    draft_layers: of an MTP assistant, likewise; each counts as a full layer of the target
     """
 
     def of(kind: str, heads: int, dim: int) -> int:
@@ -91,16 +92,16 @@ def kv_bytes(
 
 
 def split(budget: int, kv: KvBytes, ratio: float, page: int = 1) -> Pools:
-    """A fixed split, by the arithmetic of SGLang's HybridSWAPoolConfigurator.
+    """Split at a fixed ratio, by the arithmetic of SGLang's HybridSWAPoolConfigurator.
 
-    A float cell size is meant: SGLang's token counts follow from its rounding.
+    The cell size is a float on purpose: SGLang's token counts follow from its rounding.
     """
     full = int(budget // (kv.full + ratio * kv.swa)) // page * page
     return Pools(full, int(full * ratio) // page * page)
 
 
 def share(budget: int, kv: KvBytes, page: int = 1) -> Pools:
-    """One buffer: each pool may grow until the bytes run out."""
+    """Share one buffer: each pool may grow until the bytes run out."""
     budget = max(budget, 0)
     full, swa = (budget // size // page * page for size in (kv.full, kv.swa))
     return Pools(full, swa, shared_bytes=budget)
@@ -111,16 +112,16 @@ def seed_ratio(geometry: Geometry) -> float:
 
 
 def full_tokens(prompt: int, new: int, serving: Serving) -> int:
-    """Full-pool tokens of one request at its end, whole pages, one page spare."""
+    """Return one request's full-pool tokens at its end: whole pages, one page spare."""
     return _pages(prompt + new + serving.draft_tokens - 1, serving) + serving.page
 
 
 def swa_tokens(prompt: int, new: int, window: int, serving: Serving) -> int:
-    """The most sliding tokens that one request holds at once while it decodes.
+    """Return the most sliding tokens that one request holds at once while it decodes.
 
-    With the radix cache on, the last window of its prompt stays locked in the tree; what it
-    decodes comes on top until it leaves the window, after which SGLang frees it in steps of
-    EVICTION_INTERVAL. The running step and page rounding complete it.
+    With the radix cache on, the last window of its prompt stays locked in the tree. Decoded tokens
+    are added until they leave the window; then SGLang frees them in steps of EVICTION_INTERVAL. The
+    running step and page rounding complete the count.
     """
     decoded = window + EVICTION_INTERVAL * serving.draft_tokens + serving.page
     held = min(prompt, window) + min(new, decoded)
@@ -128,14 +129,14 @@ def swa_tokens(prompt: int, new: int, window: int, serving: Serving) -> int:
 
 
 def in_flight(prompt: int, serving: Serving) -> int:
-    """Sliding tokens of prefill chunks being computed, beyond what their requests keep."""
+    """Return the sliding tokens of prefill chunks in flight, beyond what their requests keep."""
     return _pages(min(prompt, serving.chunk) * (2 if serving.overlap else 1), serving)
 
 
 def concurrent(
     pools: Pools, kv: KvBytes, window: int, prompt: int, new: int, serving: Serving
 ) -> int:
-    """How many such requests run at once without one being retracted."""
+    """Count how many such requests run at once without a retraction."""
     full = full_tokens(prompt, new, serving)
     swa = swa_tokens(prompt, new, window, serving)
     reserved = in_flight(prompt, serving) + serving.prefix_tails * (window + serving.page)
@@ -148,7 +149,7 @@ def concurrent(
 def longest(
     pools: Pools, kv: KvBytes, window: int, context: int, new: int, serving: Serving
 ) -> int:
-    """The longest prompt of a lone request within a context, or 0."""
+    """Return the longest prompt of a lone request within a context, or 0."""
     return _largest(
         lambda prompt: concurrent(pools, kv, window, prompt, new, serving) >= 1,
         context - new,
@@ -164,12 +165,12 @@ def solve_ratio(
     *,
     max_requests: int | None = None,
 ) -> float:
-    """The fixed split that serves most loads at all, and whose worst one of them is best.
+    """Find the fixed split that serves the most loads, and among those has the best worst load.
 
-    Worst is relative to sharing the bytes. Loads longer than the context count at that length;
-    those that do not fit even with all bytes shared do not count. No more than max_requests are
-    asked of any load, so that sliding tokens beyond what they can hold go to the full pool.
-    UPSTREAM_RATIO where no load fits.
+    The worst load is relative to sharing the bytes. Loads longer than the context count at that
+    length. Loads that do not fit with all bytes shared do not count. Each load has at most
+    max_requests requests, so that sliding tokens beyond what they hold go to the full pool.
+    Returns UPSTREAM_RATIO if no load fits.
     """
     shared = share(budget, kv, serving.page)
     ideals = {
@@ -193,7 +194,7 @@ def solve_ratio(
 
 
 def loads(context: int) -> Sequence[tuple[int, int]]:
-    """WORKLOADS, each cut to the context."""
+    """Return WORKLOADS, each cut to the context."""
     cut = {
         (min(prompt, context - new), new) if context > new else (1, context - 1)
         for prompt, new in WORKLOADS
@@ -202,7 +203,7 @@ def loads(context: int) -> Sequence[tuple[int, int]]:
 
 
 def _largest(fits: Callable[[int], bool], most: int) -> int:
-    """The largest n in 1..most with fits(n), which holds up to some n and then no more; or 0."""
+    """Return the largest n in 1..most with fits(n), or 0; fits holds up to some n only."""
     low, high = 0, max(0, most)
     while low < high:
         middle = (low + high + 1) // 2

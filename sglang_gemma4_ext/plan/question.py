@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is asked of a plan."""
+"""Define the question that a plan answers, and check it."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ ALLOWABLE = frozenset({"kv8"})
 
 @dataclass(frozen=True)
 class Question:
-    """What is to be served on what. None leaves the choice to the plan.
+    """Describe what is to be served on which GPU; None leaves a choice to the plan.
 
-    memory: bytes of one GPU as nvidia-smi reports them.
-    capability: its compute capability; None where only its memory is known.
-    card: its name, for people.
-    at_once: requests of the whole context that must run at once.
-    tight: keep free what the model works with, with no allowance on top.
-    low_memory: context counts before throughput on large GPUs too.
-    policy: how KV memory is split; see policy.py.
-    ours: with the extension's patches; False plans stock SGLang 0.5.23.
+    memory: bytes of one GPU as nvidia-smi reports them
+    capability: its compute capability; None if only its memory is known
+    card: its name, for people
+    at_once: requests of the whole context that must run at once
+    tight: keep free what the model works with, without an allowance
+    low_memory: context counts before throughput on large GPUs too
+    policy: how KV memory is split; see policy.py
+    ours: with the extension's patches; False plans stock SGLang 0.5.23
     """
 
     geometry: Geometry
@@ -55,18 +55,18 @@ class Question:
 
     @property
     def is_target(self) -> bool:
-        """Whether the extension's memory patches are for this GPU; a nameless one counts so."""
+        """Tell whether the memory patches apply to this GPU; a nameless one counts so."""
         return self.capability is None or (8, 0) <= self.capability < (10, 0)
 
     @property
     def is_free(self) -> bool:
-        """Whether the plan may choose memory: the user and the GPU leave it to the extension."""
+        """Tell whether the plan may choose memory: neither the user nor the GPU prevents it."""
         settled = self.mem_fraction is not None or self.swa_ratio is not None or self.tight
         return self.ours and self.is_target and not settled
 
     @property
     def runs_e4m3(self) -> bool:
-        """Whether an E4M3 KV cache is known to run on this GPU."""
+        """Tell whether an E4M3 KV cache is known to run on this GPU."""
         return self.capability is not None and self.capability >= E4M3_SINCE
 
     @property
@@ -75,13 +75,13 @@ class Question:
 
     @property
     def server(self) -> Server:
-        """The server as far as the split of KV memory is concerned."""
+        """Return the facts that decide how KV memory is split."""
         beside = ("speculative_algorithm",) if self.draft else ()
         return Server(self.is_target, beside, kv_dtype=self.kv_dtype)
 
 
 def parse_allowed(text: str) -> frozenset[str]:
-    """The lossy choices in a comma-separated list. Raises PlanError on one that is not offered."""
+    """Parse a comma-separated list of lossy choices. Raises PlanError on an unknown one."""
     names = frozenset(name.strip() for name in text.split(",") if name.strip())
     for name in sorted(names - ALLOWABLE):
         raise PlanError(f"--gemma4-allow offers {', '.join(sorted(ALLOWABLE))}, not {name!r}")
@@ -89,7 +89,7 @@ def parse_allowed(text: str) -> frozenset[str]:
 
 
 def check(question: Question) -> None:
-    """Raises PlanError on a question that contradicts itself, its model or its GPU."""
+    """Check the question against itself, its model and its GPU. Raises PlanError."""
     most = question.geometry.max_context
     if question.context is not None and question.context > most:
         raise PlanError(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A plan as text for people and as JSON for programs."""
+"""Write a plan as text for people and as JSON for programs."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from sglang_gemma4_ext.plan.search import Option
 from sglang_gemma4_ext.plan.sizes import GIB
 
 _BAR = 40
-SCHEMA = 1  # of the JSON; raised whenever a key changes its meaning or goes
+SCHEMA = 1  # of the JSON; raised whenever a key is removed or changes its meaning
 UNMODELLED = RESERVE + "unmodelled"
-# What nobody can count in advance.
+# Memory use that cannot be counted in advance.
 SLACK = "allocator slack, kernel workspaces, NCCL, rounding of the fraction"
 LEGEND = {
     UNMODELLED: f"{SLACK}, and SGLang's allowance; --gemma4-fit auto does without the allowance",
@@ -25,7 +25,7 @@ LEGEND = {
 
 
 def to_text(plan: Plan, gains: Sequence[Option] = ()) -> str:
-    """The verdict first, then where the memory goes, then what fits into the KV pools."""
+    """Write the verdict first, then where the memory goes, then what fits into the KV pools."""
     question = plan.question
     verdict = f"{'Yes' if plan.fits else 'No'}: {plan.reason}."
     lines = [title(plan), "", verdict, *(f"{note}." for note in plan.notes)]
@@ -39,7 +39,7 @@ def to_text(plan: Plan, gains: Sequence[Option] = ()) -> str:
 
 
 def to_json(plan: Plan, gains: Sequence[Option] = ()) -> dict[str, Any]:
-    """The same as plain values: bytes, tokens, counts."""
+    """Return the same as plain values: bytes, tokens, counts."""
     return {
         "schema": SCHEMA,
         "model": plan.question.geometry.name,
@@ -77,7 +77,7 @@ def title(plan: Plan) -> str:
 
 
 def _prefill(plan: Plan) -> list[str]:
-    """What a chunk that the plan made smaller costs."""
+    """Describe the cost of a chunk that the plan made smaller."""
     question, chunk = plan.question, plan.load.chunk
     default = default_load(question.memory, question.geometry, question.tp).chunk
     if chunk >= default:
@@ -92,14 +92,14 @@ def _gains(gains: Sequence[Option]) -> list[str]:
 
 
 def gpu(question: Question) -> str:
-    """The GPUs of a question in words, such as `RTX 3090 (24.0 GiB) x 2`."""
+    """Name the GPUs of a question, such as `RTX 3090 (24.0 GiB) x 2`."""
     size = f"{question.memory / GIB:.1f} GiB"
     name = f"{question.card} ({size})" if question.card else size
     return f"{name} x {question.tp}" if question.tp > 1 else name
 
 
 def _legend(plan: Plan) -> list[str]:
-    """What the parts with unusual names are."""
+    """Explain the parts with unusual names."""
     words = LEGEND | ({UNMODELLED: SLACK} if plan.question.tight else {})
     return ["", *(f"  {part}: {words[part]}" for part in plan.parts if part in words)]
 

@@ -1,18 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Find the best plan: choose chunk, requests and context where the user chose nothing.
 
-A candidate keeps free what the model works with and no allowance on top (reserve.py). It is
-admitted if it serves no load worse than stock SGLang would: at least its longest request and, for
-each of pools.WORKLOADS, at least as many requests at once. Among those the best is
+A candidate keeps free what the model works with, without an allowance (reserve.py). It is admitted
+if it serves every load at least as well as stock SGLang. That means its longest request and, for
+each of pools.WORKLOADS, the number of requests at once. Among the admitted candidates the best is
 
 - below 60 GiB: the longest context for `at_once` requests, then the largest chunk, then the most
   requests at once;
 - below 60 GiB with a context from the user: the most requests of that length at once, then the
   largest chunk;
 - from 60 GiB on throughput counts first: SGLang's own chunk, then the most requests of 8,192 +
-  1,024 tokens, then the longest context. The reserve keeps its allowance.
+1,024
+  tokens, then the longest context. The reserve keeps its allowance.
 
-A chunk below EXACT_CHUNK prefills slower and is taken only where nothing fits without it.
+A chunk below EXACT_CHUNK prefills more slowly and is used only where nothing fits without it.
 """
 
 from __future__ import annotations
@@ -34,17 +35,18 @@ FEWEST_REQUESTS, MOST_REQUESTS = 16, 2048
 
 @dataclass(frozen=True)
 class Option:
-    """A lossy or slower choice, in words, and the longest request that it would allow."""
+    """Describe a lossy or slower choice, and the longest request that it would allow."""
 
     words: str
     tokens: int
 
 
 def fit(question: Question) -> Plan:
-    """The best plan for a question, or why nothing fits and what would.
+    """Return the best plan for a question, or why nothing fits and what would.
 
-    Raises PlanError on contradictions. Where no candidate serves as much as stock SGLang, and on a
-    GPU that the extension's memory patches are not for, the plan is the one of planner.answer.
+    On a GPU that the memory patches do not serve, or where no candidate serves as much as stock
+    SGLang, this is planner.answer's plan.
+    Raises PlanError on contradictions.
     """
     check(question)
     plan = best(question)
@@ -52,7 +54,7 @@ def fit(question: Question) -> Plan:
 
 
 def best(question: Question) -> Plan:
-    """The best plan, without advice where nothing fits."""
+    """Return the best plan, without advice where nothing fits."""
     if not question.is_free:
         return planner.answer(question)
     stock = planner.answer(replace(question, ours=False, policy="auto"))
@@ -65,19 +67,19 @@ def best(question: Question) -> Plan:
 
 
 def _tightest(question: Question) -> Plan:
-    """The plan that leaves most for KV, to say by how much it does not fit."""
+    """Return the plan that leaves the most for KV, to state the shortfall."""
     chunk = question.chunk or SMALLEST_CHUNK
     requests = question.requests or max(FEWEST_REQUESTS, question.at_once)
     return planner.answer(replace(question, tight=True, chunk=chunk, requests=requests))
 
 
 def for_throughput(question: Question) -> bool:
-    """Whether throughput counts first: on a large GPU, unless the user asks for low memory."""
+    """Tell whether throughput counts first: on a large GPU, unless low memory is asked for."""
     return question.memory >= THROUGHPUT_FROM and not question.low_memory
 
 
 def options(question: Question, plan: Plan) -> list[Option]:
-    """What lossy or slower choices would add to the best plan of a question, most first."""
+    """List what lossy or slower choices would add to a question's best plan, the most first."""
     choices = []
     if question.kv_dtype == "auto" and question.runs_e4m3 and question.is_free:
         kv8 = replace(question, kv_dtype="fp8_e4m3")
@@ -101,7 +103,7 @@ def _candidates(question: Question, stock: Plan, slow: bool) -> Iterator[Plan]:
             tight = not for_throughput(question)
             tried = replace(question, tight=tight, chunk=chunk, requests=requests)
             context = question.context or _longest_context(tried)
-            # More running requests take of the KV memory: worth a look only at no cost in context.
+            # More running requests take KV memory, so they are tried only at no cost in context.
             if context < longest and tight:
                 break
             longest = max(longest, context)
@@ -130,9 +132,9 @@ def _request_counts(question: Question, fewest: int) -> list[int]:
 
 
 def _longest_context(question: Question) -> int:
-    """The longest context of which `at_once` requests fit, or 0.
+    """Return the longest context of which `at_once` requests fit, or 0.
 
-    The request table grows with the context, so the context decides how much it may be.
+    The request table grows with the context, which reduces the memory for KV.
     """
     low, high = 0, question.geometry.max_context
     while low < high:
@@ -143,14 +145,14 @@ def _longest_context(question: Question) -> int:
 
 
 def _serves_as_much(plan: Plan, stock: Plan) -> bool:
-    """Whether no load is served worse than by stock SGLang."""
+    """Tell whether every load is served at least as well as by stock SGLang."""
     if plan.longest_request < stock.longest_request:
         return False
     return all(plan.concurrent.get(load, 0) >= n for load, n in stock.concurrent.items())
 
 
 def _merit(question: Question, plan: Plan) -> tuple[int, ...]:
-    """What the best plan has most of, the most important first."""
+    """Return the figures by which plans are ranked, the most important first."""
     context, chunk = plan.load.context, plan.load.chunk
     at_once, unused = sum(plan.concurrent.values()), -(plan.load.requests or 0)
     whole = plan.concurrent.get((context - NEW_TOKENS, NEW_TOKENS), 0)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is served: a model and its draft, from folders, config files or names."""
+"""Read what is served, a model and its draft, from folders, config files or names."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ DEFAULT_DRAFT_TOKENS = 4
 
 @dataclass(frozen=True)
 class Draft:
-    """A speculative draft, whose KV is the target's own. False where there is none.
+    """Describe a speculative draft, which uses the target's KV; false if there is none.
 
-    size: bytes of its weights. layers: for each of them stock SGLang reserves KV all the same.
-    tokens: that a decode step verifies per request.
+    size: bytes of its weights
+    layers: its layers; stock SGLang reserves KV for each
+    tokens: verified by a decode step per request
     """
 
     path: str = ""
@@ -40,7 +41,7 @@ NO_DRAFT = Draft()
 
 @dataclass(frozen=True)
 class Served:
-    """A model and its draft, as bytes and shapes."""
+    """Hold a model and its draft, as bytes and shapes."""
 
     geometry: Geometry
     weights: Weights
@@ -56,10 +57,10 @@ def read(
     draft: str | None = None,
     draft_tokens: int | None = None,
 ) -> Served:
-    """Read what a --model-path and a draft's name hold. Raises PlanError or CheckpointError.
+    """Read a --model-path and a draft's path. Raises PlanError or CheckpointError.
 
-    path: a folder, a config.json or a built-in name. fmt: one of weights.FORMATS, instead of what
-    the folder's files say.
+    path: a folder, a config.json or a built-in name
+    fmt: one of weights.FORMATS, in place of the format in the folder's files
     """
     model = _model(path)
     geometry = from_config(model) if model else built_in(path.rpartition("/")[2])
@@ -69,7 +70,7 @@ def read(
 
 
 def _model(path: str) -> ModelInfo | None:
-    """What config.json says, or None where the path is no folder and no file."""
+    """Return the config of a folder or file, or None if the path is neither."""
     folder = Path(path).parent if path.endswith(".json") else Path(path)
     if not folder.is_dir() or not Path(path).exists():
         return None

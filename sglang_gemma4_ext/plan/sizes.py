@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Memory sizes as people write them, such as `24GiB`."""
+"""Parse memory sizes as people write them, such as `24GiB`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _UNITS = {"gib": GIB, "gb": 10**9, "mib": MIB, "mb": 10**6, "": GIB}
 
 
 def parse_size(text: str) -> int:
-    """Bytes of `24GiB`, `24GB`, `512MiB`, or `24`, which is GiB. Raises PlanError on others."""
+    """Return the bytes of `24GiB`, `24GB`, `512MiB`, or `24`, which is GiB. Raises PlanError."""
     match = _SIZE.fullmatch(text.strip())
     size = int(float(match[1]) * _UNITS[match[2].lower()]) if match else 0
     if size <= 0:

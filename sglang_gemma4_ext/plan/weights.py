@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bytes of weights on one GPU: from a geometry and a format, or from a checkpoint's headers.
+"""Count the bytes of weights on one GPU, from a geometry and a format or from headers.
 
-Both count what SGLang 0.5.23 holds, not what lies on disk: no towers when text-only, K twice
-where it serves as V, no head beside tied embeddings, nothing that a trainer left behind. KV-shared
-layers have k_proj and v_proj whether the checkpoint has them or not: SGLang builds both.
+Both count what SGLang 0.5.23 holds, not what is on disk. Text-only servers have no
+towers, and tied embeddings have no separate head. K counts twice if it is also V. A trainer's
+leftovers do not count. KV-shared layers always have k_proj and v_proj, because SGLang builds both.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FP8 = 1.0
 # Two E2M1 codes a byte, and an E4M3 scale for each 16 weights along K.
 NVFP4 = 0.5 + 1 / 16
 
-# What a format quantizes, and at how many bytes a weight; the rest stays BF16.
+# What a format quantizes, and its bytes per weight; the rest stays BF16.
 FORMATS: dict[str, tuple[frozenset[str], float]] = {
     "bf16": (frozenset(), BF16),
     "fp8": (frozenset({"attention", "mlp", "experts"}), FP8),
@@ -35,7 +35,7 @@ _ELEMENT_BYTES = {
     "F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2,
     "I16": 2, "U16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I8": 1, "U8": 1, "BOOL": 1,
 }  # fmt: skip
-# Names that the language model loads, below whatever prefixes.
+# Names that the language model loads, without prefixes.
 _LOADED = re.compile(
     r"(model\.|language_model\.)*(layers\.\d+\.|embed_tokens|per_layer_|norm\.|lm_head\.)"
 )
@@ -46,10 +46,10 @@ _KEY = re.compile(r"\.layers\.(\d+)\.self_attn\.k_proj\.")
 
 @dataclass(frozen=True)
 class Weights:
-    """Bytes on one GPU by part: attention, mlp, experts, embeddings, ple, other.
+    """Hold bytes on one GPU by part: attention, mlp, experts, embeddings, ple, other.
 
-    swizzled: what stock SGLang 0.5.23 keeps beside them; see swizzled_scales.
-    nvfp4_experts: whether any part of them is experts in NVFP4.
+    swizzled: what stock SGLang 0.5.23 keeps beside them; see swizzled_scales
+    nvfp4_experts: whether any part of them is experts in NVFP4
     """
 
     parts: Mapping[str, int]
@@ -63,7 +63,7 @@ class Weights:
 
 
 def estimate(geometry: Geometry, fmt: str, tp: int = 1) -> Weights:
-    """Weights of a geometry in one of FORMATS, of NVFP4 as ModelOpt writes it.
+    """Estimate the weights of a geometry in one of FORMATS; NVFP4 is as ModelOpt writes it.
 
     Raises PlanError on another format.
     """
@@ -84,10 +84,11 @@ def estimate(geometry: Geometry, fmt: str, tp: int = 1) -> Weights:
 
 
 def swizzled_scales(geometry: Geometry, tp: int = 1) -> int:
-    """Bytes of ModelOpt NVFP4 experts' block scales once more, as Blackwell's kernels read them.
+    """Return the bytes of a second copy of ModelOpt NVFP4 experts' block scales.
 
-    SGLang 0.5.23 makes them on any GPU, in blocks of 128 rows and 4 columns, and keeps them where
-    nothing reads them; patches/weights/experts_without_swizzled_scales.py does without.
+    Blackwell's kernels read this copy. SGLang 0.5.23 makes it on any GPU, in blocks of 128 rows and
+    4 columns, and keeps it even if nothing reads it.
+    patches/weights/experts_without_swizzled_scales.py avoids it.
     """
     inner = geometry.expert_intermediate // tp
 
@@ -99,7 +100,7 @@ def swizzled_scales(geometry: Geometry, tp: int = 1) -> int:
 
 
 def _counts(geometry: Geometry) -> dict[str, int]:
-    """Weights of the whole model by part. Norms and scalars are left out: under 0.1 % of it."""
+    """Count the whole model's weights by part; norms and scalars, under 0.1 %, are left out."""
     counts = {
         "attention": sum(_attention(geometry, layer) for layer in range(geometry.layers)),
         "mlp": sum(
@@ -126,7 +127,7 @@ def _attention(geometry: Geometry, layer: int) -> int:
 def from_headers(
     tensors: Mapping[str, Tensor], geometry: Geometry, tp: int = 1, *, multimodal: bool = False
 ) -> Weights:
-    """Weights of a real checkpoint, from its safetensors headers. Raises PlanError on a dtype."""
+    """Count a checkpoint's weights from its headers. Raises PlanError on an unknown dtype."""
     parts: dict[str, int] = {}
     for name, tensor in tensors.items():
         part = _part(name)
@@ -135,7 +136,7 @@ def from_headers(
     parts["attention"] = parts.get("attention", 0) + _unstored_kv(tensors, geometry)
     leaves = {name.rpartition(".")[2] for name in tensors if _part(name) == "experts"}
     by_modelopt = "weight_scale_2" in leaves
-    # Towers are not sharded: each GPU has the whole of them.
+    # Towers are not sharded: each GPU holds all of them.
     return Weights(
         {part: size if part == "towers" else size // tp for part, size in parts.items()},
         "summed from the checkpoint's headers",
@@ -145,7 +146,7 @@ def from_headers(
 
 
 def _is_held(name: str, part: str, geometry: Geometry, multimodal: bool) -> bool:
-    """Whether SGLang keeps a tensor of the checkpoint."""
+    """Tell whether SGLang keeps a tensor of the checkpoint."""
     if part == "towers":
         return multimodal
     if _TRAINERS.search(name) or not _LOADED.match(name):
@@ -154,7 +155,7 @@ def _is_held(name: str, part: str, geometry: Geometry, multimodal: bool) -> bool
 
 
 def _unstored_kv(tensors: Mapping[str, Tensor], geometry: Geometry) -> int:
-    """Bytes of k_proj and v_proj of KV-shared layers that the checkpoint leaves out."""
+    """Count the bytes of k_proj and v_proj of KV-shared layers that the checkpoint leaves out."""
     stored = {int(found[1]) for name in tensors if (found := _KEY.search(name))}
     size = 0
     for name, tensor in tensors.items():
@@ -173,7 +174,7 @@ def _loaded_bytes(name: str, tensor: Tensor, geometry: Geometry) -> int:
 
 
 def element_bytes(name: str, tensor: Tensor) -> int:
-    """Bytes of one element of the tensor of that name. Raises PlanError on an unknown dtype."""
+    """Return the bytes of one element of a tensor. Raises PlanError on an unknown dtype."""
     if tensor.dtype not in _ELEMENT_BYTES:
         raise PlanError(f"{name} has the dtype {tensor.dtype}, whose size is not known")
     return _ELEMENT_BYTES[tensor.dtype]
