@@ -31,7 +31,7 @@ def attend_ref(
     if keys < queries:
         raise ValueError(f"{queries=} are more than {keys=}")
     if q.shape[1] % k.shape[1]:
-        raise ValueError(f"query heads {q.shape[1]} are no multiple of KV heads {k.shape[1]}")
+        raise ValueError(f"query heads {q.shape[1]} are not a multiple of KV heads {k.shape[1]}")
     out = scaled_dot_product_attention(
         q.movedim(0, 1)[None],
         k.to(q.dtype).movedim(0, 1)[None],

@@ -149,7 +149,9 @@ def _prepare(ours: argparse.Namespace, theirs: list[str]) -> CommandLine:
         settings = replace(settings, cpu=True)
         line.use_cpu(settings.cpu_attention)
         if ours.gemma4_low_memory:
-            raise SettingsError("--gemma4-low-memory plans a GPU's memory, and none was found")
+            raise SettingsError(
+                "--gemma4-low-memory plans a GPU's memory and none was found: leave it out"
+            )
     else:
         _fit(ours, line, target)
     settings.export(speculative=line.value(*DRAFT_MODEL) is not None, ranks=line.ranks)
@@ -194,20 +196,23 @@ def _runs_on_cpu(line: CommandLine) -> bool:
     if gpu.vendor == "none":
         if device not in (None, "cpu"):
             raise SettingsError(
-                f"--device {device}: PyTorch finds no such device; without the flag it is the CPU"
+                f"--device {device}: PyTorch finds no such device; leave it out to serve from the "
+                "CPU"
             )
         return True
     if device == "cpu":
         raise SettingsError(
-            f"--device cpu: SGLang would use the {gpu.name} all the same; "
-            "hide it with CUDA_VISIBLE_DEVICES= to serve from the CPU"
+            f"--device cpu: SGLang would still use the {gpu.name}; "
+            "set CUDA_VISIBLE_DEVICES= to serve from the CPU"
         )
     import torch
 
     ranks, here = line.value(*TENSOR_PARALLEL) or "1", torch.cuda.device_count()
     alone = gpu.vendor == "nvidia" and line.value("--nnodes") in (None, "1")
     if alone and ranks.isdecimal() and int(ranks) > here:
-        raise SettingsError(f"--tp-size {ranks} needs {ranks} GPUs; this machine has {here}")
+        raise SettingsError(
+            f"--tp-size {ranks} needs {ranks} GPUs and this machine has {here}: lower it"
+        )
     return False
 
 

@@ -169,6 +169,6 @@ def check_names(settings: Settings) -> None:
     unknown = sorted(settings.disable - known)
     if unknown:
         raise SettingsError(
-            f"--gemma4-ext-disable names no patch: {', '.join(unknown)} "
-            f"(patches: {', '.join(sorted(known))})"
+            f"--gemma4-ext-disable: no patch is named {', '.join(unknown)}; "
+            f"choose from {', '.join(sorted(known))}"
         )

@@ -26,7 +26,7 @@ def _check_n(self: Any) -> None:
         n = one.get("n", 1) if isinstance(one, dict) else 1
         if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= MOST:
             shown = n if isinstance(n, int) and abs(n) < 2**63 else "given"
-            raise ValueError(f"n must be a whole number from 1 to {MOST}, and {shown} is not")
+            raise ValueError(f"n must be a whole number from 1 to {MOST}, not {shown}")
 
 
 def _retired() -> bool:

@@ -31,10 +31,10 @@ def _check(
     size = self.model_config.vocab_size
     top = getattr(obj, "top_logprobs_num", None)
     if isinstance(top, int) and not 0 <= top <= size:
-        raise ValueError(f"top log-probabilities of a token are 0 to {size} in number")
+        raise ValueError(f"the number of top log-probabilities must be from 0 to {size}")
     start = getattr(obj, "logprob_start_len", None)
     if isinstance(start, int) and start < -1:
-        raise ValueError("logprob_start_len is -1 or a place in the prompt")
+        raise ValueError("logprob_start_len must be -1 or a position in the prompt")
     if input_ids is not None and input_embeds is None and not len(input_ids):
         raise ValueError("the prompt has no tokens")
     if input_ids is not None and len(input_ids) and not _within(input_ids, size):

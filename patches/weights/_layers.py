@@ -144,11 +144,11 @@ def require_group_size(where: str, group_size: int | None) -> None:
 
 
 def require_whole_blocks(where: str, k: int) -> None:
-    """k: in-features of one rank's share."""
+    """Raise ValueError if `k`, a shard's in-features, ends within a block of 16."""
     if k % BLOCK:
         raise ValueError(
-            f"{where}: a rank's share has {k} in-features, no multiple of the 16 that share one "
-            "NVFP4 scale; start with a smaller --tp-size"
+            f"{where}: a tensor-parallel shard has {k} in-features, which is not a multiple of 16; "
+            "start with a smaller --tp-size"
         )
 
 
@@ -180,7 +180,10 @@ def checked(
     expected |= {w.block: (torch.float8_e4m3fn, k // BLOCK) for w, k in full_k.items()}
     for k in full_k.values():
         if k % BLOCK:
-            raise ValueError(f"{where}: {k} in-features are no multiple of 16, which NVFP4 needs")
+            raise ValueError(
+                f"{where}: {k} in-features are not a multiple of 16, as NVFP4 needs; export it "
+                "again in another format"
+            )
     layer.nvfp4_seen = {name: {} for name in expected}
 
     def load(param: Any, loaded: torch.Tensor, *args: Any, **kwargs: Any) -> None:

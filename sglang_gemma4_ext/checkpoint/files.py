@@ -47,7 +47,7 @@ def read_headers(folder: Path) -> dict[str, Tensor]:
             "download them again"
         )
     if not files and not list(folder.glob("*.bin")):
-        raise CheckpointError(f"{folder} has no *.safetensors weights")
+        raise CheckpointError(f"{folder} has no *.safetensors weights: download them again")
     tensors: dict[str, Tensor] = {}
     for name in sorted(wanted):
         tensors.update(read_header(files[name]))
@@ -62,7 +62,7 @@ def _wanted_files(folder: Path, files: dict[str, Path]) -> set[str]:
         if not isinstance(weight_map, dict):
             raise CheckpointError(f"{index} has no weight_map; download it again")
         if not all(isinstance(name, str) for name in weight_map.values()):
-            raise CheckpointError(f"{index} has a weight_map of no file names; download it again")
+            raise CheckpointError(f"{index} has a weight_map without file names; download it again")
         return set(weight_map.values())
     wanted = set(files)
     for shard in filter(None, map(_SHARD.fullmatch, files)):

@@ -57,7 +57,9 @@ def check_address(host: str, port: int) -> None:
             probe.bind(address)
             probe.listen()
     except socket.gaierror:
-        raise ValueError(f"--host {host} is not an address of this machine") from None
+        raise ValueError(
+            f"--host {host} is not an address of this machine: choose another"
+        ) from None
     except OSError as error:
         raise ValueError(
             f"cannot listen on {host} port {port} ({error.strerror}): is another server running "
@@ -83,7 +85,7 @@ def check_checkpoint(
     if not folder.is_dir():
         if _HUB_NAME.fullmatch(path):
             return None
-        raise CheckpointError(f"{flag} {path} does not exist")
+        raise CheckpointError(f"{flag} {path} does not exist: correct the path")
     config = folder / "config.json"
     if not config.is_file():
         raise CheckpointError(

@@ -224,6 +224,7 @@ def _regex(pattern: str, scheme: Scheme) -> Rule:
         re.compile(pattern)
     except (re.error, OverflowError, RecursionError):
         raise CheckpointError(
-            f"the quantization config has an invalid pattern: {pattern!r}"
+            f"the quantization config has the invalid pattern {pattern!r}: export the checkpoint "
+            "again"
         ) from None
     return Rule(pattern, scheme, "regex")

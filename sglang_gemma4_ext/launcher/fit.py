@@ -121,7 +121,7 @@ def _too_large(plan: Plan, asked: bool) -> str:
     if asked:
         raise PlanError(said)
     if plan.question.weights.total + plan.question.draft.size >= plan.question.memory:
-        raise PlanError(f"{said}; {OFF} starts all the same")
+        raise PlanError(f"{said}; {OFF} starts it anyway")
     return f"memory as SGLang chooses it, for nothing fits: {said}"
 
 

@@ -134,7 +134,8 @@ def from_config(model: ModelInfo) -> Geometry:
     """
     if not model.is_gemma4:
         raise PlanError(
-            f"{model.path} is not a Gemma 4 ({model.architecture or 'no architecture'})"
+            f"{model.path} is not a Gemma 4 ({model.architecture or 'no architecture'}): plan a "
+            "Gemma 4 checkpoint"
         )
     text = model.text
     try:
@@ -162,7 +163,9 @@ def from_config(model: ModelInfo) -> Geometry:
             tied=model.config.get("tie_word_embeddings", True),
         )
     except KeyError as missing:
-        raise PlanError(f"the config.json of {model.path} lacks {missing}") from None
+        raise PlanError(
+            f"the config.json of {model.path} lacks {missing}: download it again"
+        ) from None
 
 
 def _attention_shapes(text: Mapping[str, Any]) -> tuple[tuple[int, int], tuple[int, int]]:

@@ -94,7 +94,7 @@ def check(question: Question) -> None:
     if question.context is not None and question.context > most:
         raise PlanError(
             f"--context-length {question.context} is above the {most} tokens that "
-            f"{question.geometry.name} was made for"
+            f"{question.geometry.name} was made for: lower it"
         )
     for flag, value in (
         ("--context-length", question.context),
@@ -106,10 +106,13 @@ def check(question: Question) -> None:
         if value is not None and value < 1:
             raise PlanError(f"{flag} must be at least 1, not {value}")
     if question.geometry.heads % question.tp:
-        raise PlanError(f"--tp {question.tp} does not divide {question.geometry.heads} query heads")
+        raise PlanError(
+            f"--tp {question.tp} must divide the model's {question.geometry.heads} query heads"
+        )
     if question.requests is not None and question.requests < question.at_once:
         raise PlanError(
-            f"--max-running-requests {question.requests} is below --for-requests {question.at_once}"
+            f"--max-running-requests {question.requests} is below --for-requests "
+            f"{question.at_once}: raise the former or lower the latter"
         )
     fraction, ratio = question.mem_fraction, question.swa_ratio
     if fraction is not None and not 0 < fraction < 1:

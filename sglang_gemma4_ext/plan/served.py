@@ -76,7 +76,7 @@ def _model(path: str) -> ModelInfo | None:
         return None
     model = read_model_info(str(folder.resolve()))
     if model is None:
-        raise PlanError(f"{folder} has no config.json that can be read")
+        raise PlanError(f"{folder} has no readable config.json: give a checkpoint's folder")
     return model
 
 
@@ -85,14 +85,14 @@ def _weights(path: str, geometry: Geometry, fmt: str | None, tp: int, multimodal
     if folder.is_dir() and fmt is None and any(folder.glob("*.safetensors")):
         return weights.from_headers(read_headers(folder), geometry, tp, multimodal=multimodal)
     if multimodal:
-        raise PlanError("--enable-multimodal needs a checkpoint whose towers can be summed")
+        raise PlanError("--enable-multimodal needs a checkpoint's folder: its towers are summed")
     return weights.estimate(geometry, fmt or "bf16", tp)
 
 
 def _draft(path: str, tokens: int | None, target: ModelInfo | None) -> Draft:
     folder = Path(path)
     if not folder.is_dir():
-        raise PlanError(f"{DRAFT_FLAG} {path} is no folder")
+        raise PlanError(f"{DRAFT_FLAG} {path} is not a folder: give the assistant's")
     size = sum(
         prod(tensor.shape) * weights.element_bytes(name, tensor)
         for name, tensor in read_headers(folder).items()

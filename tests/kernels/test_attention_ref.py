@@ -65,5 +65,5 @@ def test_inconsistent_shapes_are_refused():
     q, k = torch.zeros(3, 4, 8), torch.zeros(2, 2, 8)
     with pytest.raises(ValueError, match="more than"):
         attend_ref(q, k, k, scale=1.0)
-    with pytest.raises(ValueError, match="no multiple"):
+    with pytest.raises(ValueError, match="not a multiple"):
         attend_ref(q, torch.zeros(3, 3, 8), torch.zeros(3, 3, 8), scale=1.0)

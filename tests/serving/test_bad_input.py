@@ -99,7 +99,7 @@ def test_no_model_at_all():
 
 def test_a_missing_path(tmp_path):
     assert last_line("--model-path", "/no/such/folder") == (
-        "--model-path /no/such/folder does not exist"
+        "--model-path /no/such/folder does not exist: correct the path"
     )
 
 
@@ -166,7 +166,7 @@ def test_nvfp4_with_swizzled_scales(nvfp4, damaged):
 def test_an_unknown_name_to_disable(checkpoint):
     flags = ("--model-path", str(checkpoint("dense")), "--gemma4-ext-disable", "text_only,nope")
     said = last_line(*flags)
-    assert said.startswith("--gemma4-ext-disable names no patch: nope (patches: ")
+    assert said.startswith("--gemma4-ext-disable: no patch is named nope; choose from ")
     assert "exact_sliding_window" in said
 
 
@@ -252,5 +252,5 @@ class TestFoundBySglang:
         heads = edit("config.json", lambda c: c["text_config"].update(num_attention_heads=3))
         path = damaged(checkpoint("dense"), heads)
         said = last_line("--model-path", path, status=1, cwd=home.folder)
-        assert said == ("the server did not start: query heads 3 are no multiple of KV heads 2")
+        assert said == ("the server did not start: query heads 3 are not a multiple of KV heads 2")
         assert home.is_deserted()

@@ -89,7 +89,7 @@ def test_a_backend_for_gpus_is_refused_on_the_cpu(flag, backend):
         ("nvidia", ["--device", "cuda"], False),
         ("nvidia", ["--device", "cpu"], "hide it with CUDA_VISIBLE_DEVICES="),
         ("nvidia", ["--tp", "1"], False),
-        ("nvidia", ["--tp", "2"], "--tp-size 2 needs 2 GPUs; this machine has 1"),
+        ("nvidia", ["--tp", "2"], "--tp-size 2 needs 2 GPUs and this machine has 1: lower it"),
         ("nvidia", ["--tensor-parallel-size=8", "--nnodes", "8"], False),
     ],
 )

@@ -131,7 +131,7 @@ def test_a_flag_in_a_config_file_counts(fitted, tmp_path):
 
 def test_weights_that_do_not_fit_are_refused_with_what_would(fitted):
     nearest = r"do not fit 16.0 GiB; the nearest that fits: the model's NVFP4"
-    with pytest.raises(PlanError, match=nearest + r".*--gemma4-fit off starts all the same"):
+    with pytest.raises(PlanError, match=nearest + r".*--gemma4-fit off starts it anyway"):
         fitted(16 * GIB)
     with pytest.raises(PlanError, match=nearest):
         fitted(16 * GIB, asked=True)

@@ -282,7 +282,7 @@ def test_more_memory_never_holds_less(model, one, other, low):
     ("choices", "message"),
     [
         ({"context": 300_000}, "--context-length 300000 is above the 262144 tokens"),
-        ({"tp": 3}, "--tp 3 does not divide 32 query heads"),
+        ({"tp": 3}, "--tp 3 must divide the model's 32 query heads"),
         ({"mem_fraction": 1.5}, "--mem-fraction-static must be between 0 and 1, not 1.5"),
         ({"swa_ratio": 0.0}, "--swa-full-tokens-ratio must be above 0 and at most 1"),
         ({"requests": 0}, "--max-running-requests must be at least 1, not 0"),

@@ -333,7 +333,7 @@ M = ("--model-path", "31B")
         ((*M, "--gpu", "h200", "--plot", "/no/such/plan.png"), "cannot be written"),
         (
             (*M, "--gpu", "l4", "--speculative-draft-model-path", "/no/draft"),
-            "--speculative-draft-model-path /no/draft is no folder",
+            "--speculative-draft-model-path /no/draft is not a folder: give the assistant's",
         ),
     ],
 )
@@ -348,7 +348,7 @@ def test_bad_arguments_get_one_sentence(capsys, argv, sentence):
     ("config", "sentence"),
     [
         ("{}", "is not a Gemma 4"),
-        ("no json", "has no config.json that can be read"),
+        ("no json", "has no readable config.json: give a checkpoint's folder"),
         (
             '{"architectures": ["Gemma4ForCausalLM"], "num_key_value_heads": 1}',
             "lacks 'head_dim'",

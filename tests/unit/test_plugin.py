@@ -166,7 +166,7 @@ print("went on")
 def test_an_unknown_name_to_disable_is_named():
     done = python(f"{AS_A_PROCESS}plugins.load_plugins()", SGLANG_GEMMA4_EXT_DISABLE="router_scael")
     assert done.returncode == 1
-    assert "names no patch: router_scael" in done.stderr
+    assert "no patch is named router_scael" in done.stderr
     assert "router_scale" in done.stderr
 
 

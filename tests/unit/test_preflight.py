@@ -99,7 +99,10 @@ def test_a_name_without_a_local_folder_is_left_to_sglang():
 
 
 def test_a_missing_path_is_refused(tmp_path):
-    assert refusal(tmp_path / "nope") == f"--model-path {tmp_path}/nope does not exist"
+    assert (
+        refusal(tmp_path / "nope")
+        == f"--model-path {tmp_path}/nope does not exist: correct the path"
+    )
     assert refusal("~/gemma").startswith("--model-path ~/gemma")
     flag = "--speculative-draft-model-path"
     assert refusal(tmp_path / "nope", flag=flag).startswith(flag)
@@ -161,7 +164,7 @@ def test_a_git_lfs_pointer_is_refused(folder, name):
 
 def test_missing_shards_by_index_and_by_number(folder):
     (folder / "model.safetensors").unlink()
-    assert "has no *.safetensors weights" in refusal(folder)
+    assert "has no *.safetensors weights: download them again" in refusal(folder)
     write_weights(folder / "model-00002-of-00003.safetensors", {"a": ("BF16", (2,))})
     assert "lacks 2 of 3 weight files, model-00001-of-00003.safetensors first" in refusal(folder)
     index = folder / "model.safetensors.index.json"

@@ -39,7 +39,9 @@ def test_ids_within_the_vocabulary_pass(ids):
 @pytest.mark.parametrize("count", [-1, 513, 10**400])
 def test_more_log_probabilities_than_vocabulary_are_refused(count):
     manager = SimpleNamespace(model_config=SimpleNamespace(vocab_size=512))
-    with pytest.raises(ValueError, match="top log-probabilities of a token are 0 to 512 in number"):
+    with pytest.raises(
+        ValueError, match="the number of top log-probabilities must be from 0 to 512"
+    ):
         check(manager, GenerateReqInput(text="x", top_logprobs_num=count), "x", [5])
     for usual in (None, 0, 512):
         check(manager, GenerateReqInput(text="x", top_logprobs_num=usual), "x", [5])
@@ -47,7 +49,9 @@ def test_more_log_probabilities_than_vocabulary_are_refused(count):
 
 def test_log_probabilities_that_start_before_the_prompt_are_refused():
     manager = SimpleNamespace(model_config=SimpleNamespace(vocab_size=512))
-    with pytest.raises(ValueError, match="logprob_start_len is -1 or a place in the prompt"):
+    with pytest.raises(
+        ValueError, match="logprob_start_len must be -1 or a position in the prompt"
+    ):
         check(manager, GenerateReqInput(text="x", logprob_start_len=-2), "x", [5])
     for usual in (None, -1, 0, 7):
         check(manager, GenerateReqInput(text="x", logprob_start_len=usual), "x", [5])

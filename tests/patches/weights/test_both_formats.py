@@ -117,7 +117,9 @@ def test_a_shard_with_partial_blocks_is_refused(method) -> None:
     """Split the 26B-A4B's width of 704 over 8 ranks."""
     layer = SimpleNamespace(moe_ep_size=1, layer_name="model.layers.0.moe.experts")
     given = {"intermediate_size_per_partition": 88, "moe_intermediate_size": 704}
-    with pytest.raises(ValueError, match=r"experts: a rank's share has 88 .* smaller --tp-size"):
+    with pytest.raises(
+        ValueError, match=r"experts: a tensor-parallel shard has 88 .* smaller --tp-size"
+    ):
         method().create_weights(
             None, layer=layer, num_experts=128, hidden_size=2816, weight_loader=None, **given
         )

@@ -158,12 +158,14 @@ def test_scales_padded_to_more_rows_are_refused(make) -> None:
 
 @both
 def test_a_shard_that_ends_within_a_block_is_refused(make) -> None:
-    with pytest.raises(ValueError, match=f"{WHERE}: a rank's share has 24 in-features.*--tp-size"):
+    with pytest.raises(
+        ValueError, match=f"{WHERE}: a tensor-parallel shard has 24 in-features.*--tp-size"
+    ):
         Loaded(make, k=48, ranks=2)
 
 
 def test_in_features_must_be_whole_blocks() -> None:
-    with pytest.raises(ValueError, match="40 in-features are no multiple of 16"):
+    with pytest.raises(ValueError, match="40 in-features are not a multiple of 16"):
         Loaded(_compressed_tensors, k=40)
 
 
