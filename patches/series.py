@@ -40,6 +40,7 @@ from sglang_gemma4_ext.patches.memory import (
     kernels_before_pools,
     kv_bounds_check,
     memory_reserve,
+    readable_kv_dtype,
     shared_layers_without_kv,
     swa_policy,
 )
@@ -91,6 +92,7 @@ PATCHES: tuple[Patch, ...] = (
     router_scale.PATCH,
     experts_tanh_gelu.PATCH,
     context_ceiling.PATCH,
+    readable_kv_dtype.PATCH,
     memory_reserve.PATCH,
     shared_layers_without_kv.PATCH,
     swa_policy.PATCH,

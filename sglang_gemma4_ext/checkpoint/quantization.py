@@ -28,6 +28,12 @@ def describe(model: ModelInfo) -> Quantization:
     return quantization_files.read(declared, file) if declared else Quantization()
 
 
+def declares_fp8_kv(model: ModelInfo) -> bool:
+    """Whether SGLang's `--kv-cache-dtype auto` means FP8. Raises CheckpointError."""
+    scheme = describe(model).kv_cache
+    return scheme is not None and scheme.format == "fp8"
+
+
 def _hf_quant_config(path: str) -> Mapping[str, Any]:
     """Return the content of hf_quant_config.json; empty without the file."""
     file = Path(path) / HF_QUANT_CONFIG

@@ -140,6 +140,7 @@ def question_of(
         geometry=subject.geometry,
         weights=subject.weights,
         draft=subject.draft,
+        fp8_kv=subject.fp8_kv,
         memory=memory,
         capability=gpu.capability,
         tp=tp,

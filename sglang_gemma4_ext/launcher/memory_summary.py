@@ -48,6 +48,7 @@ def plan_of(subject: Served, cfg: Any) -> Plan:
             geometry=subject.geometry,
             weights=subject.weights,
             draft=subject.draft,
+            fp8_kv=subject.fp8_kv,
             memory=gpu_memory_bytes(),
             capability=detect_gpu().capability,
             tp=cfg.tp_size,

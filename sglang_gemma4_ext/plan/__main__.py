@@ -93,6 +93,7 @@ def question_of(args: argparse.Namespace) -> Question:
         geometry=subject.geometry,
         weights=subject.weights,
         draft=subject.draft,
+        fp8_kv=subject.fp8_kv,
         memory=card.memory if card else parse_size(args.memory),
         capability=card.capability if card else None,
         card=card.title if card else "",

@@ -26,7 +26,8 @@ def _smaller(question: Question) -> list[tuple[str, Question]]:
     steps = []
     if not question.ours:
         steps.append(("this extension, without --stock", replace(question, ours=True)))
-    if question.ours and question.runs_e4m3 and question.kv_dtype_bytes > 1:
+    is_wide = question.kv_dtype == "auto" and question.kv_dtype_bytes > 1
+    if question.ours and question.runs_e4m3 and is_wide:
         kv8 = replace(question, kv_dtype="fp8_e4m3")
         steps.append(("KV in 8 bits, --gemma4-allow kv8", kv8))
     if question.at_once > 1:
@@ -72,8 +73,8 @@ def flags(plan: Plan) -> list[str]:
         found.append(f"--swa-full-tokens-ratio {question.swa_ratio:g}")
     if question.tp > 1:
         found.append(f"--tp {question.tp}")
-    if question.kv_dtype != "auto":
-        found.append(f"--kv-cache-dtype {question.kv_dtype}")
+    if question.kv_dtype != "auto" or question.served_kv_dtype == "bfloat16":
+        found.append(f"--kv-cache-dtype {question.served_kv_dtype}")
     if question.page != 1:
         found.append(f"--page-size {question.page}")
     if question.draft:

@@ -16,6 +16,14 @@ BEYOND = (
     "This GPU is a Blackwell: the extension leaves the reserve to SGLang and solves the split of "
     "KV memory; its other patches are for compute capability 8.0 to 9.x"
 )
+NO_FP8_KV = (
+    "The checkpoint declares an FP8 KV cache: it is counted in BF16, at two bytes a value, for "
+    "SGLang's attention reads FP8 from compute capability 8.9 on"
+)
+STOCK_FP8_KV = (
+    "stock SGLang 0.5.23 takes the FP8 KV cache that the checkpoint declares, and its attention "
+    "does not compile for it before compute capability 8.9"
+)
 STOCK_EXPERTS = (
     "stock SGLang 0.5.23 does not answer with NVFP4 experts before Blackwell: its Marlin kernels "
     "refuse their gelu"
@@ -150,9 +158,12 @@ def _lengths(question: Question) -> list[tuple[int, int]]:
 
 
 def _notes(question: Question) -> tuple[str, ...]:
+    notes = []
     if question.ours and not question.is_target:
-        return (BEYOND,)
-    return ()
+        notes.append(BEYOND)
+    if question.kv_dtype == "auto" and question.fp8_kv and not question.runs_e4m3:
+        notes.append(NO_FP8_KV)
+    return tuple(notes)
 
 
 def _verdict(
@@ -165,6 +176,9 @@ def _verdict(
 ) -> tuple[bool, str]:
     if not question.ours and question.is_target and question.weights.nvfp4_experts:
         return False, STOCK_EXPERTS
+    declared = question.kv_dtype == "auto" and question.fp8_kv
+    if not question.ours and declared and question.capability and not question.runs_e4m3:
+        return False, STOCK_FP8_KV
     held = sum(_held(question).values())
     if parts["kv"] <= 0:
         over = -parts["kv"] / GIB

@@ -26,6 +26,7 @@ class Question:
     memory: bytes of one GPU as nvidia-smi reports them
     capability: its compute capability; None if only its memory is known
     card: its name, for people
+    fp8_kv: the checkpoint declares an FP8 KV cache; kv_dtype "auto" takes it if it runs
     at_once: requests of the whole context that must run at once
     tight: keep free what the model works with, without an allowance
     low_memory: context counts before throughput on large GPUs too
@@ -43,6 +44,7 @@ class Question:
     mem_fraction: float | None = None
     swa_ratio: float | None = None
     kv_dtype: str = "auto"
+    fp8_kv: bool = False
     draft: Draft = NO_DRAFT
     page: int = 1
     policy: SwaPolicy = "auto"
@@ -70,8 +72,15 @@ class Question:
         return self.capability is not None and self.capability >= E4M3_SINCE
 
     @property
+    def served_kv_dtype(self) -> str:
+        """Return the dtype that `kv_dtype` leads to; BF16 if a declared FP8 cache cannot run."""
+        if self.kv_dtype != "auto" or not self.fp8_kv:
+            return self.kv_dtype
+        return "fp8_e4m3" if self.runs_e4m3 else "bfloat16"
+
+    @property
     def kv_dtype_bytes(self) -> int:
-        return KV_DTYPE_BYTES[self.kv_dtype]
+        return KV_DTYPE_BYTES[self.served_kv_dtype]
 
     @property
     def server(self) -> Server:

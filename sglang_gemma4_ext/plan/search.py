@@ -80,8 +80,8 @@ def for_throughput(question: Question) -> bool:
 
 def options(question: Question, plan: Plan) -> list[Option]:
     """List what lossy or slower choices would add to a question's best plan, the most first."""
-    choices = []
-    if question.kv_dtype == "auto" and question.runs_e4m3 and question.is_free:
+    choices, is_wide = [], question.kv_dtype == "auto" and question.kv_dtype_bytes > 1
+    if is_wide and question.runs_e4m3 and question.is_free:
         kv8 = replace(question, kv_dtype="fp8_e4m3")
         choices.append(("--gemma4-allow kv8 (KV in fp8_e4m3, lossy)", kv8))
     if question.chunk is None and question.is_free:

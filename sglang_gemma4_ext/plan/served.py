@@ -10,6 +10,7 @@ from pathlib import Path
 from sglang_gemma4_ext.checkpoint.assistant_fit import check_fit
 from sglang_gemma4_ext.checkpoint.files import read_headers
 from sglang_gemma4_ext.checkpoint.model_family import ModelInfo, read_model_info
+from sglang_gemma4_ext.checkpoint.quantization import declares_fp8_kv
 from sglang_gemma4_ext.plan import weights
 from sglang_gemma4_ext.plan.geometry import Geometry, PlanError, built_in, from_config
 from sglang_gemma4_ext.plan.weights import Weights
@@ -41,11 +42,15 @@ NO_DRAFT = Draft()
 
 @dataclass(frozen=True)
 class Served:
-    """Hold a model and its draft, as bytes and shapes."""
+    """Hold a model and its draft, as bytes and shapes.
+
+    fp8_kv: the checkpoint declares an FP8 KV cache
+    """
 
     geometry: Geometry
     weights: Weights
     draft: Draft = NO_DRAFT
+    fp8_kv: bool = False
 
 
 def read(
@@ -66,7 +71,7 @@ def read(
     geometry = from_config(model) if model else built_in(path.rpartition("/")[2])
     held = _weights(path, geometry, fmt, tp, multimodal)
     drafting = _draft(draft, draft_tokens, model) if draft else NO_DRAFT
-    return Served(geometry, held, drafting)
+    return Served(geometry, held, drafting, model is not None and declares_fp8_kv(model))
 
 
 def _model(path: str) -> ModelInfo | None:

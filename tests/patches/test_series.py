@@ -88,6 +88,7 @@ ALWAYS = {
     "kernels_before_pools",
     "memory_reserve",
     "parsers_by_default",
+    "readable_kv_dtype",
     "reasoning",
     "request_fields",
     "request_samples",

@@ -159,6 +159,32 @@ def test_an_e4m3_cache_is_planned_only_where_it_runs(capability, runs):
             planner.make(asked)
 
 
+@pytest.mark.parametrize(
+    ("capability", "bytes_of_a_full_token", "flag"),
+    [
+        ((8, 6), 16_384, "--kv-cache-dtype bfloat16"),
+        ((8, 9), 8192, None),
+        ((9, 0), 8192, None),
+        (None, 16_384, "--kv-cache-dtype bfloat16"),
+    ],
+)
+def test_a_declared_cache_is_counted_as_it_is_served(capability, bytes_of_a_full_token, flag):
+    answer = search.fit(question("12B", 24, fp8_kv=True, capability=capability))
+    assert answer.kv.full == bytes_of_a_full_token
+    assert [f for f in answer.flags if "kv-cache" in f] == ([flag] if flag else [])
+    assert (planner.NO_FP8_KV in answer.notes) == (flag is not None)
+    assert not any("kv8" in option.words for option in search.options(answer.question, answer))
+
+
+@pytest.mark.parametrize(("capability", "starts"), [((8, 6), False), ((8, 9), True)])
+def test_stock_does_not_start_with_a_declared_cache_that_does_not_compile(capability, starts):
+    answer = planner.make(question("12B", 24, fp8_kv=True, capability=capability, ours=False))
+    assert answer.fits == starts
+    if not starts:
+        assert answer.reason == planner.STOCK_FP8_KV
+        assert answer.nearest.startswith("this extension, without --stock (")
+
+
 @pytest.mark.parametrize("card", sorted(CARDS))
 @pytest.mark.parametrize("model", sorted(BUILT_IN))
 def test_no_advice_names_a_cache_that_does_not_run(model, card):

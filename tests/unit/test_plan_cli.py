@@ -396,3 +396,13 @@ def test_an_unknown_card_gets_one_sentence(name):
 )
 def test_sizes(text, size):
     assert parse_size(text) == size
+
+
+@pytest.mark.parametrize(("gpu", "size"), [("a10g", 16_384), ("l4", 8192)])
+def test_a_checkpoint_that_declares_fp8_keys_is_read(capsys, tmp_path, gpu, size):
+    folder = write_config(BUILT_IN["12B"], tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    declared = {"quant_method": "modelopt", "quant_algo": "NVFP4", "kv_cache_quant_algo": "FP8"}
+    (folder / "config.json").write_text(json.dumps({**config, "quantization_config": declared}))
+    _, out, _ = run(capsys, "--model", str(folder), "--weights", "nvfp4", "--gpu", gpu, "--json")
+    assert json.loads(out)["kv_bytes_per_token"]["full"] == size
