@@ -45,6 +45,7 @@ from sglang_gemma4_ext.patches.memory import (
     swa_policy,
 )
 from sglang_gemma4_ext.patches.model import (
+    embedding_scale,
     exact_sliding_window,
     experts_tanh_gelu,
     extend_attention_tiles,
@@ -87,6 +88,7 @@ PATCHES: tuple[Patch, ...] = (
     outer_tie_rules.PATCH,
     text_only.PATCH,
     positions_from_zero.PATCH,
+    embedding_scale.PATCH,
     exact_sliding_window.PATCH,
     exact_tree_window.PATCH,
     router_scale.PATCH,

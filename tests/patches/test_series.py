@@ -84,6 +84,7 @@ def test_patches_of_the_cpu_reference_are_inactive_on_a_gpu(gpu):
 
 ALWAYS = {
     "context_ceiling",
+    "embedding_scale",
     "exact_sliding_window",
     "kernels_before_pools",
     "memory_reserve",
