@@ -18,7 +18,7 @@ from bench.checkpoints.tiny import build
 from sglang_gemma4_ext.patches.model.embedding_scale import PATCH
 from tests.patches.hooks import hook_of
 from tests.serving.harness import environment
-from tests.serving.parity import Reference
+from tests.serving.parity import Reference, prompt_ids
 
 # E2B, E4B, 26B-A4B, 12B, 31B; the per-layer embeddings' width.
 HIDDEN = (1536, 2560, 2816, 3840, 5376)
@@ -108,3 +108,23 @@ def test_a_loaded_model(tmp_path: Path, left_out: str):
         expected = (model.embed_tokens(ids), model.embed_tokens_per_layer(ids))
     assert torch.equal(tokens, expected[0]) is not bool(left_out)
     assert torch.equal(per_layer, expected[1]) is not bool(left_out)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "least_rms", "least_changed"), [("dense", 2e-3, 0), ("moe", 2e-2, 1)]
+)
+def test_what_the_rounding_is_worth(tmp_path: Path, kind, least_rms, least_changed):
+    """transformers' fp32 arithmetic with both scales: log-probabilities, and greedy tokens."""
+    path = build(kind, tmp_path / kind, text={"hidden_size": 336})
+    unrounded, rounded = Reference(path), Reference(path)
+    scale = rounded.model.get_input_embeddings().embed_scale
+    scale.copy_(scale.bfloat16())
+    differences, changed = [], 0
+    for length in (70, 300):
+        ids = prompt_ids(length)
+        one, other = (reference.log_probs(ids, []) for reference in (unrounded, rounded))
+        differences.append((one - other).flatten())
+        changed += (one.argmax(-1) != other.argmax(-1)).sum().item()
+    assert torch.cat(differences).square().mean().sqrt() > least_rms
+    assert changed >= least_changed
