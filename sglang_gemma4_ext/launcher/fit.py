@@ -9,7 +9,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sglang_gemma4_ext.checkpoint.model_family import TARGET_ARCHITECTURES, ModelInfo
+from sglang_gemma4_ext.checkpoint.hub import local_folder
+from sglang_gemma4_ext.checkpoint.model_family import (
+    TARGET_ARCHITECTURES,
+    ModelInfo,
+    read_model_info,
+)
 from sglang_gemma4_ext.checkpoint.quantization import describe
 from sglang_gemma4_ext.launcher.command_line import (
     ATTENTION_BACKENDS,
@@ -62,11 +67,13 @@ def apply(
     asked: by --gemma4-low-memory, which puts context first and refuses what cannot be fitted
     Raises PlanError if the weights do not fit the GPU; the message says what would.
     """
+    model = model or _cached(line)
     if reason := _unfitted(line, gpu, model):
         if asked:
             raise PlanError(f"--gemma4-low-memory cannot choose the memory: {reason}")
         return f"memory as SGLang chooses it: {reason}" if reason != _NO_GEMMA else ""
-    question = question_of(line, gpu, memory.free, policy, low_memory=asked)
+    path = model.path if model else ""
+    question = question_of(line, path, gpu, memory.free, policy, low_memory=asked)
     plan = search.fit(question)
     if not plan.fits:
         return _too_large(plan, asked)
@@ -86,13 +93,20 @@ def apply(
     return f"fitted to {size}: {' '.join(added)} ({plan.reason}; {OFF} leaves it to SGLang)"
 
 
+def _cached(line: CommandLine) -> ModelInfo | None:
+    """Return the model of a hub name that is in the cache."""
+    folder = local_folder(line.value(*MODEL) or "", line.value("--revision"))
+    return read_model_info(str(folder)) if folder else None
+
+
 _NO_GEMMA = "the model is not a Gemma 4"
 
 
 def _unfitted(line: CommandLine, gpu: Gpu, model: ModelInfo | None) -> str:
     """Return why the plan does not choose this server's memory, or an empty string."""
-    if model is None and line.value(*MODEL) and not Path(line.value(*MODEL) or "").exists():
-        return "the weights of a local --model-path can be summed, a hub name's cannot"
+    path = line.value(*MODEL) or ""
+    if model is None and not Path(path).exists():
+        return f"{path} is not on this machine yet (hf download {path}), so its size is not known"
     if model is None or model.architecture not in TARGET_ARCHITECTURES:
         return _NO_GEMMA
     if not gpu.is_target:
@@ -126,12 +140,18 @@ def _too_large(plan: Plan, asked: bool) -> str:
 
 
 def question_of(
-    line: CommandLine, gpu: Gpu, memory: int, policy: SwaPolicy, *, low_memory: bool = False
+    line: CommandLine,
+    path: str,
+    gpu: Gpu,
+    memory: int,
+    policy: SwaPolicy,
+    *,
+    low_memory: bool = False,
 ) -> Question:
     """Turn the command line into a question for the planner. Raises PlanError."""
     tp, steps = _integer(line, *TENSOR_PARALLEL) or 1, _integer(line, STEPS)
     subject = served.read(
-        line.value(*MODEL) or "",
+        path,
         tp=tp,
         draft=line.value(*DRAFT_MODEL),
         draft_tokens=steps + 1 if steps else _integer(line, DRAFT_TOKENS),

@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from sglang_gemma4_ext.checkpoint.files import CheckpointError
+from sglang_gemma4_ext.checkpoint.hub import local_folder
 from sglang_gemma4_ext.machine import detect_gpu, gpu_memory_bytes
 from sglang_gemma4_ext.plan import planner, served
 from sglang_gemma4_ext.plan.answer import Plan
@@ -22,11 +22,12 @@ def describe_memory(cfg: Any, cpu: bool) -> str:
 
     cfg: SGLang's resolved arguments. The server starts, whatever the plan says.
     """
-    if not Path(cfg.model_path).is_dir():
+    folder = local_folder(cfg.model_path, cfg.revision)
+    if folder is None:
         return "not planned: the weights of a local --model-path can be summed"
     try:
         subject = served.read(
-            cfg.model_path,
+            str(folder),
             tp=cfg.tp_size,
             multimodal=bool(cfg.enable_multimodal),
             draft=cfg.speculative_draft_model_path,

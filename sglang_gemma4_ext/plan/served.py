@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sglang_gemma4_ext.checkpoint.assistant_fit import check_fit
 from sglang_gemma4_ext.checkpoint.files import read_headers
+from sglang_gemma4_ext.checkpoint.hub import local_folder
 from sglang_gemma4_ext.checkpoint.model_family import ModelInfo, read_model_info
 from sglang_gemma4_ext.checkpoint.quantization import declares_fp8_kv
 from sglang_gemma4_ext.plan import weights
@@ -64,9 +65,10 @@ def read(
 ) -> Served:
     """Read a --model-path and a draft's path. Raises PlanError or CheckpointError.
 
-    path: a folder, a config.json or a built-in name
+    path: a folder, a config.json, a hub name in the cache or a built-in name
     fmt: one of weights.FORMATS, in place of the format in the folder's files
     """
+    path = str(local_folder(path) or path)
     model = _model(path)
     geometry = from_config(model) if model else built_in(path.rpartition("/")[2])
     held = _weights(path, geometry, fmt, tp, multimodal)
@@ -95,8 +97,8 @@ def _weights(path: str, geometry: Geometry, fmt: str | None, tp: int, multimodal
 
 
 def _draft(path: str, tokens: int | None, target: ModelInfo | None) -> Draft:
-    folder = Path(path)
-    if not folder.is_dir():
+    folder = local_folder(path)
+    if folder is None:
         raise PlanError(f"{DRAFT_FLAG} {path} is not a folder: give the assistant's")
     size = sum(
         prod(tensor.shape) * weights.element_bytes(name, tensor)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from bench.checkpoints.shapes import write_config
 from sglang_gemma4_ext import launch_server, machine
@@ -154,10 +155,27 @@ def test_other_gpus_are_left_to_sglang(fitted, gpu):
     assert len(line.argv) == 2 and "memory patches are not for" in said
 
 
-def test_other_models_are_left_alone_and_hub_names_said():
+def test_a_hub_name_that_is_not_here_is_said():
     line = CommandLine(["--model-path", "google/gemma-4-12B-it"])
     said = fit.apply(line, A10G, Memory(32 * GIB), None, "auto")
-    assert "hub name" in said and len(line.argv) == 2
+    assert "is not on this machine yet (hf download google/gemma-4-12B-it)" in said
+    assert len(line.argv) == 2
+
+
+def test_a_hub_name_in_the_cache_is_fitted(fitted, tmp_path, monkeypatch):
+    """The cache is laid out as huggingface_hub does it."""
+    repo = tmp_path / "models--google--gemma-4-12B-it"
+    snapshot = repo / "snapshots" / ("0" * 40)
+    write_config(BUILT_IN["12B"], snapshot)
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text("0" * 40)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    line = CommandLine(["google/gemma-4-12B-it"])
+    assert "is not on this machine" in fit.apply(line, A10G, Memory(32 * GIB), None, "auto")
+    weights = {"model.embed_tokens.weight": torch.zeros(4, 4, dtype=torch.bfloat16)}
+    save_file(weights, snapshot / "model.safetensors")
+    said = fit.apply(line, A10G, Memory(32 * GIB), None, "auto")
+    assert said.startswith("fitted to 32.0 GiB: ") and line.has(fit.FRACTION)
 
 
 def test_another_model_gets_no_word(tmp_path):

@@ -20,7 +20,7 @@ def settled(path, **others):
     plain = {"tp_size": 1, "speculative_draft_model_path": None, "enable_multimodal": None,
              "mem_fraction_static": 0.8, "context_length": None, "max_running_requests": None,
              "chunked_prefill_size": 2048, "swa_full_tokens_ratio": None, "page_size": 1,
-             "kv_cache_dtype": "auto"}  # fmt: skip
+             "kv_cache_dtype": "auto", "revision": None}  # fmt: skip
     return SimpleNamespace(model_path=str(path), **{**plain, **others})
 
 
