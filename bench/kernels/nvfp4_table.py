@@ -2,7 +2,7 @@
 """Derive from times which shapes `auto` serves with our kernels, and write the GPU's own table.
 
 Marlin has another layout of the weights, so a layer uses one of the two at every M. Ours serve a
-shape under three conditions: no M of a decode is slower, decodes are faster by more than noise, and
+shape under three conditions. No M of a decode is slower, decodes are faster by more than noise, and
 no larger M is slower by more than a tenth. A shape with an M or operation that was not timed on
 both is left to Marlin.
 """

@@ -3,9 +3,13 @@
 
     python -m bench.soak [--minutes 15] [--json bench/results/soak_cpu.jsonl]
 
-The status is 1, with the reason, in four cases: - a process grew by more than 2 % after the first
-third - a request got a wrong answer - the log has an error - a pool is not empty at the end  The
-row is appended in every case. Latencies are of this machine under its other load.
+The status is 1, with the reason, in four cases:
+- a process grew by more than 2 % after the first third
+- a request got a wrong answer
+- the log has an error
+- a pool is not empty at the end
+
+The row is appended in every case. Latencies are of this machine under its other load.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 """A `Gemma4ForCausalLM` checkpoint, as transformers 5.19 saves it, is read like any other.
 
 Such a checkpoint has the text configuration at the top level (model_type `gemma4_text`). SGLang
-flattens the two attention shapes of Gemma 4 only where they sit in a `text_config`, and its parser
-reads `num_key_value_heads`, which transformers refuses to answer while shapes differ by layer.
+flattens the two attention shapes of Gemma 4 only within a `text_config`. Its parser reads
+`num_key_value_heads`, which transformers refuses to return while shapes differ by layer.
 """
 
 from __future__ import annotations

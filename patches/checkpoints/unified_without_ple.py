@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A `gemma4_unified` checkpoint (12B) has no per-layer embeddings, whatever its config leaves out.
+"""A `gemma4_unified` checkpoint (12B) gets no per-layer embeddings from a default.
 
 SGLang reads this family's text configuration with the class of the other Gemma 4 models, where
 `hidden_size_per_layer_input` defaults to 256. transformers' own class for the family has no such
-field, so a checkpoint that it saved does not state it: SGLang then builds embeddings that no
+field, so a checkpoint that it saved does not state it. SGLang then builds embeddings that no
 checkpoint fills, and answers from uninitialized memory.
 """
 

@@ -144,8 +144,8 @@ def _ran(name: str, run: Run, counts: list[int]) -> bool:
     try:
         for tokens in counts:
             run(tokens)
-    # Any error: it comes again, with its own message, at the first forward that runs this kernel,
-    # and no request may ever need it. _free_bytes raises what a GPU reports late.
+    # Any error recurs, with its own message, at the first forward that runs this kernel. No request
+    # may ever need it. _free_bytes raises errors that a GPU reports late.
     except Exception:
         logger.warning("%s could not run before the pools", name, exc_info=True)
         return False

@@ -2,9 +2,9 @@
 """The MoE router runs in one launch at decode sizes, and reads its scales when it runs.
 
 SGLang's layer calls its router for logits, and later its experts' TopK, which calls a closure for
-the choice. At few tokens `route_one_launch` makes both at once, in the router's place: the logits
-go on through SGLang, and the closure's successor knows them by identity and hands out the choice
-made with them. Logits that are not those, whatever touched them on the way, are routed anew.
+the choice. For few tokens `route_one_launch` computes both at once, in place of the router. The
+logits pass through SGLang. Our replacement of the closure recognizes them by identity and returns
+their choice. Other logits, for instance modified ones, are routed again.
 
 For more tokens SGLang's norm and projection make the logits (`router_scale` sees to their scale)
 and `route` the choice. Under torch.compile both stay SGLang's own.

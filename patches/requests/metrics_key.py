@@ -12,7 +12,7 @@ DECIDE = "sglang.srt.utils.auth.decide_request_auth"
 
 
 def _guard_metrics(original: Callable[..., Any], *, path: str, **request: Any) -> Any:
-    """AROUND decide_request_auth: judge /metrics as any endpoint that is no health check."""
+    """AROUND decide_request_auth: judge /metrics as any endpoint but a health check."""
     return original(path="/" if path.startswith("/metrics") else path, **request)
 
 

@@ -2,7 +2,7 @@
 """Pass the calls of a turn from one parser to another through text.
 
 SGLang runs a turn through two parsers with a string between them. The parser for reasoning reads
-the turn; the parser for calls gets what is not reasoning. Noncharacters of Unicode, which no
+the turn; the parser for calls gets the rest. Noncharacters of Unicode, which no
 tokenizer writes, frame the calls in the string, so that they need no second reading.
 """
 

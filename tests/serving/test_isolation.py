@@ -5,7 +5,7 @@ Prompts end below, across and beyond the window and share prefixes; long ones ar
 chunks. Some clients disconnect in mid-stream. The pool is so small that requests are retracted and
 run again. Its sliding half holds them only because slots behind the window are freed.
 
-Three checks of SGLang stop the server: it counts its slots after every batch, it looks for pages
+Three checks of SGLang stop the server. It counts its slots after every batch, it looks for pages
 with two owners, and its canary compares every key read with the key written.
 """
 

@@ -47,7 +47,7 @@ def test_the_workloads_of_the_comparison() -> None:
         assert w.concurrency is None
     assert [w.concurrency for w in chosen(["sweep"], smoke=False)] == [1, 8, 32, 80]
     assert chosen(None, smoke=True) == SMOKE
-    with pytest.raises(ValueError, match="no workload 'x'"):
+    with pytest.raises(ValueError, match="no workload is named 'x'"):
         chosen(["x"], smoke=False)
 
 

@@ -162,9 +162,10 @@ run_folder.make_folder()
 signal.signal(signal.SIGQUIT, shutdown.SigquitReport())
 if "started" in sys.argv: shutdown.started()
 if "reason" in sys.argv: shutdown.record(ValueError("the reason"))
-grandchild = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'input()'])"
-subprocess.Popen([sys.executable, "-c", grandchild], stdin=subprocess.PIPE)
-time.sleep(0.3)
+grandchild = "import subprocess, sys; subprocess.run([sys.executable, '-uc', 'print(1); input()'])"
+pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+child = subprocess.Popen([sys.executable, "-u", "-c", grandchild], **pipes)
+child.stdout.readline()
 print("up", flush=True)
 time.sleep(60)
 """
