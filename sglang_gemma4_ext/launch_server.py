@@ -19,6 +19,7 @@ from sglang_gemma4_ext.checkpoint.assistant_fit import check_fit
 from sglang_gemma4_ext.checkpoint.model_family import ModelInfo
 from sglang_gemma4_ext.checkpoint.preflight import check_address, check_checkpoint
 from sglang_gemma4_ext.launcher import fit, kv_dtype
+from sglang_gemma4_ext.launcher.check_flags import StrictParser, check_flags, unknown_flag
 from sglang_gemma4_ext.launcher.command_line import DRAFT_MODEL, MODEL, TENSOR_PARALLEL, CommandLine
 from sglang_gemma4_ext.machine import detect_gpu, gpu_memory
 from sglang_gemma4_ext.settings import (
@@ -39,7 +40,7 @@ BAD_INPUT = 2  # argparse's exit status
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser of our own flags; all other arguments are SGLang's."""
-    parser = argparse.ArgumentParser(
+    parser = StrictParser(
         prog="python -m sglang_gemma4_ext.launch_server",
         usage="%(prog)s --model-path MODEL [--gemma4-...] [any flag of SGLang]",
         description="Serve Gemma 4 with SGLang.",
@@ -111,28 +112,34 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run the server until it ends; return the exit status, 2 for what the user can mend."""
     parser = build_parser()
-    ours, theirs = parser.parse_known_args(sys.argv[1:] if argv is None else argv)
-    unknown = [flag for flag in theirs if flag.startswith("--gemma4-")]
-    if unknown:
-        parser.error(f"no such flag: {unknown[0]} (see --help)")
-    if ours.help:
-        return _print_help(parser)
     try:
-        line = _prepare(ours, theirs)
+        ours, theirs = parser.parse_known_args(sys.argv[1:] if argv is None else argv)
+        if ours.help:
+            return _print_help(parser)
+        line = _prepare(ours, _checked(theirs, parser))
     except ValueError as error:
         _complain(str(error))
         return BAD_INPUT
     return _serve(line.argv)
 
 
-def _prepare(ours: argparse.Namespace, theirs: list[str]) -> CommandLine:
+def _checked(theirs: list[str], parser: argparse.ArgumentParser) -> CommandLine:
+    """Check SGLang's arguments and spell out abbreviated flags. Raises SettingsError."""
+    names = [name for action in parser._actions for name in action.option_strings]
+    for flag in theirs:
+        if flag.startswith("--gemma4-"):
+            raise SettingsError(unknown_flag(flag.partition("=")[0], names))
+    line = CommandLine(theirs)
+    return CommandLine(check_flags(line.argv, line.config, names))
+
+
+def _prepare(ours: argparse.Namespace, line: CommandLine) -> CommandLine:
     """Determine the settings and SGLang's command line. Raises ValueError with one sentence.
 
     Checks without imports come first, because torch takes a second to import, SGLang ten.
     """
     if not plugin_allowed(PLUGIN):
         raise SettingsError(f"SGLANG_PLUGINS is set and leaves out {PLUGIN}; unset it or add it")
-    line = CommandLine(theirs)
     if ours.demo:
         line.use_demo()
     target = _check_inputs(line)
@@ -178,9 +185,17 @@ def _check_inputs(line: CommandLine) -> ModelInfo | None:
         raise SettingsError("--model-path (or --demo) is needed")
     weights = line.value("--load-format") in (None, "auto", "safetensors")
     elsewhere = line.value("--tokenizer-path") or "--skip-tokenizer-init" in line.argv
-    target = check_checkpoint(path, weights=weights, tokenizer=not elsewhere)
+    target = check_checkpoint(
+        path, weights=weights, tokenizer=not elsewhere, revision=line.value("--revision")
+    )
     if draft is not None:
-        theirs = check_checkpoint(draft, flag=DRAFT_MODEL[0], weights=weights, tokenizer=False)
+        theirs = check_checkpoint(
+            draft,
+            flag=DRAFT_MODEL[0],
+            weights=weights,
+            tokenizer=False,
+            revision=line.value("--speculative-draft-model-revision"),
+        )
         if target is not None and theirs is not None:
             check_fit(target, theirs)
     if line.value("--node-rank") in (None, "0"):

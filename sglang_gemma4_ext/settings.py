@@ -131,6 +131,11 @@ def plugin_allowed(name: str, env: Mapping[str, str] = os.environ) -> bool:
     return not allowed or name in allowed
 
 
+def another_hub(env: Mapping[str, str] = os.environ) -> bool:
+    """Tell whether SGLang downloads from ModelScope instead of the Hugging Face hub."""
+    return env.get("SGLANG_USE_MODELSCOPE", "").lower() in ("1", "true", "yes", "y")
+
+
 def nvcc_host_compiler(env: Mapping[str, str] = os.environ) -> str:
     """Return the C++ compiler that nvcc uses for host code; SGLang does not set one."""
     return env.get("NVCC_CCBIN", "g++")

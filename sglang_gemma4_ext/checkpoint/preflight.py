@@ -2,7 +2,7 @@
 """Check a server's checkpoint and address before the start, and report in one sentence.
 
 Only headers are read, and neither torch nor sglang is imported. Therefore a checkpoint of any size
-takes milliseconds. Hub names are left to SGLang.
+takes milliseconds. For a hub name only its presence is checked.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from sglang_gemma4_ext.checkpoint.files import (
     load_json,
     read_headers,
 )
+from sglang_gemma4_ext.checkpoint.hub import HUB_NAME, check_hub_model
 from sglang_gemma4_ext.checkpoint.model_family import (
     DRAFT_ARCHITECTURES,
     ModelInfo,
@@ -34,7 +35,6 @@ from sglang_gemma4_ext.checkpoint.model_family import (
 from sglang_gemma4_ext.checkpoint.quantization import describe
 from sglang_gemma4_ext.checkpoint.schemes import NVFP4_GROUP, Quantization
 
-_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _LAYER = re.compile(r"(?:model\.)?(?:language_model\.)?(?:model\.)?layers\.(\d{1,6})\.(.+)\.[^.]+")
 _REMOTE = re.compile(r"\w+://")
 # packed tensor -> the scales that it needs, by format
@@ -68,13 +68,19 @@ def check_address(host: str, port: int) -> None:
 
 
 def check_checkpoint(
-    path: str, *, flag: str = "--model-path", weights: bool = True, tokenizer: bool = True
+    path: str,
+    *,
+    flag: str = "--model-path",
+    weights: bool = True,
+    tokenizer: bool = True,
+    revision: str | None = None,
 ) -> ModelInfo | None:
     """Check a local checkpoint; None for a hub name, a URL or a GGUF file, which SGLang resolves.
 
     flag: the flag that named it
     weights: whether the weights are read at all (not with --load-format dummy)
     tokenizer: whether the tokenizer is read from this folder
+    revision: the revision of a hub name
     Raises CheckpointError.
     """
     folder = Path(path)
@@ -83,7 +89,8 @@ def check_checkpoint(
     if folder.is_file():
         raise CheckpointError(f"{flag} {path} is a file: give the folder that holds it")
     if not folder.is_dir():
-        if _HUB_NAME.fullmatch(path):
+        if HUB_NAME.fullmatch(path):
+            check_hub_model(path, flag=flag, revision=revision)
             return None
         raise CheckpointError(f"{flag} {path} does not exist: correct the path")
     config = folder / "config.json"

@@ -30,9 +30,10 @@ class CommandLine:
         if self.argv and not self.argv[0].startswith("-"):
             # `sglang serve MODEL` takes the model first; so do we.
             self.argv[:1] = ["--model-path", self.argv[0]]
-        content = _read_config(self._given("--config"))
+        self.config = _read_config(self._given("--config"))
+        content = {str(key).replace("-", "_"): value for key, value in self.config.items()}
         self._config_names = {name for name, value in content.items() if value not in (None, False)}
-        self._config = {
+        self._scalars = {
             name: str(value)
             for name, value in content.items()
             if value is not None and not isinstance(value, list | dict)
@@ -45,7 +46,7 @@ class CommandLine:
         given = self._given(*spellings)
         if given is None:
             keys = [spelling.removeprefix("--").replace("-", "_") for spelling in spellings]
-            given = next((self._config[key] for key in keys if key in self._config), None)
+            given = next((self._scalars[key] for key in keys if key in self._scalars), None)
         return given
 
     def has(self, *spellings: str) -> bool:
@@ -125,7 +126,7 @@ def _means(flag: str, spellings: tuple[str, ...]) -> bool:
 
 
 def _read_config(path: str | None) -> dict[str, Any]:
-    """Read what a `--config` file sets, with dashes as underscores; SGLang checks the file."""
+    """Read a `--config` file, empty where there is none to read; SGLang checks the file."""
     if path is None or not Path(path).is_file():
         return {}
     import yaml
@@ -134,6 +135,4 @@ def _read_config(path: str | None) -> dict[str, Any]:
         content: Any = yaml.safe_load(Path(path).read_text())
     except (OSError, ValueError, yaml.YAMLError):
         return {}
-    if not isinstance(content, dict):
-        return {}
-    return {str(key).replace("-", "_"): value for key, value in content.items()}
+    return content if isinstance(content, dict) else {}

@@ -94,7 +94,7 @@ def test_a_whole_nvfp4_checkpoint_passes(folder, config, tensors):
 
 
 def test_a_name_without_a_local_folder_is_left_to_sglang():
-    for path in ("google/gemma-4-12b-it", "s3://bucket/model", "/models/gemma.gguf"):
+    for path in ("s3://bucket/model", "/models/gemma.gguf"):  # hub names: test_hub.py
         assert check_checkpoint(path) is None
 
 
