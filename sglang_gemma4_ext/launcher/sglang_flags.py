@@ -38,7 +38,7 @@ class Flag:
 
 @functools.cache
 def read_flags() -> tuple[Flag, ...]:
-    """Return the flags of the installed SGLang; empty where its source is not laid out as expected."""
+    """Return the installed SGLang's flags; none where its source has another layout."""
     spec = importlib.util.find_spec("sglang")
     if spec is None or not spec.submodule_search_locations:
         return ()
@@ -68,7 +68,7 @@ def _fields(source: Source) -> Iterator[Flag]:
 
 
 def _arg(notes: list[ast.expr]) -> dict[str, ast.expr] | None:
-    """Return the keywords of the first `Arg(...)`; none of a help text alone; None without either."""
+    """Return the keywords of the first `Arg(...)`, {} for a help text, None without either."""
     for note in notes:
         match note:
             case ast.Call(func=ast.Name(id="Arg"), keywords=keywords):
@@ -189,7 +189,7 @@ def _default_nargs(action: str, source: Source) -> ast.expr:
 
 
 def _value(node: ast.expr | None, source: Source, scope: ast.FunctionDef | None = None) -> Any:
-    """Return the value of an expression; None where it is missing or the source does not tell it."""
+    """Return an expression's value; None where it is missing or not told by the source."""
     try:
         return None if node is None else source.evaluate(node, scope)
     except Unreadable:

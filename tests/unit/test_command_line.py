@@ -87,7 +87,7 @@ def test_a_backend_for_gpus_is_refused_on_the_cpu(flag, backend):
         ("none", ["--device=cuda"], "--device cuda: PyTorch finds no such device"),
         ("nvidia", [], False),
         ("nvidia", ["--device", "cuda"], False),
-        ("nvidia", ["--device", "cpu"], "hide it with CUDA_VISIBLE_DEVICES="),
+        ("nvidia", ["--device", "cpu"], "set CUDA_VISIBLE_DEVICES="),
         ("nvidia", ["--tp", "1"], False),
         ("nvidia", ["--tp", "2"], "--tp-size 2 needs 2 GPUs and this machine has 1: lower it"),
         ("nvidia", ["--tensor-parallel-size=8", "--nnodes", "8"], False),
