@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ordered list of all patches: the only place where they are named."""
+"""List all patches in order; they are named only here."""
 
 from sglang_gemma4_ext.patches.chat import (
     answers_always_constrained,

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compile a grammar of Gemma 4's turn in SGLang's XGrammar backend.
 
-SGLang's own compiler takes a control token for the text that it spells: a string of JSON or of a
-call could then hold one. Here they match by their ids alone.
+SGLang's own compiler reads a control token as the text that it spells, so a string of JSON or of a
+call could hold one. Here control tokens match only by their ids.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _making = threading.Lock()
 
 
 def compile_turn(backend: Any, grammar: str) -> Any:
-    """Return SGLang's grammar object for a grammar of chat.grammar, or one that says why not."""
+    """Return SGLang's grammar object for a grammar of chat.grammar, or one with the error."""
     from sglang.srt.constrained.base_grammar_backend import GrammarStats, InvalidGrammarObject
 
     try:
@@ -31,7 +31,7 @@ def compile_turn(backend: Any, grammar: str) -> Any:
 
 
 def _compiler(backend: Any, control: tuple[int, ...]) -> Any:
-    """The backend's second compiler; made when the first such grammar comes."""
+    """Return the backend's second compiler, made for the first such grammar."""
     from xgrammar import GrammarCompiler, TokenizerInfo, VocabType
 
     with _making:
@@ -44,7 +44,7 @@ def _compiler(backend: Any, control: tuple[int, ...]) -> Any:
                 vocab_size=info.vocab_size,
                 stop_token_ids=info.stop_token_ids,
             )
-            # SGLang keeps compiled grammars itself.
+            # SGLang caches compiled grammars itself.
             made = (control, GrammarCompiler(tokenizer_info=text, cache_enabled=False))
             backend._gemma4_compiler = made
     return made[1]

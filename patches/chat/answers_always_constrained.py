@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An answer's json_schema, regex or ebnf holds whether or not a thought comes first.
+"""Enforce an answer's json_schema, regex or ebnf whether or not a thought comes first.
 
-SGLang lets a request that may think write what it wants until a thought ends. Gemma 4 may answer
-without one, and then nothing is enforced. Here the grammar has the thought as an option, or its
-rest where the prompt opened it, and constrains each token from the first one on.
+SGLang does not constrain a request that may think until a thought ends. Gemma 4 may answer without
+one, and then nothing is enforced. Here the thought is an optional part of the grammar, or its rest
+where the prompt opened it. Every token is constrained from the first one on.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def _read_tokens(
 def _key_of_start(
     original: Any, self: Any, key: tuple[str, str], *, input_ids: Sequence[int], **kwargs: Any
 ) -> tuple[str, str]:
-    """AROUND get_request_grammar_key: a grammar is kept by where its prompt leaves the model."""
+    """AROUND get_request_grammar_key: the key of a grammar includes where its prompt ends."""
     if self._gemma4_tokens is None or key[0] not in KINDS:
         return original(self, key, input_ids=input_ids, **kwargs)
     return (f"{key[0]}:{VARIANT}{start_of(input_ids, self._gemma4_tokens).name}", key[1])

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A conversation's history reaches Gemma 4's chat template in the shapes that agents send.
+"""Pass a conversation's history to Gemma 4's chat template in the shapes that agents send.
 
-SGLang drops `reasoning` and thinking parts, joins the parts of a tool's result with spaces, refuses
-empty arguments, and folds Anthropic's thinking blocks into text that the template strips. The
-template itself forgets to open the model's turn after text, a call and its result.
+SGLang drops `reasoning` and thinking parts, joins the parts of a tool's result with spaces, and
+refuses empty arguments. It folds Anthropic's thinking blocks into text that the template strips.
+The template itself does not open the model's turn after text, a call and its result.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ OPENED_THOUGHT = "<|channel>thought\n"
 async def _with_reasoning(original: Any, self: Any, request: Any, raw_request: Any) -> Any:
     """AROUND OpenAIServingBase.handle_request: SGLang's record of a message has no `reasoning`.
 
-    FastAPI has parsed the body already, so asking for it again costs nothing.
+    FastAPI has parsed the body already, so reading it again costs nothing.
     """
     if raw_request is not None and hasattr(request, "messages"):
         body = await raw_request.json()
@@ -63,7 +63,7 @@ def _empty_arguments(original: Any, arguments: str) -> dict[str, Any]:
 
 
 def _joined_parts(original: Any, role: str, content: Any) -> Any:
-    """AROUND normalize_tool_content: the parts of a result are joined as the template does it."""
+    """AROUND normalize_tool_content: join the parts of a result as the template does."""
     if role != "tool" or not isinstance(content, list):
         return original(role, content)
     text = history.joined_text(content)
@@ -71,7 +71,7 @@ def _joined_parts(original: Any, role: str, content: Any) -> Any:
 
 
 def _keeps_reasoning(original: Any, self: Any) -> bool:
-    """AROUND supports_native_reasoning_history: the Anthropic endpoint asks before it converts."""
+    """AROUND supports_native_reasoning_history, which the Anthropic endpoint checks first."""
     native = self.template_manager.chat_template_name is None
     return original(self) or (native and self._template_reads_reasoning_content)
 
@@ -79,10 +79,10 @@ def _keeps_reasoning(original: Any, self: Any) -> bool:
 def _open_model_turn(
     original: Any, self: Any, messages: list[dict[str, Any]], **kwargs: Any
 ) -> tuple[list[int], str | None]:
-    """AROUND _render_and_encode_chat_template: append the turn that the template forgets.
+    """AROUND _render_and_encode_chat_template: append the turn that the template does not open.
 
-    What a turn of the model begins with depends on the template and on thinking, so it is read off
-    the rendering of a short conversation.
+    The start of a turn depends on the template and on thinking. It is taken from a rendered short
+    conversation.
     """
     prompt_ids, prompt = original(self, messages, **kwargs)
     tokenizer = self.tokenizer_manager.tokenizer
@@ -122,8 +122,10 @@ PATCH = Patch(
     name="chat_history",
     theme="chat",
     summary="Thoughts, tool results and empty arguments of a history reach the chat template",
-    why="SGLang drops `reasoning`, wraps Anthropic's thinking blocks in text that the template "
-    'strips, joins result parts with spaces and answers arguments of "" with 400',
+    why=(
+        "SGLang drops `reasoning` and joins result parts with spaces; it wraps Anthropic's "
+        'thinking blocks in text that the template strips, and answers arguments of "" with 400'
+    ),
     upstream="unreported",
     retire_when="ChatCompletionMessageGenericParam has a field `reasoning`",
     retired=_retired,

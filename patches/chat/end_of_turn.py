@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A turn ends at `<turn|>` and at `<|tool_response>` although no generation_config.json says so.
+"""End a turn at `<turn|>` and `<|tool_response>` even without a generation_config.json.
 
 Fine-tuning tools often save a checkpoint without that file. The chat template then ends each turn
 with a token at which the server does not stop.
@@ -21,8 +21,8 @@ SCHEDULER = "sglang.srt.managers.scheduler.Scheduler"
 def missing_ends(tokenizer: Any, stops: set[int] | None) -> dict[str, int]:
     """Return the tokens that end a turn, by the tokenizer and its template, less the known stops.
 
-    They are the tokenizer's eot_token, and `<|tool_response>` where the template writes it. A
-    template that is given by --chat-template is not known here.
+    These are the tokenizer's eot_token, and `<|tool_response>` where the template writes it. A
+    template from --chat-template is not known here.
     """
     template = getattr(tokenizer, "chat_template", None)
     template = template if isinstance(template, str) else None
@@ -62,8 +62,10 @@ PATCH = Patch(
     name="end_of_turn",
     theme="chat",
     summary="Requests stop where the chat template ends a turn, without generation_config.json too",
-    why="SGLang reads stop tokens from config.json and generation_config.json alone; a fine-tune "
-    "without the latter talks on past <turn|> to max_tokens",
+    why=(
+        "SGLang reads stop tokens only from config.json and generation_config.json; a fine-tune "
+        "without the latter continues past <turn|> to max_tokens"
+    ),
     upstream="unreported",
     retire_when="ModelConfig._get_hf_eos_token_id reads the tokenizer's eot_token",
     retired=_retired,

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""JSON answers hold no optional whitespace, in which Gemma 4 can go on until max_tokens.
+"""Allow no optional whitespace in JSON, where Gemma 4 can loop until max_tokens.
 
-This is what `--constrained-json-disable-any-whitespace` does, on by default. With
-`--constrained-json-max-whitespace-cnt N` whitespace comes back, at most N characters in a row.
+This is `--constrained-json-disable-any-whitespace`, on by default. With
+`--constrained-json-max-whitespace-cnt N`, at most N whitespace characters in a row are allowed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def _compact(self: Any, *args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dic
 
 
 def _any_json(original: Any, self: Any, key_string: str) -> Any:
-    """AROUND dispatch_json: XGrammar's grammar of any JSON has whitespace without end."""
+    """AROUND dispatch_json: XGrammar's grammar of any JSON allows unlimited whitespace."""
     if key_string == ANY_JSON and not self.any_whitespace:
         key_string = "{}"
     return original(self, key_string)

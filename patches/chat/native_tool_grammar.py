@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Calls that a request demands or restricts are decoded in Gemma 4's own format.
+"""Decode required and restricted calls in Gemma 4's own format.
 
 SGLang forces `required` and named calls into a JSON array, which the model was never trained to
-write, and only after a thought that it may not begin. `strict` and `parallel_tool_calls=false` it
-ignores with `auto`. Here a grammar of the whole turn, thought included, constrains each token from
-the first one on. Only SGLang's XGrammar backend knows tokens by id: with another one nothing
-changes.
+write. It does so only after a thought, which the model may leave out. With `auto` it ignores
+`strict` and `parallel_tool_calls=false`. Here a grammar of the whole turn, with its thought,
+constrains each token from the first one on.
+
+Only SGLang's XGrammar backend knows tokens by id; with another backend nothing changes.
 """
 
 from __future__ import annotations
@@ -66,10 +67,10 @@ def _demand(original: Any, self: Any, request: Any, is_multimodal: bool, **kwarg
 
 
 def _demanded(request: Any, tools: Sequence[Any]) -> tuple[list[Function], Calls]:
-    """Which functions a request holds to their schemas, and how many calls; none for plain auto.
+    """Return the functions that a request constrains, and how many calls; none for plain auto.
 
-    With `auto` only tools that are `strict` are held to their schemas. SGLANG_TOOL_STRICT_LEVEL
-    means what it means for other models: 1 constrains each call's format, 2 its arguments too.
+    With `auto` only `strict` tools must follow their schemas. SGLANG_TOOL_STRICT_LEVEL means what
+    it means for other models: 1 constrains each call's format, 2 its arguments too.
     """
     from sglang.srt.environ import ToolStrictLevel, envs
 
@@ -106,7 +107,7 @@ def _say_once(name: str, words: str) -> None:
 
 
 def _natively(original: Any, self: Any) -> bool:
-    """AROUND parses_required_natively, by which SGLang chooses who reads a required call."""
+    """AROUND parses_required_natively, by which SGLang chooses the parser of a required call."""
     from sglang.srt.function_call.function_call_parser import FunctionCallParser
 
     ours = isinstance(self, FunctionCallParser.ToolCallParserEnum[PARSER])
@@ -120,7 +121,7 @@ def _uses_xgrammar() -> bool:
 
 
 def _compile(original: Any, self: Any, key_string: str) -> Any:
-    """AROUND dispatch_ebnf: a grammar of ours is compiled where control tokens are not text."""
+    """AROUND dispatch_ebnf: compile our grammars where control tokens are not text."""
     if control_tokens_in(key_string) is None:
         return original(self, key_string)
     return compile_turn(self, key_string)
@@ -136,8 +137,10 @@ PATCH = Patch(
     name="native_tool_grammar",
     theme="chat",
     summary="required, named, strict and single calls are constrained to Gemma 4's own format",
-    why="SGLang forces demanded calls into a JSON array, enforces nothing when thinking is on and "
-    "no thought comes, and ignores strict and parallel_tool_calls=false",
+    why=(
+        "SGLang forces required calls into a JSON array and ignores strict and "
+        "parallel_tool_calls=false; it enforces nothing when thinking is on and no thought comes"
+    ),
     upstream="unreported; XGrammar 0.2.7 dropped its own Gemma 4 format",
     retire_when="SGLang's Gemma4Detector overrides parses_required_natively",
     retired=_retired,

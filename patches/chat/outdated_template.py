@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A checkpoint whose chat template is older than Google's of 2026-07-15 is named at start-up."""
+"""Log one line at start-up if a chat template is older than Google's of 2026-07-15."""
 
 from __future__ import annotations
 
@@ -34,8 +34,10 @@ PATCH = Patch(
     name="outdated_template",
     theme="chat",
     summary="A chat template older than Google's of 2026-07-15 is named once at start-up",
-    why="early checkpoints keep the template that they were published with; agents fail with it, "
-    "and nothing says why",
+    why=(
+        "early checkpoints keep the template that they were published with; agents fail with it, "
+        "without a reason"
+    ),
     upstream="unreported",
     retire_when="TemplateManager.load_chat_template looks for preserve_thinking",
     retired=_retired,

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A chat with Gemma 4 has its tool calls and thoughts parsed without a flag.
+"""Parse the tool calls and thoughts of a Gemma 4 chat without a flag.
 
 SGLang leaves both as markup in the text unless --tool-call-parser and --reasoning-parser are given.
-Here each of them that is not given becomes `gemma4`, where the chat template declares tools.
+Here each parser that is not given becomes `gemma4` where the chat template declares tools.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sglang_gemma4_ext.context import Context
 from sglang_gemma4_ext.registry import Hook, Patch, Source
 from sglang_gemma4_ext.settings import Settings
 
-# Runs once the model's path is final; it is where platforms set their defaults.
+# Runs once the model's path is final; platforms set their defaults there.
 DEFAULTS = "sglang.srt.arg_groups.platform_hook.handle_platform_defaults"
 DETECTION = "sglang.srt.parser.template_detection"
 PARSER = "gemma4"
@@ -24,7 +24,7 @@ FLAGS = ("tool_call_parser", "reasoning_parser")
 
 
 def _choose(server_args: Any) -> None:
-    """BEFORE handle_platform_defaults: choose each parser that the user did not."""
+    """BEFORE handle_platform_defaults: choose each parser that the user left out."""
     from sglang.srt.arg_groups.overrides import declare_resolution, resolving_view
 
     if Settings.from_env().chat_parsers == "off":

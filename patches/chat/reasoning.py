@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Thoughts are told from text and calls by one state machine, from where the prompt left it.
+"""Separate thoughts from text and calls by one state machine, from the end of the prompt on.
 
-SGLang takes a turn for a thought when the request enables thinking, though Gemma 4's template opens
-none; so an answer without a thought becomes reasoning. It knows one thought a turn, and its
-detector is done before the one for calls begins. Here the reasoning detector reads the whole turn
-and hands text and framed calls on. Where the prompt ends in an opened thought, so begins the turn.
+SGLang takes a turn for a thought when the request enables thinking, although Gemma 4's template
+opens none. An answer without a thought then becomes reasoning. SGLang also knows only one thought a
+turn, and its reasoning detector ends before the one for calls begins.
+
+Here the reasoning detector reads the whole turn and passes text and framed calls on. If the prompt
+ends in an opened thought, the turn starts inside it.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from sglang_gemma4_ext.registry import Hook, Patch, Source
 MODULE = "sglang.srt.parser.reasoning_parser"
 DETECTOR = f"{MODULE}.Gemma4Detector"
 CHAT = "sglang.srt.entrypoints.openai.serving_chat.OpenAIServingChat"
-# Attributes of ours: of a detector, of a request.
+# Our attributes on a detector and on a request.
 _PLAN, _STAGE = "_gemma4_ext_plan", "_gemma4_ext_stage"
 START, SHOWS_THOUGHTS = "_gemma4_ext_start", "_gemma4_ext_shows_thoughts"
 
@@ -39,7 +41,7 @@ def _plan_reading(
     tool_call_parser_active: bool = False,
     prefix: str | None = None,
 ) -> None:
-    """AFTER ReasoningParser.__init__, which knows the request: settle how its turns are read."""
+    """AFTER ReasoningParser.__init__, which knows the request: decide how its turns are read."""
     from sglang.srt.entrypoints.openai.protocol import ChatCompletionRequest, ResponsesRequest
     from sglang.srt.parser.reasoning_parser import Gemma4Detector
 
@@ -56,30 +58,30 @@ def _plan_reading(
 
 
 def _declaration(tool: Any) -> tuple[str, Any]:
-    """Name and schema of a tool, as chat completions and as Responses write it."""
+    """Return name and schema of a tool, as chat completions and as Responses write it."""
     function = getattr(tool, "function", None) or tool
     return str(getattr(function, "name", "")), getattr(function, "parameters", None)
 
 
 def _start_after(prefix: str) -> Start:
-    """Where a text that ends the prompt leaves the turn."""
+    """Tell where a prompt, given as text, leaves the turn."""
     opened = prefix.rfind(THOUGHT_OPEN)
     is_open = opened > max(prefix.rfind(THOUGHT_CLOSE), prefix.rfind(TURN_OPEN))
     return Start.THOUGHT if is_open else Start.CONTENT
 
 
 def _start_after_ids(ids: Sequence[int], tokenizer: Any) -> Start:
-    """The same of a prompt in tokens."""
+    """Tell where a prompt, given as tokens, leaves the turn."""
     markers = marker_ids(tokenizer, (THOUGHT_OPEN, THOUGHT_CLOSE, TURN_OPEN))
     last = next((markers[token] for token in reversed(ids) if token in markers), None)
     return Start.THOUGHT if last == THOUGHT_OPEN else Start.CONTENT
 
 
 def _note_prompt(result: Any, self: Any, request: Any, *args: Any, **kwargs: Any) -> None:
-    """AFTER _process_messages: note where the prompt leaves the turn, on the request.
+    """AFTER _process_messages: record on the request where the prompt leaves the turn.
 
-    Thoughts that are to be shown as text go through the detector as well, which tells their control
-    tokens from the text.
+    Thoughts that are shown as text also go through the detector, which removes their control
+    tokens.
     """
     ids = result.prompt_ids
     if isinstance(ids, list) and ids and isinstance(ids[0], int):
@@ -93,7 +95,7 @@ def _note_prompt(result: Any, self: Any, request: Any, *args: Any, **kwargs: Any
 
 
 def _detect_and_parse(self: Any, text: str) -> Any:
-    """The whole turn at once."""
+    """Parse the whole turn at once."""
     from sglang.srt.parser.reasoning_parser import StreamingParseResult
 
     stage = ThoughtStage(replace(_plan(self), needs_text=False))
@@ -148,9 +150,11 @@ PATCH = Patch(
     name="reasoning",
     theme="chat",
     summary="Thoughts, text and calls are told apart from where the prompt leaves the turn",
-    why="with thinking on SGLang takes an answer or a call without a thought for reasoning, reads "
-    "one thought a turn, and lets control tokens through with separate_reasoning=false; for "
-    "Gemma4ForCausalLM it strips the tokens that mark a thought",
+    why=(
+        "with thinking on, SGLang takes an answer or a call without a thought for reasoning and "
+        "reads one thought a turn; it leaves control tokens in the text with "
+        "separate_reasoning=false; for Gemma4ForCausalLM it strips the tokens that mark a thought"
+    ),
     upstream="unreported",
     retire_when="Gemma4Detector gives its base class a tool_start_token",
     retired=_retired,

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""usage.reasoning_tokens counts the tokens of thoughts, however many a turn has.
+"""Count the tokens of all thoughts of a turn in usage.reasoning_tokens.
 
-SGLang counts from the first token to the first `<channel|>` where thinking is on. An answer without
-a thought is then all reasoning, and so is a call. A second thought is not counted.
+Where thinking is on, SGLang counts from the first token to the first `<channel|>`. An answer
+without a thought, or a call, then counts as reasoning. A second thought is not counted.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ def _count(original: Any, self: Any, req: Any, next_token_id: int | list[int]) -
 
 
 def ends_in_thought(prompt: Iterable[int], opens: int, closes: int) -> bool:
-    """Whether a prompt leaves a thought open."""
+    """Tell whether a prompt leaves a thought open."""
     return next((t == opens for t in reversed(list(prompt)) if t in (opens, closes)), False)
 
 
 def thought_tokens(
     tokens: Iterable[int], thinks: bool, opens: int, closes: int
 ) -> tuple[int, bool]:
-    """Return how many of a turn's tokens are thought, its markers included, and if one is open."""
+    """Return how many of a turn's tokens are thought, with its markers, and if one is open."""
     counted = 0
     for token in tokens:
         thinks = thinks or token == opens

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tool calls are read by one linear scanner, whole and streamed.
+"""Read tool calls by one linear scanner, whole and streamed.
 
-SGLang's detector for Gemma 4 reads arguments anew with every chunk, numbers calls by the tool's
-place in the request, and does not end on some nested arrays. Its methods are replaced, so every
-way in (chat, Responses, /parse_function_call) reads alike. Text of the `reasoning` patch has its
-calls framed already; any other text is read here.
+SGLang's detector for Gemma 4 parses arguments again with every chunk and numbers calls by the
+tool's place in the request. On some nested arrays it does not end. Its methods are replaced, so
+every endpoint (chat, Responses, /parse_function_call) parses alike. Text from the `reasoning` patch
+has framed calls; any other text is parsed here.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _STATE = "_gemma4_ext_stage"
 
 
 def _has_tool_call(self: Any, text: str) -> bool:
-    """Whether the text has anything to take out or to read: SGLang leaves it alone otherwise."""
+    """Tell whether the text has control tokens to take out or calls; else SGLang keeps it."""
     return has_calls(text) or MARKER.search(text) is not None or text.startswith("call:")
 
 
 def _detect_and_parse(self: Any, text: str, tools: list[Any]) -> Any:
-    """The whole turn at once; a call that is cut off is left out."""
+    """Parse the whole turn at once; a truncated call is left out."""
     from sglang.srt.function_call.core_types import StreamingParseResult, ToolCallItem
 
     stage = _stage(tools)
@@ -55,7 +55,7 @@ def _parse_streaming_increment(self: Any, new_text: str, tools: list[Any]) -> An
 
 
 def _finish(self: Any, tools: list[Any]) -> Any:
-    """The end of the stream. A call that is cut off after parts of it were sent stays open."""
+    """End the stream; a call that was truncated after parts of it were sent stays open."""
     return _result(self, _begun(self, tools).finish())
 
 
@@ -80,7 +80,7 @@ def _result(detector: Any, events: list[Event]) -> Any:
             items.append(ToolCallItem(tool_index=event.index, name=event.name, parameters=""))
         if event.arguments:
             items.append(ToolCallItem(tool_index=event.index, parameters=event.arguments))
-    # SGLang looks here before it calls a turn finished by tool calls.
+    # SGLang reads this before it calls a turn finished by tool calls.
     detector.incomplete_tool_call_indices = getattr(detector, _STATE).open_calls
     return StreamingParseResult(normal_text=_text(events), calls=items)
 
@@ -100,8 +100,10 @@ PATCH = Patch(
     name="tool_calls",
     theme="chat",
     summary="Tool calls are read exactly, in time linear in their length, and numbered in order",
-    why="SGLang's detector never ends on some nested arrays, merges two calls of one tool in a "
-    "stream, makes strings of null and of exponents, and shows a call that is cut off as text",
+    why=(
+        "SGLang's detector never ends on some nested arrays and merges two calls of one tool in a "
+        "stream; it makes strings of null and of exponents, and shows a truncated call as text"
+    ),
     upstream="https://github.com/sgl-project/sglang/pull/28857 (the hang) and "
     "https://github.com/sgl-project/sglang/pull/38198 (the index), both open",
     retire_when="Gemma4Detector no longer numbers calls by the tool's place in the request",

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tools whose schemas Gemma 4's chat template cannot declare are folded into what it can.
+"""Fold tool schemas that Gemma 4's chat template cannot declare into what it can.
 
-The template knows neither unions nor references, declares the enum of strings only, and writes the
-word None for a missing description.
+The template knows neither unions nor references and declares only enums of strings. For a missing
+description it writes the word None.
 """
 
 from __future__ import annotations
@@ -37,8 +37,10 @@ PATCH = Patch(
     name="tool_declarations",
     theme="chat",
     summary="anyOf, $ref, nullable types, enums of numbers and missing descriptions are declared",
-    why="the chat template drops anyOf, $ref, type lists and enums of numbers, writes None for a "
-    "missing description, and stops at a bare object that has additionalProperties",
+    why=(
+        "the chat template drops anyOf, $ref, type lists and enums of numbers; it writes None for "
+        "a missing description, and fails on a bare object with additionalProperties"
+    ),
     upstream="unreported; the template is Google's",
     retire_when="OpenAIServingChat folds anyOf before it renders the chat template",
     retired=_retired,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A `Gemma4ForCausalLM` checkpoint, as transformers 5.19 saves it, is read like any other.
+"""Read a `Gemma4ForCausalLM` checkpoint, as transformers 5.19 saves it, like any other.
 
 Such a checkpoint has the text configuration at the top level (model_type `gemma4_text`). SGLang
 flattens the two attention shapes of Gemma 4 only within a `text_config`. Its parser reads
@@ -27,7 +27,7 @@ def _flatten(text_config: Any, config: Any) -> None:
         return
     from sglang.srt.utils.hf_transformers.config import _apply_gemma4_attention_overrides
 
-    # Upstream's own function, given the shape it expects: something with a text_config.
+    # Upstream's own function, given the shape that it expects: an object with a text_config.
     _apply_gemma4_attention_overrides(types.SimpleNamespace(text_config=config))
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`tie_word_embeddings` at the top level of config.json decides whether lm_head is the embedding.
+"""Tie lm_head to the embedding as config.json's top-level `tie_word_embeddings` says.
 
 transformers reads the top level. SGLang's multimodal classes read the text configuration, which
-defaults to tied, and then drop a checkpoint's own lm_head without a word.
+defaults to tied. They then silently drop a checkpoint's own lm_head.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ CONFIG = "sglang.srt.utils.hf_transformers.config"
 
 
 def _copy_tie(result: None, config: Any) -> None:
-    """AFTER _apply_gemma4_attention_overrides: the parser's last look at the config."""
+    """AFTER _apply_gemma4_attention_overrides, the parser's last change of the config."""
     tied = getattr(config, "tie_word_embeddings", None)
     if tied is not None:
         config.text_config.tie_word_embeddings = tied
@@ -40,8 +40,11 @@ PATCH = Patch(
     name="outer_tie_rules",
     theme="checkpoints",
     summary="An lm_head of its own is used where the top level of config.json says untied",
-    why="the multimodal classes read tie_word_embeddings from text_config alone; with a physical "
-    "lm_head and tie_word_embeddings false at the top level, answers are silently wrong",
+    why=(
+        "the multimodal classes read tie_word_embeddings only from text_config; with an lm_head "
+        "in the checkpoint and tie_word_embeddings false at the top level, answers are silently "
+        "wrong"
+    ),
     upstream="unreported",
     retire_when="the Gemma 4 classes read tie_word_embeddings from the top level",
     retired=_retired,

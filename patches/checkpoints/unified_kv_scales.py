@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""12B checkpoints with FP8 KV-cache scales: the scales are loaded.
+"""Load the FP8 KV-cache scales of 12B checkpoints.
 
 ModelOpt writes them as `k_proj.k_scale` and `v_proj.v_scale`. SGLang's other Gemma 4 classes rename
-them to where attention looks; the class of the unified family drops them and keeps a scale of 1.
+them to the names that attention reads. The class of the unified family drops them and keeps a scale
+of 1.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ REMAP = "sglang.srt.model_loader.weight_utils.maybe_remap_kv_scale_name"
 
 
 def _remap_scales(self: Any, weights: Iterable[tuple[str, Any]]):
-    """BEFORE load_weights."""
+    """BEFORE load_weights: rename the scales."""
     return (self, _remapped(weights, dict(self.named_parameters()))), {}
 
 
@@ -54,8 +55,10 @@ PATCH = Patch(
     name="unified_kv_scales",
     theme="checkpoints",
     summary="12B: FP8 KV-cache scales of a checkpoint are loaded",
-    why="load_weights of the unified class does not rename k_scale and v_scale as its parent does; "
-    "they are dropped without a word and FP8 keys and values are stored with a scale of 1",
+    why=(
+        "load_weights of the unified class does not rename k_scale and v_scale as its parent "
+        "does; they are silently dropped, and FP8 keys and values are stored with a scale of 1"
+    ),
     upstream="unreported",
     retire_when="the unified class's load_weights calls maybe_remap_kv_scale_name",
     retired=_retired,

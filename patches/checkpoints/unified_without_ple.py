@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A `gemma4_unified` checkpoint (12B) gets no per-layer embeddings from a default.
+"""Build no per-layer embeddings for a `gemma4_unified` checkpoint (12B) without them.
 
 SGLang reads this family's text configuration with the class of the other Gemma 4 models, where
 `hidden_size_per_layer_input` defaults to 256. transformers' own class for the family has no such
@@ -19,7 +19,7 @@ CONFIG = "sglang.srt.utils.hf_transformers.config"
 
 
 def _without_ple(result: None, config: Any) -> None:
-    """AFTER _apply_gemma4_attention_overrides: the parser's last look at the config."""
+    """AFTER _apply_gemma4_attention_overrides, the parser's last change of the config."""
     if getattr(config, "model_type", None) == "gemma4_unified":
         config.text_config.hidden_size_per_layer_input = 0
 

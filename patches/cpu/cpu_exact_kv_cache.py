@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CPU reference: keep keys and values in the model's dtype unless --kv-cache-dtype says otherwise.
+"""Keep keys and values in the model's dtype on the CPU reference, unless the user says otherwise.
 
 A checkpoint with FP8 KV-cache scales makes SGLang store keys and values in FP8. The CPU's attention
-does not apply those scales, and a reference must give the exact answer of the weights.
+does not apply those scales, and a reference must give the exact answer of the weights. A value of
+--kv-cache-dtype is kept.
 """
 
 from __future__ import annotations

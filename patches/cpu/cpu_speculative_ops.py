@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CPU reference: build and verify draft trees by SGLang's own Triton kernels, in the interpreter.
+"""Build and verify draft trees on the CPU reference by SGLang's own Triton kernels.
 
-SGLang has a tree kernel for each device that it knows, and Triton versions behind its XPU branch.
-It refuses an out-of-tree device at the first draft. Cache slots have a seam
-(CpuReferencePlatform.get_speculative_cache_locs_fn); the tree has none. Sampling from a tree has no
-Triton version, so kernels/tree_sampling.py does it in PyTorch.
+The kernels run in Triton's interpreter. SGLang has a tree kernel for each device that it knows, and
+Triton versions behind its XPU branch. It refuses an out-of-tree device at the first draft. Cache
+slots have a seam (CpuReferencePlatform.get_speculative_cache_locs_fn); the tree has none. Sampling
+from a tree has no Triton version, so kernels/tree_sampling.py does it in PyTorch.
 """
 
 from __future__ import annotations

@@ -98,7 +98,7 @@ def _forward(
 
 
 def _slot_reader(self: Any, layer: Any):
-    """slots(request, first, end): where that span of a request's keys lies in this layer's pool."""
+    """Return slots(request, first, end): the slots of those keys in this layer's pool."""
     from sglang.srt.mem_cache.swa_memory_pool import SWAKVPool
 
     table, pool = self.req_to_token_pool.req_to_token, self.token_to_kv_pool
@@ -126,8 +126,10 @@ PATCH = Patch(
     name="cpu_torch_attention",
     theme="cpu",
     summary="CPU reference: torch_native attention is exact beyond the sliding window",
-    why="the backend reads SWA keys by their slots in the full pool; it has no flag or registry "
-    "entry of its own to put another implementation in, for the registry is filled by value",
+    why=(
+        "the backend reads SWA keys by their slots in the full pool; no flag replaces its "
+        "implementation, and its registry is filled by value"
+    ),
     upstream="unreported",
     retire_when="TorchNativeAttnBackend translates the slots that it reads",
     retired=_retired,

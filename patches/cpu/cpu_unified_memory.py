@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CPU reference: run `--enable-unified-memory` through Triton's interpreter.
+"""Run `--enable-unified-memory` on the CPU reference, through Triton's interpreter.
 
 SGLang refuses the unified pool on every out-of-tree platform, because it chooses the pool's classes
 without asking the platform. On a CPU they are plain PyTorch buffers and Triton kernels, which the
 interpreter runs. Tests compare that pool with transformers without a GPU.
 
 A pool that runs out moves its contents, and first makes its CUDA stream wait for the forward in
-flight. On a CPU no forward is in flight: it has ended before the scheduler asks.
+flight.
+On a CPU no forward is in flight: it has ended before the scheduler asks.
 """
 
 from __future__ import annotations
@@ -30,12 +31,12 @@ def _allow(original: Callable[..., None], platform: Any, *, subsystem: str) -> N
 
 
 def _no_event(original: Callable[..., None], self: Any, event: Any) -> None:
-    """AROUND set_latest_forward_done_event."""
+    """AROUND set_latest_forward_done_event: record no event."""
     original(self, None)
 
 
 def _no_writes(original: Callable[..., None], self: Any, event: Any, written: Any) -> None:
-    """AROUND set_inflight_forward."""
+    """AROUND set_inflight_forward: record no forward."""
     original(self, event, None)
 
 

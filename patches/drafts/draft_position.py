@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An MTP draft asks from the position of the token that it continues.
+"""Let an MTP draft query from the position of the token that it continues.
 
-The assistant's queries stay at one position for a whole draft: that of the newest token, whose own
+The assistant's queries stay at one position for a whole draft: that of the newest token. Its own
 keys are not in the cache yet (transformers: SinglePositionMultiTokenCandidateGenerator). After L
-cached keys at positions 0 to L - 1 it is L. SGLang takes L - 1. The keys' own positions are right
-by `positions_from_zero`.
+cached keys at positions 0 to L - 1 this position is L. SGLang takes L - 1. `positions_from_zero`
+corrects the keys' own positions.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ POOLS = "sglang.srt.model_executor.pool_configurator"
 
 
 def _none_of_its_own(result: None, *, config: Any, spec_algorithm: Any, **others: Any) -> None:
-    """AFTER _resolve_eagle_aux_hidden_state."""
+    """AFTER _resolve_eagle_aux_hidden_state: count no layers of the draft."""
     if spec_algorithm.is_frozen_kv_mtp() and config.eagle_draft_num_layers:
         config.eagle_draft_num_layers = 0
 

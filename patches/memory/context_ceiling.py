@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cut a context length above the model's own maximum, wherever it comes from.
+"""Cut a context length above the model's own maximum, from every source.
 
 SGLang derives the model's maximum and the context in one method. A longer context is an error
 there, or is granted under SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN and in CI. Gemma 4 writes wrong
-text at positions that it was never trained on, and their rows cost memory. So the context is cut
-here, once, with a log line. Drafts are left alone: theirs is the target's context.
+text at positions that it was never trained on, and their rows cost memory. Therefore the context is
+cut here, once, with a log line. Drafts are left alone: they use the target's context.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ ALLOCATOR = "sglang.srt.mem_cache.allocator.swa.SWATokenToKVPoolAllocator"
 
 
 class KVBoundsError(RuntimeError):
-    """A slot or page beyond its pool; the message names the file with the tables."""
+    """Report a slot or page beyond its pool; the message names the file with the tables."""
 
 
 def _before_forward(

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The memory kept free beside weights and KV follows from the model, not from 1.5 MiB a token.
+"""Reserve memory beside weights and KV by the model, not by 1.5 MiB a token.
 
-SGLang settles `mem_fraction_static` in one step of argument resolution. Where the user left it
-open, ours runs that step and then lowers the reserve to what plan/reserve.py computes; never
-raises it. What SGLang adds for reasons that the planner does not model (towers, DP attention,
-DeepEP, post-capture sizing, decode-only nodes) stays SGLang's alone.
+SGLang sets `mem_fraction_static` in one step of argument resolution. Where the user left it open,
+this patch runs that step, then lowers the reserve to what plan/reserve.py computes. It never raises
+it. Reserves that the planner does not model stay SGLang's: towers, DP attention, DeepEP,
+post-capture sizing, decode-only nodes.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from sglang_gemma4_ext.registry import Hook, Patch, Source
 logger = logging.getLogger(__name__)
 
 MEMORY = "sglang.srt.arg_groups.memory_hook"
-# Of a draft whose number is not settled yet when memory is.
+# Draft tokens that are assumed if memory is sized before their number is known.
 DRAFT_TOKENS = 8
 
 
 def _settle(original: Callable[[Any], None], server_args: Any) -> None:
-    """AROUND handle_gpu_memory_settings."""
+    """AROUND handle_gpu_memory_settings: lower the reserve after SGLang has set it."""
     from sglang.srt.arg_groups.overrides import declare_resolution, resolving_view
 
     is_users = resolving_view(server_args).mem_fraction_static is not None
@@ -70,7 +70,7 @@ def _is_beyond_the_plan(server_args: Any, cfg: Any) -> bool:
 
 
 def _fraction(cfg: Any, memory: int) -> float:
-    """mem_fraction_static under our reserve, or 0 where the model is unknown to the planner."""
+    """Return mem_fraction_static under our reserve; 0 for a model unknown to the planner."""
     from sglang_gemma4_ext.checkpoint.model_family import read_model_info
 
     model = read_model_info(cfg.model_path, cfg.revision)
@@ -113,8 +113,10 @@ PATCH = Patch(
     name="memory_reserve",
     theme="memory",
     summary="The memory kept beside weights and KV is computed from the model",
-    why="SGLang reserves 512 MiB + 1.5 MiB for each token of a prefill chunk whatever the model, "
-    "7 GiB of a 24 GB card, and no flag but mem_fraction_static itself changes it",
+    why=(
+        "SGLang reserves 512 MiB + 1.5 MiB for each token of a prefill chunk for every model, 7 "
+        "GiB of a 24 GB card; only mem_fraction_static itself changes it"
+    ),
     upstream="unreported",
     retire_when="handle_gpu_memory_settings no longer reserves 1.5 MiB a token",
     retired=_retired,

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A declared FP8 KV cache is served in BF16 on GPUs whose attention cannot read it.
+"""Serve a declared FP8 KV cache in BF16 on GPUs whose attention cannot read it.
 
-The launcher settles this before SGLang is imported, for local checkpoints. Here it holds for hub
-names and for `sglang serve`, too, in the step of argument resolution that sizes the memory.
+The launcher does this before SGLang is imported, for local checkpoints. This patch covers hub names
+and `sglang serve`, in the step of argument resolution that sizes the memory.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CONFIGURE = "sglang.srt.mem_cache.kv_cache_dtype.configure_kv_cache_dtype"
 
 
 def _settle(server_args: Any) -> None:
-    """BEFORE handle_gpu_memory_settings. Exits where the user asked for what cannot run."""
+    """BEFORE handle_gpu_memory_settings. Exits if the user asked for a dtype that cannot run."""
     from sglang.srt.arg_groups.overrides import declare_resolution, resolving_view
 
     cfg = resolving_view(server_args)

@@ -49,8 +49,10 @@ PATCH = Patch(
     name="shared_layers_without_kv",
     theme="memory",
     summary="KV pools hold no rows for layers that share another layer's KV (E2B, E4B)",
-    why="get_hybrid_layer_ids lists all layers, so the pools of E2B and E4B hold rows for 20 of 35 "
-    "and 18 of 42 layers that never use them",
+    why=(
+        "get_hybrid_layer_ids lists all layers; the pools of E2B and E4B hold rows for 20 of 35 "
+        "and 18 of 42 layers that never use them"
+    ),
     upstream="unreported",
     retire_when="get_hybrid_layer_ids leaves out the last num_kv_shared_layers layers",
     retired=_retired,

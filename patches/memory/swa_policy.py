@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""KV memory is split between full and sliding layers by need, not by one ratio.
+"""Split KV memory between full and sliding layers by need, not by one ratio.
 
 SGLang gives the sliding pool 0.8 tokens for each full one. A sliding token of the 31B costs ten
-times a full one, so the full pool, which bounds context, gets a ninth of the memory. plan/policy.py
-decides, for the planner too. `--gemma4-swa-policy auto` does:
+times a full one. Therefore the full pool, which bounds context, gets a ninth of the memory.
+plan/policy.py decides, for the planner too. `--gemma4-swa-policy auto` chooses:
 
 1. nothing where the user gave --swa-full-tokens-ratio or --enable-unified-memory;
-2. SGLang's own `--enable-unified-memory` where SGLang allows it for this server and the features
-   around it are ones we have tested: then no split exists, and none admits more requests;
-3. else (speculative drafts that read the target's pools, attention without Triton) the fixed split
-   whose worst load is best, solved from the byte budget that SGLang has measured;
-   Where --max-total-tokens sizes the pools, SGLang's ratio stays.
+2. SGLang's own `--enable-unified-memory` where SGLang allows it and we have tested it beside the
+   server's other features: then no split exists, and none admits more requests;
+3. otherwise the fixed split whose worst load is best, solved from the byte budget that SGLang has
+   measured. This is for speculative drafts that read the target's pools and for attention without
+   Triton. Where --max-total-tokens sizes the pools, SGLang's ratio stays.
 
-SGLang's request-cap configurator keeps its place: it sizes the sliding pool where the radix cache
+SGLang's request-cap configurator stays in use. It sizes the sliding pool where the radix cache
 is off and --max-running-requests is given. Its cap leaves nothing for cached prefixes, so it does
 not serve with the radix cache on.
 """
@@ -61,7 +61,7 @@ def _choose(server_args: Any) -> None:
 
 
 def _server(server_args: Any, cfg: Any, settings: Settings) -> policy.Server:
-    """The server as far as the split is concerned."""
+    """Return the facts about the server that decide the split."""
     from sglang.srt.arg_groups.kv_cache_hook import attention_backends_of
     from sglang.srt.arg_groups.overrides import resolved_view
 
@@ -77,7 +77,7 @@ def _server(server_args: Any, cfg: Any, settings: Settings) -> policy.Server:
 def _solve(
     original: Callable[..., Any], self: Any, budget_bytes: int, *, cap_tokens: int | None = None
 ) -> Any:
-    """AROUND config_from_budget: settle the ratio for this budget, and say what came of it."""
+    """AROUND config_from_budget: set the ratio for this budget, and log the result."""
     from sglang.srt.runtime_context import get_context
 
     ratio = _solved_ratio(self, budget_bytes)
@@ -90,7 +90,7 @@ def _solve(
 
 
 def _solved_ratio(kvc: Any, budget_bytes: int) -> float | None:
-    """The split to impose, or None to leave SGLang's own in place."""
+    """Return the split to impose, or None to keep SGLang's own."""
     from sglang.srt.model_executor import pool_configurator
     from sglang.srt.runtime_context import get_memory, get_schedule, get_spec
 
@@ -140,8 +140,10 @@ PATCH = Patch(
     name="swa_policy",
     theme="memory",
     summary="KV memory goes to full and sliding layers by need (--gemma4-swa-policy)",
-    why="Gemma 4 gets SGLang's general ratio of 0.8 sliding tokens for a full one, which leaves "
-    "the full pool, and with it the context, a ninth of the memory of a dense model",
+    why=(
+        "Gemma 4 gets SGLang's general ratio of 0.8 sliding tokens for a full one; a dense "
+        "model's full pool, which bounds the context, then gets a ninth of the memory"
+    ),
     upstream="unreported",
     retire_when="SGLang's overrides for Gemma 4 choose a ratio or the unified pool",
     retired=_retired,

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Embeddings are scaled by the root of the hidden size in the model's dtype, as in transformers.
+"""Scale embeddings by the root of the hidden size in the model's dtype, as transformers does.
 
 `Gemma4TextScaledWordEmbedding` of transformers casts its scale to the weight's dtype. SGLang
 multiplies by the unrounded Python number. In BF16 the two differ by 0.24 % for the 31B, and by less
-for the other models; in fp32 they are equal. All components of a token's embedding move together,
-so the residual stream starts from another mixture than the one that the weights were made for.
+for the other models; in fp32 they are equal. All components of a token's embedding scale together,
+so the residual stream starts from another mixture than the weights were trained for.
 
 Three embeddings have such a scale: the target's, the per-layer one of E2B and E4B, and the target's
 as an MTP assistant reads it.

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Triton decode attends the whole sliding window.
+"""Attend the whole sliding window in Triton decode.
 
-SGLang keeps the window as `sliding_window - 1`, the distance to the oldest visible key. Prefill
-and verify gather that many keys of the prefix and add the query's own, which makes `window`. A
-decode step gathers min(seq_len, window - 1) keys *including* its own and so loses the oldest.
+SGLang keeps the window as `sliding_window - 1`, the distance to the oldest visible key. Prefill and
+verify gather that many keys of the prefix and add the query's own, which makes `window`. A decode
+step gathers min(seq_len, window - 1) keys *including* its own and so loses the oldest.
 
 The window grows by one exactly where a decode's indices are built: the eager metadata, the
-CUDA-graph metadata, the graph's buffers, and the per-step rail of a multi-step draft. The oldest
-key is still there: a decode step of length L frees SWA slots below L - 1 - (window - 1).
+CUDA-graph metadata, the graph's buffers, and the per-step metadata of a multi-step draft. The
+oldest key is still in its slot: a decode step of length L frees SWA slots below L - window.
 """
 
 from __future__ import annotations
@@ -64,8 +64,10 @@ PATCH = Patch(
     name="exact_sliding_window",
     theme="model",
     summary="Triton decode attends `sliding_window` keys, as prefill and transformers do",
-    why="update_sliding_window_buffer takes a window that leaves out the query's own key, and "
-    "decode gathers that many keys with the query's own among them; no flag changes it",
+    why=(
+        "update_sliding_window_buffer takes a window without the query's own key, but decode "
+        "counts that key among those it gathers; no flag changes it"
+    ),
     upstream="sgl-project/sglang#32087 (closed, not merged)",
     retire_when="update_sliding_window_buffer gathers sliding_window_size + 1 keys for decode",
     retired=_retired,

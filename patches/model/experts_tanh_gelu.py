@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Experts on SGLang's Triton runner apply Gemma's tanh gelu on a GPU.
+"""Apply Gemma's tanh gelu in experts on SGLang's Triton runner.
 
 `Gemma4MoE` names its activation "gelu". The Triton runner, which takes BF16 and FP8 experts, knows
 "gelu" as the erf form and "gelu_tanh" as the tanh form. The dense layers, the CPU's experts and the
-NVFP4 experts apply tanh, as `hidden_activation` in the checkpoint says. Under torch.compile
-a single token leaves the runner for `fused_moe_forward_native`, which has the erf form alone.
+NVFP4 experts apply tanh, as `hidden_activation` in the checkpoint says. Under torch.compile a
+single token leaves the runner for `fused_moe_forward_native`, which has only the erf form.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Extend attention takes its tiles from a measured table, by head dimension and batch.
+"""Choose the tiles of extend attention from a measured table, by head dimension and batch.
 
-SGLang asks one function for block sizes, by head dimension alone, and launches with one stage. For
-the time of a call with a tile of ours, that function answers with it and the launch has its number
-of stages. Anything else, other head dimensions first of all, is SGLang's own.
+SGLang asks one function for block sizes, by head dimension alone, and launches with one stage.
+During a call with one of our tiles, that function returns the tile, and the launch gets its number
+of stages. Everything else stays SGLang's, including other head dimensions.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _tile: Tile | None = None
 
 
 class _Staged:
-    """A Triton kernel whose launches have this many stages, whatever they are asked for."""
+    """Wrap a Triton kernel so that its launches have this many stages."""
 
     def __init__(self, kernel: Any, num_stages: int):
         self._kernel = kernel
@@ -41,7 +41,7 @@ class _Staged:
 
 @contextlib.contextmanager
 def using(tile: Tile) -> Iterator[None]:
-    """Extend attention of this process runs with this tile inside; not from two threads."""
+    """Run extend attention of this process with this tile inside; not from two threads."""
     global _tile
     from sglang.kernels.ops.attention import extend_attention
 
@@ -99,7 +99,7 @@ def _choose(
 
 @functools.cache
 def _device(device: torch.device) -> tuple[tuple[int, int], int]:
-    """Compute capability, and the shared memory that a block may opt in to, in bytes."""
+    """Return compute capability, and the bytes of shared memory that a block may opt in to."""
     properties = torch.cuda.get_device_properties(device)
     return (properties.major, properties.minor), properties.shared_memory_per_block_optin
 

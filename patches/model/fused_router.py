@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The MoE router runs in one launch at decode sizes, and reads its scales when it runs.
+"""Run the MoE router in one launch at decode sizes, and read its scales when it runs.
 
 SGLang's layer calls its router for logits, and later its experts' TopK, which calls a closure for
 the choice. For few tokens `route_one_launch` computes both at once, in place of the router. The
 logits pass through SGLang. Our replacement of the closure recognizes them by identity and returns
 their choice. Other logits, for instance modified ones, are routed again.
 
-For more tokens SGLang's norm and projection make the logits (`router_scale` sees to their scale)
-and `route` the choice. Under torch.compile both stay SGLang's own.
+For more tokens SGLang's norm and projection compute the logits (`router_scale` corrects their
+scale) and `route` the choice. Under torch.compile both stay SGLang's own.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ TOPK = "sglang.srt.layers.moe.topk"
 
 
 class Routing:
-    """One layer's router and experts, and the choice made with the router's latest logits."""
+    """Hold one layer's router and experts, and the choice for the router's latest logits."""
 
     def __init__(self, router: Any, moe: Any, max_tokens: int):
         self.router = router
@@ -43,7 +43,7 @@ class Routing:
         self._made: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
 
     def takes(self, x: torch.Tensor) -> bool:
-        """Whether these tokens are few and what one launch needs is as SGLang built it."""
+        """Tell whether these tokens are few, and the layer is as SGLang built it."""
         from sglang.srt.layers.linear import ReplicatedLinear
 
         return (
@@ -56,7 +56,7 @@ class Routing:
         )
 
     def logits(self, x: torch.Tensor) -> torch.Tensor:
-        """fp32 [T, E], the choice kept for `choose`."""
+        """Return logits, fp32 [T, E]; the choice is kept for `choose`."""
         from sglang_gemma4_ext.kernels.router_one_launch import route_one_launch
 
         self._made = route_one_launch(
@@ -78,7 +78,7 @@ class Routing:
         topk: int,
         renormalize: bool,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """TopK's custom routing function: weights fp32 and ids int32, [T, topk] each."""
+        """Return weights fp32 and ids int32, [T, topk] each: TopK's custom routing function."""
         from sglang_gemma4_ext.kernels.router import route
 
         if torch.compiler.is_compiling():
@@ -95,7 +95,7 @@ def _say_once(max_tokens: int) -> None:
 
 
 def _connect(result: None, layer: Any, *args: Any, **kwargs: Any) -> None:
-    """AFTER Gemma4DecoderLayer.__init__: what follows needs both the router and the experts."""
+    """AFTER Gemma4DecoderLayer.__init__, which has built both the router and the experts."""
     if layer.router is None or not _asks_for_a_choice(layer.moe.topk.topk_config.output_format):
         return
     max_tokens = _row().one_launch_max_tokens if _counters_are_safe() else 0
@@ -108,14 +108,14 @@ def _connect(result: None, layer: Any, *args: Any, **kwargs: Any) -> None:
 
 
 def _asks_for_a_choice(output_format: Any) -> bool:
-    """Whether TopK will call its routing function; some MoE backends route by themselves."""
+    """Tell whether TopK will call its routing function; some MoE backends route by themselves."""
     return output_format is None or output_format.name == "STANDARD"
 
 
 def _counters_are_safe() -> bool:
-    """One launch needs its counters at zero and to itself.
+    """Tell whether one launch can rely on its counters: zeros, and used by no other launch.
 
-    A paused server loses what is in the weights' memory; multiplexed prefill and decode, and
+    A paused server loses what is in the weights' memory. Multiplexed prefill and decode, and
     overlapped batches, may run the same layer at the same time.
     """
     from sglang.srt.runtime_context import get_server_args
@@ -164,8 +164,10 @@ PATCH = Patch(
     name="fused_router",
     theme="model",
     summary="MoE router: norm, projection and choice in one launch at decode sizes, in fp32",
-    why="SGLang launches norm, projection and choice one after the other with logits in the "
-    "model's dtype between, and its closure keeps the per-expert scale it was built with",
+    why=(
+        "SGLang launches norm, projection and choice one after the other, with logits in the "
+        "model's dtype between; its closure keeps the per-expert scale it was built with"
+    ),
     upstream="sgl-project/sglang#26502 fused the choice alone",
     retire_when="Gemma4Router.forward calls a kernel that has the norm in it",
     retired=_retired,

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SGLang's JIT kernels build with a C++ library that has no std::bit_cast (gcc 10's, for one).
+"""Build SGLang's JIT kernels with a C++ library without std::bit_cast, such as gcc 10's.
 
-At 0.5.23 `sgl_kernel/tensor.h` casts a pointer with it, and most JIT modules include that header;
-the TP query-key norm, the NVLink transfers, the LoRA alignment and others add their own. The files
-stay as they are on disk: every build includes `jit_bit_cast.h` first, which defines the function
-where the library's own feature-test macro says that it is missing.
+At 0.5.23 `sgl_kernel/tensor.h` casts a pointer with it, and most JIT modules include that header.
+The TP query-key norm, the NVLink transfers, the LoRA alignment and others add their own casts.
+SGLang's files stay unchanged. Every build first includes `jit_bit_cast.h`, which defines the
+function where the library's own feature-test macro says that it is missing.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def _with_header(flags: list[str]) -> list[str]:
 
 @functools.cache
 def lacks_bit_cast(compiler: str) -> bool:
-    """Whether this compiler's C++20 library is there and has no std::bit_cast."""
+    """Tell whether this compiler's C++20 library exists and has no std::bit_cast."""
     if shutil.which(compiler) is None:
         return False
     asked = subprocess.run(

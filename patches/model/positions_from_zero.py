@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The multimodal classes give their tokens the positions that transformers does, from zero.
+"""Give tokens of the multimodal classes positions from zero, as transformers does.
 
-`Gemma4ForConditionalGeneration.forward` adds one to every position. Attention depends on
-differences of positions alone, but the angles of p and p + 1 round differently, so
-log-probabilities drift from transformers' as the position grows. The last position that the
-context admits also leaves the table of angles.
+`Gemma4ForConditionalGeneration.forward` adds one to every position. Attention depends only on
+differences of positions, but the angles of p and p + 1 round differently. Therefore
+log-probabilities drift from transformers' as the position grows. The last position that the context
+admits also leaves the table of angles.
 
-The patch hands the forward a copy that is one lower. SGLang's addition then yields the position
-itself, in place or not, and the caller's buffer keeps its values: those that a CUDA graph replays.
+The patch passes the forward a copy that is one lower. SGLang's addition then yields the position
+itself, in place or not. The caller's buffer keeps the values that a CUDA graph replays.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The MoE router's learned scale holds in every execution mode, rounded once, and after an update.
+"""Apply the MoE router's learned scale in every execution mode, rounded once, after updates too.
 
 `Gemma4Router.fuse_scale` folds scale * hidden_size**-0.5 into the weight of a norm that was built
-with `with_scale=False`. The CUDA kernel multiplies by that weight; `forward_native`, which runs on
-a CPU and under torch.compile, does not look at it.
+with `with_scale=False`. The CUDA kernel multiplies by that weight. `forward_native`, which runs on
+a CPU and under torch.compile, ignores it.
 
 In a BF16 model SGLang rounds hidden_size**-0.5 to BF16 before the product, and the product again.
 For the 26B-A4B that makes every logit 0.24 % smaller. The fold here is in fp32, rounded once.
 
-The fold happens once, at the first forward. A later weight update changes `scale` alone; the
-parameter's loader therefore folds anew, in place, so that captured graphs read the new weight.
+SGLang folds once, at the first forward. A later weight update changes only `scale`. Therefore the
+parameter's loader folds again, in place, so that captured graphs read the new weight.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def _fold(result: None, router: Any) -> None:
 
 
 def _fold_when_loaded(result: None, router: Any, *args: Any, **kwargs: Any) -> None:
-    """AFTER Gemma4Router.__init__: loading a scale over one that is folded folds the new one."""
+    """AFTER Gemma4Router.__init__: make a later load of `scale` fold the new value."""
 
     def load(parameter: torch.nn.Parameter, loaded: torch.Tensor) -> None:
         from sglang.srt.model_loader.weight_utils import default_weight_loader
@@ -61,9 +61,11 @@ PATCH = Patch(
     name="router_scale",
     theme="model",
     summary="MoE router: the learned scale holds in every execution mode, rounded once and updated",
-    why="forward_native of the router's norm ignores the weight that the scale was folded into, "
-    "so a CPU, --enable-torch-compile and inductor graphs route by unscaled logits; the fold "
-    "rounds its constant to BF16 and is not made again after a weight update",
+    why=(
+        "forward_native of the router's norm ignores the weight that holds the folded scale, so "
+        "CPUs and torch.compile route by unscaled logits; the fold rounds its constant to BF16 "
+        "and is not repeated after a weight update"
+    ),
     upstream="sgl-project/sglang#32131 (closed) on the CPU; the rounding and the update unreported",
     retire_when="fuse_scale makes its norm multiply by the weight, and folds in fp32",
     retired=_retired,

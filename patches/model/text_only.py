@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Text-only serving: no tower is built, loaded or needed unless --enable-multimodal asks for it.
+"""Serve text only: build, load and need no tower unless --enable-multimodal asks for it.
 
-SGLang serves the multimodal Gemma 4 classes with their vision and audio towers always constructed
-and a processor always loaded. With multimodality off, its tokenizer path already does without the
-processor; what is missing is the default, the towers' absence, and a refusal of media that says
-which flag brings them back.
+SGLang always constructs the vision and audio towers of the multimodal Gemma 4 classes and loads a
+processor. With multimodality off, its tokenizer path does not need the processor. This patch adds
+the default, removes the towers, and refuses media with a message that names the flag.
 """
 
 from __future__ import annotations
@@ -58,7 +57,7 @@ def _is_text_only() -> bool:
 
 
 def _without(names: tuple[str, ...]) -> Callable[..., None]:
-    """An AROUND hook of __init__ under which the towers' classes `names` construct None."""
+    """Make an AROUND hook of __init__ during which the towers' classes `names` construct None."""
 
     def around(original: Callable[..., None], self: Any, *args: Any, **kwargs: Any) -> None:
         if not _is_text_only():
@@ -72,7 +71,7 @@ def _without(names: tuple[str, ...]) -> Callable[..., None]:
 
 @contextlib.contextmanager
 def _absent(module: ModuleType, names: Iterable[str]) -> Iterator[None]:
-    """Within the block, constructing any of a module's `names` yields None."""
+    """Let constructing any of a module's `names` yield None within the block."""
     saved = {name: getattr(module, name) for name in names}
     for name in saved:
         setattr(module, name, lambda *args, **kwargs: None)
@@ -84,7 +83,7 @@ def _absent(module: ModuleType, names: Iterable[str]) -> Iterator[None]:
 
 
 def _skip_tower_weights(self: Any, weights: Iterable[tuple[str, Any]]):
-    """BEFORE load_weights: pass on the language model's tensors alone."""
+    """BEFORE load_weights: pass on only the language model's tensors."""
     if not _is_text_only():
         return None
     return (self, _language_model(weights)), {}
@@ -125,8 +124,8 @@ def _name_the_flag(result: str | None, self: Any, request: Any) -> str | None:
 def _prefill_without_graphs(original: Callable[..., None], server_args: Any) -> None:
     """AROUND the rules on breakable prefill graphs: the multimodal classes keep their rule.
 
-    SGLang turns these graphs off for models that serve media. The class, not the media, decides
-    how a prefill is captured. A backend that the command line names never gets here.
+    SGLang turns these graphs off for models that serve media. The class, not the media, decides how
+    a prefill is captured. A backend that the command line names is not affected.
     """
     from sglang.srt.arg_groups.overrides import model_config_of
 
@@ -157,8 +156,10 @@ PATCH = Patch(
     name="text_only",
     theme="model",
     summary="Text-only unless --enable-multimodal: no towers built or loaded, no processor needed",
-    why="Gemma 4 is not among SGLang's mm_disabled_models, and with multimodality off its "
-    "constructor builds the towers all the same",
+    why=(
+        "Gemma 4 is not among SGLang's mm_disabled_models; with multimodality off its constructor "
+        "still builds the towers"
+    ),
     upstream="sgl-project/sglang#32425 and sgl-project/sglang#32221 (open)",
     retire_when="ModelConfig's mm_disabled_models names Gemma4ForConditionalGeneration",
     retired=_retired,

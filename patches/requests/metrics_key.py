@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""/metrics needs the API key where one is set."""
+"""Require the API key for /metrics if one is set."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A running server that loses a child ends with one sentence."""
+"""End a running server that loses a child with one sentence."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A scheduler that fails leaves its reason for the launcher's last line."""
+"""Record why a scheduler failed, for the launcher's last line."""
 
 from __future__ import annotations
 

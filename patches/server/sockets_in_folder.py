@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sockets of a server are in one folder, which goes when the server ends."""
+"""Put the sockets of a server into one folder, which is removed when the server ends."""
 
 from __future__ import annotations
 

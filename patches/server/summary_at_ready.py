@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A server that is ready prints a summary and one request to paste, under both commands."""
+"""Print a summary and one request to paste when a server is ready, under both commands."""
 
 from __future__ import annotations
 
