@@ -20,7 +20,11 @@ from dataclasses import replace
 from typing import Any
 
 from sglang_gemma4_ext import PLUGIN, PREFIX, VERIFIED_SGLANG, __version__
+from sglang_gemma4_ext.checkpoint.files import CheckpointError, read_headers
+from sglang_gemma4_ext.checkpoint.hub import local_folder
+from sglang_gemma4_ext.checkpoint.layer_formats import count_formats
 from sglang_gemma4_ext.checkpoint.model_family import ModelInfo, read_model_info
+from sglang_gemma4_ext.checkpoint.quantization import describe
 from sglang_gemma4_ext.context import Context, sglang_version
 from sglang_gemma4_ext.machine import detect_gpu
 from sglang_gemma4_ext.registry import Outcome, Patch, State, apply, changed_sources, decide
@@ -50,9 +54,22 @@ def report(outcomes: Sequence[Outcome], ctx: Context) -> dict[str, Any]:
         "gpu": str(ctx.gpu),
         "target_gpu": ctx.gpu.is_target,
         "model": ctx.model.path if ctx.model else None,
+        "formats": _formats(ctx.model),
         "patches": [_patch_report(outcome) for outcome in outcomes],
         "starts": _plugin_installed() and not any(o.stops_server for o in outcomes),
     }
+
+
+def _formats(model: ModelInfo | None) -> dict[str, dict[str, int]]:
+    """Count weights by layer class and format; empty where no local headers can be read."""
+    folder = local_folder(model.path) if model else None
+    if model is None or folder is None:
+        return {}
+    quantization = describe(model)
+    formats = count_formats(read_headers(folder), quantization)
+    if quantization.kv_cache is not None:
+        formats["KV cache"] = {quantization.kv_cache.format.upper(): 1}
+    return formats
 
 
 def _patch_report(outcome: Outcome) -> dict[str, Any]:
@@ -82,6 +99,7 @@ def render(data: dict[str, Any], everything: bool = False) -> str:
         f"GPU       {data['gpu']}{'' if data['target_gpu'] else ' (not a target GPU)'}",
         f"plugin    {_plugin_words(data)}",
         f"model     {data['model'] or 'none given (--model-path): for this machine alone'}",
+        *_format_lines(data["formats"]),
         "",
     ]
     if data["packages"]["sglang"] != data["verified_on_sglang"]:
@@ -102,6 +120,15 @@ def render(data: dict[str, Any], everything: bool = False) -> str:
             lines.append(f"{'':<13}upstream: {patch['upstream']}; until {patch['retire_when']}")
     lines += ["", "A server starts here." if data["starts"] else "A server refuses to start here."]
     return "\n".join(lines)
+
+
+def _format_lines(formats: dict[str, dict[str, int]]) -> list[str]:
+    """Render one line for each class of layers."""
+    return [
+        f"{'formats' if row == 0 else '':<10}{kind:<11}"
+        + ", ".join(f"{words} x {count}" for words, count in counted.items())
+        for row, (kind, counted) in enumerate(formats.items())
+    ]
 
 
 def _plugin_words(data: dict[str, Any]) -> str:
@@ -146,7 +173,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     from sglang_gemma4_ext.patches.series import PATCHES
 
     ctx = Context(settings, model, detect_gpu(), sglang_version())
-    data = report(examine(PATCHES, ctx), ctx)
+    try:
+        data = report(examine(PATCHES, ctx), ctx)
+    except CheckpointError as error:
+        print(f"{PREFIX}{error}", file=sys.stderr)
+        return 1
     print(json.dumps(data, indent=2) if args.json else render(data, args.all))
     return 0 if data["starts"] else 1
 

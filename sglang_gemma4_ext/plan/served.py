@@ -11,7 +11,8 @@ from sglang_gemma4_ext.checkpoint.assistant_fit import check_fit
 from sglang_gemma4_ext.checkpoint.files import read_headers
 from sglang_gemma4_ext.checkpoint.hub import local_folder
 from sglang_gemma4_ext.checkpoint.model_family import ModelInfo, read_model_info
-from sglang_gemma4_ext.checkpoint.quantization import declares_fp8_kv
+from sglang_gemma4_ext.checkpoint.quantization import declares_fp8_kv, describe
+from sglang_gemma4_ext.checkpoint.schemes import Quantization
 from sglang_gemma4_ext.plan import weights
 from sglang_gemma4_ext.plan.geometry import Geometry, PlanError, built_in, from_config
 from sglang_gemma4_ext.plan.weights import Weights
@@ -71,7 +72,8 @@ def read(
     path = str(local_folder(path) or path)
     model = _model(path)
     geometry = from_config(model) if model else built_in(path.rpartition("/")[2])
-    held = _weights(path, geometry, fmt, tp, multimodal)
+    quantization = describe(model) if model else Quantization()
+    held = _weights(path, geometry, fmt, tp, multimodal, quantization)
     drafting = _draft(draft, draft_tokens, model) if draft else NO_DRAFT
     return Served(geometry, held, drafting, model is not None and declares_fp8_kv(model))
 
@@ -87,10 +89,20 @@ def _model(path: str) -> ModelInfo | None:
     return model
 
 
-def _weights(path: str, geometry: Geometry, fmt: str | None, tp: int, multimodal: bool) -> Weights:
+def _weights(
+    path: str,
+    geometry: Geometry,
+    fmt: str | None,
+    tp: int,
+    multimodal: bool,
+    quantization: Quantization,
+) -> Weights:
     folder = Path(path)
     if folder.is_dir() and fmt is None and any(folder.glob("*.safetensors")):
-        return weights.from_headers(read_headers(folder), geometry, tp, multimodal=multimodal)
+        tensors = read_headers(folder)
+        return weights.from_headers(
+            tensors, geometry, tp, multimodal=multimodal, quantization=quantization
+        )
     if multimodal:
         raise PlanError("--enable-multimodal needs a checkpoint's folder: its towers are summed")
     return weights.estimate(geometry, fmt or "bf16", tp)

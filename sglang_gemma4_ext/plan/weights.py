@@ -15,12 +15,14 @@ from math import ceil, prod
 
 from sglang_gemma4_ext.checkpoint.files import Tensor
 from sglang_gemma4_ext.checkpoint.model_family import TOWER_WEIGHT
+from sglang_gemma4_ext.checkpoint.schemes import MODELOPT, NVFP4_GROUP, Quantization
 from sglang_gemma4_ext.plan.geometry import Geometry, PlanError
 
 BF16 = 2.0
 FP8 = 1.0
 # Two E2M1 codes a byte, and an E4M3 scale for each 16 weights along K.
-NVFP4 = 0.5 + 1 / 16
+NVFP4 = 0.5 + 1 / NVFP4_GROUP
+PLAIN_CHECKPOINT = Quantization()
 
 # What a format quantizes, and its bytes per weight; the rest stays BF16.
 FORMATS: dict[str, tuple[frozenset[str], float]] = {
@@ -93,7 +95,7 @@ def swizzled_scales(geometry: Geometry, tp: int = 1) -> int:
     inner = geometry.expert_intermediate // tp
 
     def padded(rows: int, k: int) -> int:
-        return ceil(rows / 128) * 128 * ceil(k / 16 / 4) * 4
+        return ceil(rows / 128) * 128 * ceil(k / NVFP4_GROUP / 4) * 4
 
     expert = padded(2 * inner, geometry.hidden) + padded(geometry.hidden, inner)
     return geometry.layers * geometry.experts * expert
@@ -125,23 +127,32 @@ def _attention(geometry: Geometry, layer: int) -> int:
 
 
 def from_headers(
-    tensors: Mapping[str, Tensor], geometry: Geometry, tp: int = 1, *, multimodal: bool = False
+    tensors: Mapping[str, Tensor],
+    geometry: Geometry,
+    tp: int = 1,
+    *,
+    multimodal: bool = False,
+    quantization: Quantization = PLAIN_CHECKPOINT,
 ) -> Weights:
-    """Count a checkpoint's weights from its headers. Raises PlanError on an unknown dtype."""
+    """Count a checkpoint's weights from its headers. Raises PlanError on an unknown dtype.
+
+    quantization: what the checkpoint declares
+    """
     parts: dict[str, int] = {}
     for name, tensor in tensors.items():
         part = _part(name)
         if _is_held(name, part, geometry, multimodal):
             parts[part] = parts.get(part, 0) + _loaded_bytes(name, tensor, geometry)
     parts["attention"] = parts.get("attention", 0) + _unstored_kv(tensors, geometry)
-    leaves = {name.rpartition(".")[2] for name in tensors if _part(name) == "experts"}
-    by_modelopt = "weight_scale_2" in leaves
+    experts = {name.rpartition(".")[0] for name in tensors if _part(name) == "experts"}
+    nvfp4_experts = any(quantization.of(module).format == "nvfp4" for module in experts)
+    by_modelopt = nvfp4_experts and quantization.tool == MODELOPT
     # Towers are not sharded: each GPU holds all of them.
     return Weights(
         {part: size if part == "towers" else size // tp for part, size in parts.items()},
         "summed from the checkpoint's headers",
         swizzled_scales(geometry, tp) if by_modelopt else 0,
-        by_modelopt or "weight_global_scale" in leaves,
+        nvfp4_experts,
     )
 
 

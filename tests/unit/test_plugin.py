@@ -185,4 +185,5 @@ def test_doctor_reports_every_patch_as_json(checkpoint):
     assert states["causal_lm_config"] == "stands down"
     assert not any(patch["changed_upstream"] for patch in data["patches"])
     assert data["packages"]["sglang"] == data["verified_on_sglang"]
+    assert set(data["formats"]["experts"]) == {"BF16"}
     assert data["starts"]

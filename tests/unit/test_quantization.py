@@ -149,5 +149,5 @@ def test_the_kv_cache_scheme_is_read(section, expected) -> None:
 
 def test_a_pattern_that_does_not_compile_is_named() -> None:
     section = ct({}, format="x", ignore=["re:("])
-    with pytest.raises(CheckpointError, match=r"invalid pattern: '\('"):
+    with pytest.raises(CheckpointError, match=r"invalid pattern '\('"):
         describe(ModelInfo("", "", {"quantization_config": section}))
