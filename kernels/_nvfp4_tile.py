@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Multiply a tile of NVFP4 weights by a tile of activations; the NVFP4 kernels share this.
+"""Multiply a tile of NVFP4 weights by a tile of activations, for all NVFP4 kernels.
 
-The operands are swapped, out^T = w x^T. Rows of N fill the tall side of the tensor core's tile,
-and the few tokens of a decode step fill its narrow side. The even and the odd k of a byte are two
-dots, with activations split the same way, so codes are never interleaved into the order of K.
+The operands are swapped, out^T = w x^T. Rows of N fill the tall side of the tensor core's tile, and
+the few tokens of a decode step fill its narrow side. The even and the odd k of a byte are two dots,
+with activations split the same way. Therefore codes are never interleaved into the order of K.
 
-Decoding needs bit operations alone. Three magnitude bits of an E2M1 at bits 9 to 11 of an FP16 give
+Decoding needs only bit operations. Three magnitude bits of an E2M1 at bits 9 to 11 of an FP16 give
 its value times 2^-14. The bits of an E4M3 at bits 7 to 13 give its value times 2^-8. The block
 scale is multiplied by 2^14, so code times scale is exact in FP16: at most 6 significant bits, a
-multiple of 2^-18, below 11. It stays exact in BF16 and FP32. The fp32 row scale holds the rest,
-WEIGHT_SCALE.
+multiple of 2^-18, below 11. It stays exact in BF16 and FP32. The fp32 row scale includes the
+remaining factor, WEIGHT_SCALE.
 """
 
 from __future__ import annotations
@@ -112,11 +112,12 @@ def gated(gate, up, ACTIVATION: tl.constexpr):
 
 @triton.jit
 def weight_rows(first, count, BLOCK_N: tl.constexpr, GATED: tl.constexpr):
-    """int32 [BLOCK_N]: weight rows of the tile that starts at output column `first`, clamped.
+    """Return int32 [BLOCK_N]: weight rows of the tile at output column `first`, clamped.
 
     count: output columns
-    GATED: gate rows and their up rows, `count` further on, alternate: one tile holds both for
-        BLOCK_N / 2 columns
+    GATED: gate rows alternate with their up rows, which are `count` rows further on. One tile then
+        holds
+        both for BLOCK_N / 2 columns.
     """
     offset = tl.arange(0, BLOCK_N)
     if GATED:
@@ -129,8 +130,9 @@ def quarter_by_quarter(tile, ROWS: tl.constexpr, BYTES: tl.constexpr, EACH: tl.c
     """Reorder [ROWS, BYTES * EACH]: 2 bytes of each quarter of a row in turn.
 
     Of every 8 columns of its left operand, wgmma reads columns 2i and 2i + 1 in thread i of four.
-    In memory order a thread's bytes are scattered in pairs, and Triton copies 8 at a time. The
-    order of a sum over K is free: in this order they are a quarter of the row, copied by 16.
+    In memory order a thread's bytes are scattered in pairs, and Triton copies 8 at a time. A sum
+    over K may have any order. In this order a thread's bytes are a quarter of the row, copied by
+    16.
     """
     split = tile.reshape(ROWS, 4, BYTES // 8, 2 * EACH)
     return split.permute(0, 2, 1, 3).reshape(ROWS, BYTES * EACH)
@@ -151,7 +153,7 @@ def multiply(
     WGMMA: tl.constexpr,
     PLAIN: tl.constexpr,
 ):
-    """fp32 [BLOCK_N, BLOCK_M]: w x^T / WEIGHT_SCALE over a range of K, without row scales.
+    """Compute fp32 [BLOCK_N, BLOCK_M]: w x^T / WEIGHT_SCALE over a range of K, without row scales.
 
     x_rows: pointers [BLOCK_M] to fp16, bf16 or fp32 rows; x_mask: [BLOCK_M], rows to read
     packed_rows, scale_rows: pointers [BLOCK_N] to uint8 rows, all of which are read

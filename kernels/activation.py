@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The activations between gate and up that the kernels and their references apply."""
+"""Name the activations between gate and up of the kernels and their references."""
 
 from typing import Literal, get_args
 

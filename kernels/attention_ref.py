@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Causal attention over one request's keys, with a sliding window: the plain PyTorch reference."""
+"""Attend causally over one request's keys, with a sliding window, in plain PyTorch."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def attend_ref(
     window: int | None = None,
     tree: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Attend: softmax(scale * q k^T) v, where the queries are the last T of the L positions.
+    """Compute softmax(scale * q k^T) v, where the queries are the last T of the L positions.
 
     q: [T, Hq, D]
     k: [L, Hkv, D], L >= T, Hq a multiple of Hkv
     v: [L, Hkv, Dv]
-    window: the most keys that a query sees, its own included; None for all before it
+    window: the most keys that a query sees, including its own; None for all before it
     tree: bool [T, T], for T tokens that form a draft tree: True where the row's token sees the
         column's, that is itself and its ancestors. A token's position is L - T plus its depth.
     Returns [T, Hq, Dv] in q's dtype; keys and values are converted to it.
@@ -46,7 +46,7 @@ def attend_ref(
 def _mask(
     queries: int, keys: int, window: int | None, tree: torch.Tensor | None, device: torch.device
 ) -> torch.Tensor | None:
-    """bool [T, L], True where the query sees the key; None if it sees every key."""
+    """Return bool [T, L], True where the query sees the key; None if it sees every key."""
     if queries == 1 and (window is None or keys <= window):
         return None
     key = torch.arange(keys, device=device)

@@ -23,10 +23,10 @@ TABLE = Path(__file__).with_suffix(".json")
 
 @dataclass(frozen=True)
 class Tile:
-    """A launch configuration: queries and keys of a tile, warps and stages.
+    """Describe a launch configuration: queries and keys of a tile, warps and stages.
 
     head_dim: of queries, keys and values
-    min_requests: the tile is for batches of at least so many requests
+    min_requests: the smallest batch that the tile is for
     shared_bytes: shared memory of the compiled kernel at 2-byte keys; a test compares it
     """
 
@@ -41,7 +41,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Row:
-    """The tiles of one capability. measured: path of the raw results, or None."""
+    """Hold the tiles of one capability. measured: path of the raw results, or None."""
 
     measured: str | None
     tiles: tuple[Tile, ...]

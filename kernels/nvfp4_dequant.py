@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Dequantize NVFP4 weights to BF16, FP16 or FP32, bit for bit as `nvfp4_format.dequantize`.
 
-For baselines and conversions. The matmuls decode in registers. The reference that
---gemma4-nvfp4 dequant serves by unpacks some rows of N at a time in PyTorch.
+This is for baselines and conversions. The matmuls decode in registers. The reference behind
+--gemma4-nvfp4 dequant unpacks some rows of N at a time in PyTorch.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def dequant(
     rows = packed.numel() // max(packed.shape[-1], 1)
     e4m3 = block_scale.dtype == torch.float8_e4m3fn
     interpreted = triton.knobs.runtime.interpret
-    # One row a program. The interpreter's cost is that of programs: there a program takes a row.
+    # In the interpreter a program takes a whole row, because time grows with their number.
     blocks = triton.next_power_of_2(k // BLOCK) if interpreted else 64
     if rows and k:
         _dequant_kernel[(rows, triton.cdiv(k // BLOCK, blocks))](

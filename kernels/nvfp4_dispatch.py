@@ -41,7 +41,7 @@ INTERPRETED = (9, 0)
 
 @dataclass(frozen=True)
 class Config:
-    """A launch configuration.
+    """Hold a launch configuration.
 
     block_m, block_n, block_k: tokens, weight rows and in-features of a tile
     splits: programs over K. num_warps, num_stages: Triton's
@@ -59,7 +59,7 @@ class Config:
 
 @dataclass(frozen=True)
 class Entry:
-    """A config and its op and shape; n and k are of the packed weight, gate and up stacked."""
+    """Hold a config for an op; n and k are of the packed weight, gate and up stacked."""
 
     op: Op
     max_m: int
@@ -70,7 +70,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Table:
-    """One file. measured: path of its raw results, or None. faster: (layer, n, k), see above."""
+    """Hold one file. measured: path of its raw results, or None. faster: (layer, n, k)."""
 
     name: str
     measured: str | None

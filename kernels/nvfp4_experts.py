@@ -48,7 +48,7 @@ def _experts_up_kernel(
     WGMMA: tl.constexpr,
     PLAIN: tl.constexpr,
 ):
-    """out [T * k, columns] = act(gate) * up of each slot's expert; 0 for a slot without expert."""
+    """Compute out [T * k, columns] = act(gate) * up of each slot's expert; 0 without an expert."""
     packed_stride = bytes_a_row * BYTES_ALIGN
     scale_stride = scales_a_row * SCALES_ALIGN
     slot = tl.program_id(0).to(tl.int64)
@@ -104,7 +104,7 @@ def _experts_down_kernel(
     WGMMA: tl.constexpr,
     PLAIN: tl.constexpr,
 ):
-    """out [T, N] = sum over a token's slots of weight * w2 h, h [T * k, K] of the slots."""
+    """Compute out [T, N] = sum over a token's slots of weight * w2 h, for h [T * k, K]."""
     packed_stride = bytes_a_row * BYTES_ALIGN
     scale_stride = scales_a_row * SCALES_ALIGN
     token = tl.program_id(0).to(tl.int64)

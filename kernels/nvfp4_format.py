@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The NVFP4 format: E2M1 codes, an E4M3 scale for 16 of them along K, an fp32 scale per tensor.
+"""Define the NVFP4 format: E2M1 codes, an E4M3 scale per 16 along K, an fp32 tensor scale.
 
     weight = e2m1(code) * block_scale * tensor_scale
 
 A code is sign (bit 3), exponent (bits 2-1, bias 1), mantissa (bit 0): 0, 0.5, 1, 1.5, 2, 3, 4, 6
-and their negatives, -0 included. `tensor_scale` multiplies: it is ModelOpt's `weight_scale_2`, and
+and their negatives, including -0. `tensor_scale` multiplies: it is ModelOpt's `weight_scale_2`, and
 the reciprocal of compressed-tensors' `weight_global_scale`.
 """
 
@@ -49,8 +49,8 @@ def e2m1_values(packed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """Decode codes to numbers, without any scale.
 
     packed: uint8 [..., K/2]
-    Returns `dtype` [..., K], exact in fp16, bf16, fp32 and fp64. It uses integer arithmetic, so no
-    table has to be copied to the device.
+    Returns `dtype` [..., K], exact in fp16, bf16, fp32 and fp64. It uses integer arithmetic, so
+    that no table is copied to the device.
     """
     code = unpack_e2m1(packed).to(torch.int32)
     exponent, mantissa = (code >> 1) & 3, code & 1
@@ -87,7 +87,7 @@ def quantize(w: torch.Tensor, tensor_scale: torch.Tensor) -> tuple[torch.Tensor,
     block_scale = torch.where(block_scale == 0, 1.0, block_scale)
     block_scale = block_scale.clamp(E4M3_MIN_SUBNORMAL, E4M3_MAX).to(torch.float8_e4m3fn)
     scaled = (blocks / (block_scale.float() * scale).unsqueeze(-1)).flatten(-2)
-    # A midpoint goes up exactly where the code above it is even: below 1, 2 and 4.
+    # A midpoint rounds up exactly where the code above it is even: below 1, 2 and 4.
     magnitude = scaled.abs()
     code = sum((magnitude > m).to(torch.uint8) for m in (0.25, 1.25, 2.5, 5.0))
     code = code + sum((magnitude >= m).to(torch.uint8) for m in (0.75, 1.75, 3.5))
@@ -105,8 +105,8 @@ def dequantize(
     packed: uint8 [..., N, K/2], two codes per byte along K, low nibble first
     block_scale: float8_e4m3fn or float32 [..., N, K/16]
     tensor_scale: floating, scalar or [..., N, 1]; multiplies
-    Returns `dtype` [..., N, K]: computed in fp32, where code times E4M3 scale is exact and the
-    tensor scale costs the one rounding, then converted.
+    Returns `dtype` [..., N, K]: computed in fp32, then converted. In fp32 code times E4M3 scale is
+    exact, and the tensor scale rounds once.
     Raises ValueError on a dtype or shape that does not fit.
     """
     require(packed.dtype == torch.uint8, "packed must be uint8, got %s", packed.dtype)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Run NVFP4 routed experts over many tokens: a grouped GEMM in SGLang's sorted-token layout.
 
-Slots (token * k + i) are sorted by expert, and each expert's slots are padded to whole blocks: a
-program multiplies the weights of one expert. There are three launches: gate and up with the
-activation, down with the routing weight, and the sum of a token's slots in their order.
+Slots (token * k + i) are sorted by expert, and each expert's slots are padded to whole blocks.
+Therefore a program multiplies the weights of one expert. There are three launches: gate and up with
+the activation, down with the routing weight, and the sum of a token's slots in their order.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SUM_COLUMNS = 512
 
 
 class SortedSlots(NamedTuple):
-    """The result of SGLang's moe_align_block_size for a block size.
+    """Hold the result of SGLang's moe_align_block_size for a block size.
 
     slots: int32 [at least the padded count], slots by expert; values from T * k on are padding
     experts: int32 [blocks], the expert of each block; -1 for an expert of another rank
@@ -97,7 +97,7 @@ def _grouped_kernel(
     WGMMA: tl.constexpr,
     PLAIN: tl.constexpr,
 ):
-    """out [T * k, N]: with an ACTIVATION act(gate) * up, else w x times the routing weight.
+    """Compute out [T * k, N]: act(gate) * up with an ACTIVATION, else w x times the routing weight.
 
     SLOTS_A_ROW: how many slots read one row of x: k for gate and up, 1 for down
     """
@@ -147,7 +147,7 @@ def _grouped_kernel(
 
 @triton.jit
 def _sum_slots_kernel(y_ptr, topk_ids_ptr, out_ptr, top_k, N, COLUMNS: tl.constexpr):
-    """out [T, N]: the sum of a token's slots, y [T * k, N], that have an expert, in fp32."""
+    """Compute out [T, N]: the fp32 sum of a token's slots of y [T * k, N] that have an expert."""
     token = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     total = tl.zeros([COLUMNS], tl.float32)

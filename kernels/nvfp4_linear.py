@@ -58,7 +58,7 @@ def _nvfp4_linear_kernel(
     WGMMA: tl.constexpr,
     PLAIN: tl.constexpr,
 ):
-    """out [M, N]; with an ACTIVATION, N is half the rows of the weight. With SPLITS, raw parts.
+    """Compute out [M, N]; with an ACTIVATION, N is half the weight's rows; with SPLITS, raw parts.
 
     bytes_a_row, scales_a_row: in units of their ALIGN, see `launch_arguments`
     """

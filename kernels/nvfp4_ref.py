@@ -27,9 +27,9 @@ def nvfp4_linear_ref(
     row_scale: torch.Tensor,
     bias: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """x w^T + bias, w = e2m1(packed) * block_scale * row_scale.
+    """Compute x w^T + bias, w = e2m1(packed) * block_scale * row_scale.
 
-    x: floating [..., K]; any leading dimensions, an empty batch included
+    x: floating [..., K]; any leading dimensions, also an empty batch
     packed: uint8 [N, K/2], two E2M1 per byte, low nibble first
     block_scale: float8_e4m3fn [N, K/16]
     row_scale: float32 [N]; multiplies
@@ -62,7 +62,7 @@ def nvfp4_experts_ref(
     w2_row_scale: torch.Tensor,
     activation: Activation,
 ) -> torch.Tensor:
-    """For each token, the sum over its experts of weight * w2(act(gate(x)) * up(x)).
+    """Compute for each token the sum over its experts of weight * w2(act(gate(x)) * up(x)).
 
     x: floating [T, H]; T may be 0
     topk_ids: integer [T, k], 0 to E - 1; a negative id is skipped

@@ -15,7 +15,7 @@ from sglang_gemma4_ext.kernels._require import require
 from sglang_gemma4_ext.kernels._routing import MAX_EXPERTS, choose_experts
 
 LOGIT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-# Rows of a program in Triton's interpreter, whose cost is that of programs.
+# Rows of a program in Triton's interpreter, whose time grows with the number of programs.
 _INTERPRETED_ROWS = 256
 
 
@@ -54,9 +54,9 @@ def route(
 
     logits: fp32, bf16 or fp16 [T, E], E at most 1024, any strides
     expert_scale: fp32, bf16 or fp16 [E], contiguous; read when the kernel runs
-    Returns weights fp32 [T, k] and ids int32 [T, k]; computed in fp32. Of equal logits, +0 and -0
-    among them, the lower id comes first; NaN comes before +inf. A row whose best logit is NaN,
-    +inf or -inf has NaN weights and distinct ids in range.
+    Returns weights fp32 [T, k] and ids int32 [T, k]; computed in fp32. Of equal logits, including
+    +0 and -0, the lower id comes first; NaN comes before +inf. A row whose best logit is NaN, +inf
+    or -inf has NaN weights and distinct ids in range.
     Raises ValueError on a dtype, shape or k that does not fit.
     """
     require(logits.dim() == 2, "logits must be [T, E], got %s", logits.shape)

@@ -20,9 +20,9 @@ TABLE = Path(__file__).with_suffix(".json")
 
 @dataclass(frozen=True)
 class Row:
-    """The choice of one GPU. measured: path of the raw results, or None. prefer: for `auto`.
+    """Hold the choice of one GPU. measured: path of the raw results, or None. prefer: for `auto`.
 
-    one_launch_max_tokens: up to so many tokens, norm and projection are in the same launch
+    one_launch_max_tokens: the most tokens for which norm and projection are in the same launch
     """
 
     measured: str | None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Verify draft trees by sampling, in plain PyTorch; SGLang has GPU kernels alone for it."""
+"""Verify draft trees by sampling, in plain PyTorch; SGLang has only GPU kernels for it."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _draw(probs: torch.Tensor, coin: torch.Tensor) -> int:
 
 
 def top_k_renorm(probs: torch.Tensor, top_k: torch.Tensor) -> torch.Tensor:
-    """Keep each row's `top_k` most probable tokens, ties with the last one among them.
+    """Keep each row's `top_k` most probable tokens, with all that tie with the last one.
 
     probs: fp32 [rows, V]; top_k: int [rows], one or more. Returns fp32 [rows, V], each of sum 1.
     """
@@ -76,7 +76,7 @@ def top_k_renorm(probs: torch.Tensor, top_k: torch.Tensor) -> torch.Tensor:
 
 
 def top_p_renorm(probs: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
-    """Keep each row's most probable tokens until they hold `top_p`, the last one among them.
+    """Keep each row's most probable tokens until they hold `top_p`, including the last one.
 
     probs: fp32 [rows, V]; top_p: fp32 [rows]. Returns fp32 [rows, V], each of sum 1.
     """

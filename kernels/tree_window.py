@@ -24,8 +24,8 @@ def tree_window_mask(
     mask_indptr: int [>= B + 1], where each request's part starts
     kv_indptr: int [B + 1], prefix sums of min(L, distance): the cached keys that are attended
     distance: from a query to the oldest key that it sees, the window minus one
-    Returns (mask bool [B * tokens * (distance + tokens)], its indptr int64 [B + 1], columns int64
-    [B] before each request's first attended key).
+    Returns three tensors: mask bool [B * tokens * (distance + tokens)], its indptr int64 [B + 1],
+    and int64 [B], the columns before each request's first attended key.
     """
     batch = kv_indptr.shape[0] - 1
     starts = mask_indptr[: batch + 1].long()

@@ -11,16 +11,16 @@ from sglang_gemma4_ext.context import Context
 if TYPE_CHECKING:
     from sglang_gemma4_ext.kernels.nvfp4_dispatch import Layer, Table
 
-# What SGLang's Marlin applies between gate_up and down of gated experts; anything else, such as
+# SGLang's Marlin applies these between gate_up and down of gated experts. Any other, such as
 # Gemma 4's gelu, stops the server at its first token.
 MARLIN_ACTIVATIONS = ("silu", "situ")
 
 
 def stands_down(ctx: Context, quant_format: str) -> str | None:
-    """Why this process needs no exact path for `quant_format`, or None."""
+    """Return why this process needs no exact path for `quant_format`, or None."""
     if not ctx.settings.cpu and not ctx.gpu.is_target:
         return f"it is for NVIDIA GPUs of compute capability 8.0 to 9.x; here: {ctx.gpu}"
-    # Marlin cannot have the experts of a Gemma 4: see `MARLIN_ACTIVATIONS`.
+    # Marlin cannot serve the experts of a Gemma 4: see `MARLIN_ACTIVATIONS`.
     needed = ctx.settings.cpu or (ctx.model is not None and ctx.model.is_moe)
     if ctx.settings.nvfp4 == "marlin" and (ctx.settings.cpu or not needed):
         return "--gemma4-nvfp4 marlin leaves NVFP4 to SGLang's kernels"
@@ -40,12 +40,12 @@ def stands_down(ctx: Context, quant_format: str) -> str | None:
 
 
 def uses_fused(ctx: Context) -> bool:
-    """Whether the layers that are ours in this process are multiplied by the fused kernels."""
+    """Tell whether the fused kernels multiply the layers that are ours in this process."""
     return ctx.settings.nvfp4 == "fused" or shared_with_marlin(ctx)
 
 
 def takes(ctx: Context, layer: Layer, n: int, k: int, activation: str | None = None) -> bool:
-    """Whether a weight of this rank's shape is ours; SGLang's Marlin has the rest.
+    """Tell whether a shard of this shape is ours; SGLang's Marlin serves the others.
 
     activation: of experts, as SGLang names it
     """
@@ -55,20 +55,20 @@ def takes(ctx: Context, layer: Layer, n: int, k: int, activation: str | None = N
 
 
 def shared_with_marlin(ctx: Context) -> bool:
-    """Whether weights that are not ours go to SGLang's Marlin."""
+    """Tell whether weights that are not ours go to SGLang's Marlin."""
     on_a_gpu = ctx.gpu.is_target and not ctx.settings.cpu
     return on_a_gpu and ctx.settings.nvfp4 in ("auto", "marlin")
 
 
 def table(ctx: Context) -> Table:
-    """The dispatch table of this process's GPU."""
+    """Return the dispatch table of this process's GPU."""
     from sglang_gemma4_ext.kernels.nvfp4_dispatch import table_for
 
     return table_for(ctx.gpu.name, ctx.gpu.capability)
 
 
 def absent_projections(text: Any, layer: int) -> frozenset[str]:
-    """The projections that layer has no weights for: K = V layers lack v, KV-shared ones k and v.
+    """List projections without weights: K = V layers lack v, KV-shared layers k and v.
 
     text: the text part of a Gemma 4 configuration
     """

@@ -35,7 +35,7 @@ _E4M3_NAN = 0x7F
 
 @dataclass(frozen=True)
 class Weight:
-    """The names of one packed weight's parameters in a layer; `divides`: its tensor scale does."""
+    """Name one packed weight's parameters in a layer; `divides`: its tensor scale divides."""
 
     packed: str
     block: str
@@ -44,12 +44,12 @@ class Weight:
 
     @property
     def rows(self) -> str:
-        """The buffer of scales per row, fp32 [N] or [E, N]."""
+        """Return the name of the buffer of scales per row, fp32 [N] or [E, N]."""
         return f"{self.packed}_row_scale"
 
 
 def weights(packed: str, tensor: str, divides: bool = False) -> tuple[Weight, Weight, Weight]:
-    """A format's names: of a linear, and of the stacked gate/up and the down experts."""
+    """Return a format's names: of a linear, of the stacked gate/up, and of the down experts."""
 
     def stacked(stack: str) -> Weight:
         return Weight(stack + packed, f"{stack}weight_scale", stack + tensor, divides)
@@ -63,20 +63,20 @@ COMPRESSED_TENSORS_WEIGHTS = weights("weight_packed", "weight_global_scale", div
 
 
 def weight_of(linear: Any) -> Weight | None:
-    """The NVFP4 weight that a linear of SGLang holds; None where it has no row scales."""
+    """Return the NVFP4 weight of one of SGLang's linears; None if it has no row scales."""
     linears = (MODELOPT_WEIGHTS[0], COMPRESSED_TENSORS_WEIGHTS[0])
     return next((weight for weight in linears if hasattr(linear, weight.rows)), None)
 
 
 def sglang_has_a_reference() -> bool:
-    """Whether --fp4-gemm-backend of this SGLang offers a dequantizing reference."""
+    """Tell whether --fp4-gemm-backend of this SGLang offers a dequantizing reference."""
     from sglang.srt.layers.quantization import fp4_utils
 
     return any("dequant" in str(backend.value) for backend in fp4_utils.Fp4GemmRunnerBackend)
 
 
 def allow_fp32(dtypes: list[torch.dtype], *args: Any) -> list[torch.dtype]:
-    """AFTER get_supported_act_dtypes: all but the fused kernels on a GPU compute in fp32, too."""
+    """AFTER get_supported_act_dtypes: allow fp32, but not for the fused kernels on a GPU."""
     if _fused() and not Settings.from_env().cpu:
         return dtypes
     return [*dtypes, torch.float32]
@@ -97,7 +97,7 @@ def _fused() -> bool:
 
 
 def takes(layer: Any) -> bool:
-    """Whether the weights of a LinearBase or FusedMoE are ours; else SGLang's Marlin has them."""
+    """Tell whether the weights of a LinearBase or FusedMoE are ours, and not SGLang's Marlin's."""
     shape = _shape(layer)
     ours = checkpoint.takes(_here(), *shape)
     if ours and checkpoint.shared_with_marlin(_here()):
@@ -122,7 +122,7 @@ def _shape(layer: Any) -> tuple[Any, ...]:
     if isinstance(layer, FusedMoE):
         rows = 2 * layer.intermediate_size_per_partition
         return "experts", rows, layer.hidden_size, layer.moe_runner_config.activation
-    if not isinstance(layer, LinearBase):  # a vocabulary, which no table has
+    if not isinstance(layer, LinearBase):  # a vocabulary, which is in no table
         return "linear", 0, 0
     _, ranks = get_group_rank_size(layer.tp_group)
     if isinstance(layer, RowParallelLinear):
@@ -201,7 +201,7 @@ def checked(
 def _require_layout(
     where: str, loaded: torch.Tensor, dtype: torch.dtype, columns: int, part: int
 ) -> None:
-    """part: columns of this rank's share, which is what a checkpoint split by rank holds."""
+    """Require the tensor's layout. part: columns of a shard, for checkpoints split by rank."""
     if loaded.dtype == dtype and loaded.dim() == 2 and loaded.shape[1] in (columns, part):
         return
     raise ValueError(
@@ -212,7 +212,7 @@ def _require_layout(
 
 
 def _require_numbers(where: str, loaded: torch.Tensor) -> None:
-    """NaN is what the kernels decode as 480."""
+    """Refuse NaN, which the kernels decode as 480."""
     if loaded.is_floating_point() and bool(loaded.isnan().any()):
         raise ValueError(
             f"{where}: the checkpoint holds NaN among its block scales; it is damaged: copy or "
@@ -221,15 +221,15 @@ def _require_numbers(where: str, loaded: torch.Tensor) -> None:
 
 
 def mark_unloaded(layer: Any, weight: Weight) -> None:
-    """NaN in every scale, so that one that never comes is found."""
+    """Fill every scale with NaN, so that one that is never loaded is found."""
     getattr(layer, weight.block).data.view(torch.uint8).fill_(_E4M3_NAN)
     getattr(layer, weight.tensor).data.fill_(torch.nan)
 
 
 def finish(layer: Any, weight: Weight, where: str, widths: Sequence[int]) -> None:
-    """Check that all of a weight has come, and spread its tensor scales over its rows.
+    """Check that all of a weight was loaded, and spread its tensor scales over its rows.
 
-    widths: rows of each stacked part; there is one tensor scale for each of them
+    widths: rows of each stacked part; each part has one tensor scale
     Raises ValueError naming the layer and what it lacks.
     """
     _zero_unused(layer, weight, where, widths)
@@ -288,13 +288,13 @@ def apply_linear(
 
 
 def apply_gate_up(layer: Any, weight: Weight, x: torch.Tensor) -> torch.Tensor:
-    """gelu(gate) * up of a stacked linear without bias, by the fused kernel."""
+    """Compute gelu(gate) * up of a stacked linear without bias, by the fused kernel."""
     tensors = _tensors(layer, weight)
     return torch.ops.sglang_gemma4_ext.nvfp4_linear(x, *tensors, None, "gelu_tanh")
 
 
 def apply_experts(layer: Any, w13: Weight, w2: Weight, activation: str, dispatched: Any) -> Any:
-    """dispatched: SGLang's StandardDispatchOutput; returns its StandardCombineInput."""
+    """Run the experts on SGLang's StandardDispatchOutput; return its StandardCombineInput."""
     from sglang.srt.layers.moe.token_dispatcher import StandardCombineInput
 
     x = dispatched.hidden_states

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The fused NVFP4 kernels as PyTorch operators, opaque to torch.compile and to graph capture.
+"""Register the fused NVFP4 kernels as PyTorch operators, opaque to torch.compile and graphs.
 
 A fake implementation gives the result's shape, so that piecewise compilation traces through them.
 """
@@ -52,7 +52,7 @@ def _linear_fake(x, packed, block_scale, row_scale, bias, activation):
 
 
 def _experts(x, topk_ids, topk_weights, w13_packed, *rest):
-    """The decode path up to the tokens that the device's table has it for, else the grouped."""
+    """Run the decode path up to the token limit of the device's table, else the grouped path."""
     table = nvfp4_dispatch.table_of(x.device)
     experts, rows, half = w13_packed.shape
     if len(x) <= table.largest_m("experts_up"):
@@ -69,7 +69,7 @@ def _experts_fake(x, *rest):
 
 
 def _sorted(topk_ids: torch.Tensor, block: int, experts: int) -> SortedSlots:
-    """By SGLang's kernel on a GPU; it has none for the CPU."""
+    """Sort slots by SGLang's kernel on a GPU, by ours on a CPU, for which SGLang has none."""
     if not topk_ids.is_cuda:
         return sort_slots(topk_ids, block, experts)
     from sglang.srt.layers.moe.moe_runner.triton_utils.moe_align_block_size import (

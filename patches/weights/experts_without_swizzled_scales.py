@@ -22,12 +22,12 @@ QUANTIZATION = "sglang.srt.layers.quantization"
 EXPERTS = f"{QUANTIZATION}.modelopt_quant.ModelOptNvFp4FusedMoEMethod"
 SWIZZLED = ("w13_blockscale_swizzled", "w2_blockscale_swizzled")
 
-# Linears of another backend do swizzle; experts are created one after the other.
+# Set while experts are created, one layer after the other. Linears may still swizzle.
 _creating_experts = False
 
 
 def _create(original: Callable[..., None], self: Any, layer: Any, *args: Any, **kwargs: Any):
-    """AROUND create_weights."""
+    """AROUND create_weights: do not swizzle while experts are created."""
     global _creating_experts
     _creating_experts = True
     try:
@@ -39,7 +39,7 @@ def _create(original: Callable[..., None], self: Any, layer: Any, *args: Any, **
 
 
 def _swizzle(original: Callable[..., torch.Tensor], scale: torch.Tensor) -> torch.Tensor:
-    """AROUND swizzle_blockscale."""
+    """AROUND swizzle_blockscale: return an empty tensor while experts are created."""
     return scale.new_empty(0) if _creating_experts else original(scale)
 
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recognize the layers that a quantized checkpoint left in BF16 under SGLang's names for them.
+"""Recognize layers that a quantized checkpoint left in BF16, under SGLang's names.
 
-A checkpoint lists its unquantized modules by their names there. SGLang asks for q, k and v of every
-attention layer, calls a layer's experts `moe.experts`, and fuses and unwraps a tower's linears. A
-K = V layer has no v_proj to list, so it stops the server. Unquantized experts or towers count as
-quantized.
+A checkpoint lists its unquantized modules by its own names. SGLang asks for q, k and v of every
+attention layer, calls a layer's experts `moe.experts`, and fuses and unwraps a tower's linears. A K
+= V layer has no v_proj to list, so it stops the server. Unquantized experts or towers would count
+as quantized.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def completed(names: Iterable[str], text: Any) -> list[str]:
         elif match := _EXPERTS.fullmatch(name):
             dot, rest = match["dot"], match["rest"]
             added.append(f"{match['layer']}{dot}moe{dot}experts{rest}")
-            if not rest:  # compressed-tensors is asked for the first expert's linears
+            if not rest:  # SGLang asks compressed-tensors for the first expert's linears
                 experts = added[-1]
                 added += [f"{experts}.0.{leaf}_proj" for leaf in ("gate", "up", "down")]
     return list(dict.fromkeys([*names, *added]))
@@ -65,7 +65,7 @@ def _stands_down(ctx: Context) -> str | None:
 def _retired() -> bool:
     from sglang.srt.models.gemma4_mm import Gemma4ForConditionalGeneration as Gemma4
 
-    # Upstream's own place for such names, which Gemma 4 has left empty.
+    # Upstream's own field for such names, which Gemma 4 leaves empty.
     return hasattr(Gemma4, "hf_to_sglang_mapper")
 
 
