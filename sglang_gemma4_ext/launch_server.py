@@ -22,6 +22,7 @@ from sglang_gemma4_ext.launcher import fit, kv_dtype
 from sglang_gemma4_ext.launcher.check_flags import StrictParser, check_flags, unknown_flag
 from sglang_gemma4_ext.launcher.command_line import DRAFT_MODEL, MODEL, TENSOR_PARALLEL, CommandLine
 from sglang_gemma4_ext.machine import detect_gpu, gpu_memory
+from sglang_gemma4_ext.plan.question import E4M3_SINCE, parse_allowed
 from sglang_gemma4_ext.settings import (
     ChatParsers,
     CpuAttention,
@@ -78,6 +79,13 @@ def build_parser() -> argparse.ArgumentParser:
         default="auto",
         help="choose reserve, context, chunk and requests to fit the GPU, as `plan` does, where no "
         "flag settles the memory; off leaves them to SGLang (default: %(default)s)",
+    )
+    group.add_argument(
+        "--gemma4-allow",
+        metavar="kv8",
+        default="",
+        help="lossy choices that fitting may make for a longer context; kv8: KV in fp8_e4m3, from "
+        "compute capability 8.9 on",
     )
     group.add_argument(
         "--gemma4-low-memory",
@@ -169,11 +177,14 @@ def _fit(ours: argparse.Namespace, line: CommandLine, target: ModelInfo | None) 
     """Fit KV dtype and memory to this GPU, and say what was chosen. Raises ValueError."""
     if ours.gemma4_low_memory and ours.gemma4_fit == "off":
         raise SettingsError("--gemma4-low-memory fits the memory: leave out --gemma4-fit off")
-    gpu = detect_gpu()
+    gpu, allowed = detect_gpu(), parse_allowed(ours.gemma4_allow)
+    if "kv8" in allowed and gpu.capability < E4M3_SINCE:
+        raise SettingsError(f"--gemma4-allow kv8 needs compute capability 8.9: {gpu} has less")
     said = [kv_dtype.settle(line, gpu, target)]
     if ours.gemma4_fit == "auto" and gpu.vendor == "nvidia":
         policy, asked = ours.gemma4_swa_policy, ours.gemma4_low_memory
-        said.append(fit.apply(line, gpu, gpu_memory(), target, policy, asked=asked))
+        memory = gpu_memory()
+        said.append(fit.apply(line, gpu, memory, target, policy, asked=asked, allowed=allowed))
     for sentence in filter(None, said):
         _complain(sentence)
 

@@ -7,6 +7,7 @@ user gave. A server that the plan does not cover is left to SGLang.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from sglang_gemma4_ext.checkpoint.hub import local_folder
@@ -60,10 +61,12 @@ def apply(
     policy: SwaPolicy,
     *,
     asked: bool = False,
+    allowed: frozenset[str] = frozenset(),
 ) -> str:
     """Add the plan's flags to the command line; return one line on what was chosen, or why not.
 
     model: the target, None if its config cannot be read
+    allowed: lossy choices of --gemma4-allow
     asked: by --gemma4-low-memory, which puts context first and refuses what cannot be fitted
     Raises PlanError if the weights do not fit the GPU; the message says what would.
     """
@@ -73,7 +76,8 @@ def apply(
             raise PlanError(f"--gemma4-low-memory cannot choose the memory: {reason}")
         return f"memory as SGLang chooses it: {reason}" if reason != _NO_GEMMA else ""
     path = model.path if model else ""
-    question = question_of(line, path, gpu, memory.free, policy, low_memory=asked)
+    asks = question_of(line, path, gpu, memory.free, policy)
+    question = replace(asks, low_memory=asked, allowed=allowed)
     plan = search.fit(question)
     if not plan.fits:
         return _too_large(plan, asked)
@@ -85,6 +89,8 @@ def apply(
         CHUNK: str(plan.load.chunk),
         REQUESTS: str(plan.load.requests),
     }
+    if "kv8" in allowed and plan.question.kv_dtype != "auto":
+        chosen[KV_DTYPE] = plan.question.kv_dtype
     added = [f"{flag} {value}" for flag, value in chosen.items() if line.value(flag) is None]
     for flag, value in chosen.items():
         line.default(flag, value)
@@ -145,8 +151,6 @@ def question_of(
     gpu: Gpu,
     memory: int,
     policy: SwaPolicy,
-    *,
-    low_memory: bool = False,
 ) -> Question:
     """Turn the command line into a question for the planner. Raises PlanError."""
     tp, steps = _integer(line, *TENSOR_PARALLEL) or 1, _integer(line, STEPS)
@@ -170,7 +174,6 @@ def question_of(
         kv_dtype=line.value(KV_DTYPE) or "auto",
         page=_integer(line, PAGE) or 1,
         policy=policy,
-        low_memory=low_memory,
     )
 
 

@@ -12,7 +12,7 @@ from typing import get_args
 
 from sglang_gemma4_ext import PREFIX
 from sglang_gemma4_ext.checkpoint.files import CheckpointError
-from sglang_gemma4_ext.plan import planner, report, search, served
+from sglang_gemma4_ext.plan import options, planner, report, search, served
 from sglang_gemma4_ext.plan.answer import Plan
 from sglang_gemma4_ext.plan.cards import CARDS, Card, find_card
 from sglang_gemma4_ext.plan.geometry import BUILT_IN, PlanError
@@ -64,16 +64,16 @@ def main(argv: list[str] | None = None) -> int:
     try:
         question = question_of(args)
         plan = search.fit(question) if args.gemma4_fit == "auto" else planner.make(question)
-        gains = search.options(question, plan) if plan.fits else []
+        gains = options.find(question, plan) if plan.fits else []
         if args.plot:
             _plot(question, plan, args.plot)
     except (PlanError, CheckpointError) as error:
         print(f"{PREFIX}{error}", file=sys.stderr)
         return 2
     if args.json:
-        print(json.dumps(report.to_json(plan, gains), indent=2))
+        print(json.dumps(report.to_json(question, plan, gains), indent=2))
     else:
-        print(report.to_text(plan, gains))
+        print(report.to_text(question, plan, gains))
     return 0 if plan.fits else 1
 
 
@@ -103,7 +103,8 @@ def question_of(args: argparse.Namespace) -> Question:
         chunk=args.chunked_prefill_size,
         mem_fraction=args.mem_fraction_static,
         swa_ratio=args.swa_full_tokens_ratio,
-        kv_dtype=_kv_dtype(args, card),
+        kv_dtype=args.kv_cache_dtype,
+        allowed=_allowed(args, card),
         at_once=args.for_requests,
         low_memory=args.gemma4_low_memory,
         page=args.page_size,
@@ -112,15 +113,14 @@ def question_of(args: argparse.Namespace) -> Question:
     )
 
 
-def _kv_dtype(args: argparse.Namespace, card: Card | None) -> str:
-    """Return the user's dtype, or 8 bits where allowed and possible. Raises PlanError."""
-    if "kv8" not in parse_allowed(args.gemma4_allow) or args.kv_cache_dtype != "auto":
-        return args.kv_cache_dtype
-    if card is None or card.capability < E4M3_SINCE:
+def _allowed(args: argparse.Namespace, card: Card | None) -> frozenset[str]:
+    """Return the lossy choices of --gemma4-allow. Raises PlanError if one does not run there."""
+    allowed = parse_allowed(args.gemma4_allow)
+    if "kv8" in allowed and (card is None or card.capability < E4M3_SINCE):
         raise PlanError(
             "--gemma4-allow kv8 needs --gpu with a GPU of compute capability 8.9 or above"
         )
-    return "fp8_e4m3"
+    return allowed
 
 
 def _check_flags(args: argparse.Namespace) -> None:

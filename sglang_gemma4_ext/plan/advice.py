@@ -27,7 +27,7 @@ def _smaller(question: Question) -> list[tuple[str, Question]]:
     if not question.ours:
         steps.append(("this extension, without --stock", replace(question, ours=True)))
     is_wide = question.kv_dtype == "auto" and question.kv_dtype_bytes > 1
-    if question.ours and question.runs_e4m3 and is_wide:
+    if question.ours and question.runs_e4m3 and is_wide and "kv8" not in question.allowed:
         kv8 = replace(question, kv_dtype="fp8_e4m3")
         steps.append(("KV in 8 bits, --gemma4-allow kv8", kv8))
     if question.at_once > 1:

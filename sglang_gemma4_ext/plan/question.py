@@ -15,8 +15,13 @@ KV_DTYPE_BYTES = {"auto": 2, "bfloat16": 2, "float16": 2, "fp8_e4m3": 1, "fp8_e5
 # SGLang's Triton attention compiles for an E4M3 cache from this compute capability on.
 E4M3_SINCE = (8, 9)
 
-# Lossy choices that --gemma4-allow permits.
+# Lossy choices that --gemma4-allow permits, and those that no version offers yet.
 ALLOWABLE = frozenset({"kv8"})
+NOT_YET = {
+    "head8": "the output head is served as the checkpoint stores it",
+    "ple-host": "per-layer embeddings are kept on the GPU",
+    "experts-host": "SGLang's --enable-paged-experts has not served a Gemma 4 here",
+}
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,7 @@ class Question:
     tight: keep free what the model works with, without an allowance
     low_memory: context counts before throughput on large GPUs too
     policy: how KV memory is split; see policy.py
+    allowed: lossy choices that the plan may make, of ALLOWABLE
     ours: with the extension's patches; False plans stock SGLang 0.5.23
     """
 
@@ -49,6 +55,7 @@ class Question:
     page: int = 1
     policy: SwaPolicy = "auto"
     at_once: int = 1
+    allowed: frozenset[str] = frozenset()
     tight: bool = False
     low_memory: bool = False
     ours: bool = True
@@ -92,6 +99,8 @@ class Question:
 def parse_allowed(text: str) -> frozenset[str]:
     """Parse a comma-separated list of lossy choices. Raises PlanError on an unknown one."""
     names = frozenset(name.strip() for name in text.split(",") if name.strip())
+    for name in sorted(names & NOT_YET.keys()):
+        raise PlanError(f"--gemma4-allow {name} is not available yet: {NOT_YET[name]}")
     for name in sorted(names - ALLOWABLE):
         raise PlanError(f"--gemma4-allow offers {', '.join(sorted(ALLOWABLE))}, not {name!r}")
     return names

@@ -4,17 +4,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import ceil
 from typing import Any
 
 from sglang_gemma4_ext.plan.answer import RESERVE, Plan
+from sglang_gemma4_ext.plan.options import Option, limit, prefill
 from sglang_gemma4_ext.plan.question import Question
 from sglang_gemma4_ext.plan.reserve import default_load
-from sglang_gemma4_ext.plan.search import Option
 from sglang_gemma4_ext.plan.sizes import GIB
 
 _BAR = 40
-SCHEMA = 1  # of the JSON; raised whenever a key is removed or changes its meaning
+SCHEMA = 2  # of the JSON; raised whenever a key is removed or changes its meaning
 UNMODELLED = RESERVE + "unmodelled"
 # Memory use that cannot be counted in advance.
 SLACK = "allocator slack, kernel workspaces, NCCL, rounding of the fraction"
@@ -24,8 +23,11 @@ LEGEND = {
 }
 
 
-def to_text(plan: Plan, gains: Sequence[Option] = ()) -> str:
-    """Write the verdict first, then where the memory goes, then what fits into the KV pools."""
+def to_text(asked: Question, plan: Plan, gains: Sequence[Option] = ()) -> str:
+    """Write the verdict first, then where the memory goes, then what fits into the KV pools.
+
+    asked: the question before the plan chose
+    """
     question = plan.question
     verdict = f"{'Yes' if plan.fits else 'No'}: {plan.reason}."
     lines = [title(plan), "", verdict, *(f"{note}." for note in plan.notes)]
@@ -33,12 +35,12 @@ def to_text(plan: Plan, gains: Sequence[Option] = ()) -> str:
         lines.append(f"The nearest that fits: {plan.nearest}.")
     lines += ["", *_table(plan.parts, question.memory), *_legend(plan), ""]
     if plan.fits:
-        lines += [*_capacity(plan), *_prefill(plan), *_gains(gains)]
+        lines += [*_capacity(asked, plan), *_prefill(plan), *_gains(gains)]
         lines += ["", "Flags:", *(f"  {flag}" for flag in plan.flags)]
     return "\n".join(lines).rstrip()
 
 
-def to_json(plan: Plan, gains: Sequence[Option] = ()) -> dict[str, Any]:
+def to_json(asked: Question, plan: Plan, gains: Sequence[Option] = ()) -> dict[str, Any]:
     """Return the same as plain values: bytes, tokens, counts."""
     return {
         "schema": SCHEMA,
@@ -59,12 +61,19 @@ def to_json(plan: Plan, gains: Sequence[Option] = ()) -> dict[str, Any]:
             "swa_full_tokens_ratio": plan.ratio,
         },
         "longest_request_tokens": plan.longest_request,
+        "limit": limit(asked, plan) if plan.fits else None,
         "concurrent_requests": [
             {"prompt_tokens": prompt, "new_tokens": new, "requests": count}
             for (prompt, new), count in plan.concurrent.items()
         ],
         "options": [
-            {"choice": gain.words, "longest_request_tokens": gain.tokens} for gain in gains
+            {
+                "name": gain.name,
+                "flags": gain.flags,
+                "price": gain.price,
+                "longest_request_tokens": gain.tokens,
+            }
+            for gain in gains
         ],
         "flags": plan.flags,
     }
@@ -82,12 +91,13 @@ def _prefill(plan: Plan) -> list[str]:
     default = default_load(question.memory, question.geometry, question.tp).chunk
     if chunk >= default:
         return []
-    now, then = (ceil(plan.longest_request / size) for size in (chunk, default))
-    return [f"Prefill of the longest request: {now:,} chunks of {chunk}, not {then:,} of {default}"]
+    return [f"Prefill of it in chunks of {chunk}: {prefill(plan)}"]
 
 
 def _gains(gains: Sequence[Option]) -> list[str]:
-    rows = [f"  {gain.tokens:>9,} tokens with {gain.words}" for gain in gains]
+    rows = [
+        f"  + {gain.name}: {gain.tokens:,} tokens ({gain.flags}; {gain.price})" for gain in gains
+    ]
     return ["", "Longer, at a price:", *rows] if rows else []
 
 
@@ -113,14 +123,18 @@ def _table(parts: dict[str, int], memory: int) -> list[str]:
     ]
 
 
-def _capacity(plan: Plan) -> list[str]:
+def _capacity(asked: Question, plan: Plan) -> list[str]:
     pools = plan.pools
     if pools.shared_bytes is None:
         held = f"{pools.full:,} tokens of full attention, {pools.swa:,} of sliding windows"
         held += f" (ratio {plan.ratio:g})"
     else:
         held = f"one buffer, up to {pools.full:,} tokens of full attention"
-    lines = [f"KV: {held}", f"Longest request: {plan.longest_request:,} tokens"]
+    lines = [
+        f"KV: {held}",
+        f"Longest request: {plan.longest_request:,} tokens",
+        f"Its limit is {limit(asked, plan)}",
+    ]
     rows = [
         f"  {prompt:>9,} + {new:,} tokens  {count:>6,}"
         for (prompt, new), count in plan.concurrent.items()

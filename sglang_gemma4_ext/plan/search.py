@@ -19,26 +19,17 @@ A chunk below EXACT_CHUNK prefills more slowly and is used only where nothing fi
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from sglang_gemma4_ext.plan import advice, planner, reserve
 from sglang_gemma4_ext.plan.answer import NEW_TOKENS, Plan
 from sglang_gemma4_ext.plan.question import Question, check
-from sglang_gemma4_ext.plan.served import NO_DRAFT
 from sglang_gemma4_ext.plan.sizes import GIB
 
 THROUGHPUT_FROM = 60 * GIB  # where SGLang, too, chooses for throughput
 TYPICAL = (8192, 1024)
 EXACT_CHUNK, SMALLEST_CHUNK = 512, 256
 FEWEST_REQUESTS, MOST_REQUESTS = 16, 2048
-
-
-@dataclass(frozen=True)
-class Option:
-    """Describe a lossy or slower choice, and the longest request that it would allow."""
-
-    words: str
-    tokens: int
 
 
 def fit(question: Question) -> Plan:
@@ -50,6 +41,12 @@ def fit(question: Question) -> Plan:
     """
     check(question)
     plan = best(question)
+    if "kv8" in question.allowed and question.kv_dtype == "auto" and question.kv_dtype_bytes > 1:
+        narrow = best(replace(question, kv_dtype="fp8_e4m3"))
+        # A lossy choice is made only for what counts first.
+        gains = _merit(question, narrow)[0] > _merit(question, plan)[0]
+        if narrow.fits and (gains or not plan.fits):
+            plan = narrow
     return plan if plan.fits else replace(plan, nearest=advice.nearest(question, best))
 
 
@@ -76,23 +73,6 @@ def _tightest(question: Question) -> Plan:
 def for_throughput(question: Question) -> bool:
     """Tell whether throughput counts first: on a large GPU, unless low memory is asked for."""
     return question.memory >= THROUGHPUT_FROM and not question.low_memory
-
-
-def options(question: Question, plan: Plan) -> list[Option]:
-    """List what lossy or slower choices would add to a question's best plan, the most first."""
-    choices, is_wide = [], question.kv_dtype == "auto" and question.kv_dtype_bytes > 1
-    if is_wide and question.runs_e4m3 and question.is_free:
-        kv8 = replace(question, kv_dtype="fp8_e4m3")
-        choices.append(("--gemma4-allow kv8 (KV in fp8_e4m3, lossy)", kv8))
-    if question.chunk is None and question.is_free:
-        words = f"--chunked-prefill-size {SMALLEST_CHUNK} (more launches in prefill)"
-        choices.append((words, replace(question, chunk=SMALLEST_CHUNK)))
-    if question.draft and question.is_free:
-        choices.append(("no draft (one token a step)", replace(question, draft=NO_DRAFT)))
-    found = ((words, best(choice)) for words, choice in choices)
-    gains = [Option(words, other.longest_request) for words, other in found if other.fits]
-    gains = [gain for gain in gains if gain.tokens > plan.longest_request]
-    return sorted(gains, key=lambda gain: -gain.tokens)
 
 
 def _candidates(question: Question, stock: Plan, slow: bool) -> Iterator[Plan]:

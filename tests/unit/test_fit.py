@@ -253,6 +253,21 @@ def test_the_launcher_fits_without_being_asked(launched, folder):
     assert status == 2 and "leave out --gemma4-fit off" in said
 
 
+def test_eight_bits_are_taken_with_leave(folder, fitted):
+    line = CommandLine(["--model-path", folder("12B")])
+    l4, model = Gpu("nvidia", "L4", (8, 9)), read_model_info(folder("12B"))
+    allowed = frozenset({"kv8"})
+    said = fit.apply(line, l4, Memory(26 * GIB), model, "auto", allowed=allowed)
+    assert line.value(fit.KV_DTYPE) == "fp8_e4m3" and "--kv-cache-dtype fp8_e4m3" in said
+    assert not fitted(26 * GIB, gpu=l4)[0].has(fit.KV_DTYPE)
+
+
+def test_eight_bits_are_refused_where_they_do_not_run(launched, folder):
+    model = ("--model-path", folder("E2B"), "--load-format", "dummy", "--skip-tokenizer-init")
+    status, _, said = launched(*model, "--gemma4-allow", "kv8")
+    assert status == 2 and "kv8 needs compute capability 8.9: NVIDIA A10G" in said
+
+
 def test_without_a_gpu_there_is_nothing_to_plan(monkeypatch, capsys, checkpoint):
     monkeypatch.setattr(launch_server, "detect_gpu", lambda: Gpu("none"))
     argv = ["--model-path", str(checkpoint("dense")), "--gemma4-low-memory"]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sglang_gemma4_ext.plan import advice, planner, pools, report, search, weights
+from sglang_gemma4_ext.plan import advice, options, planner, pools, report, search, weights
 from sglang_gemma4_ext.plan.answer import NEW_TOKENS
 from sglang_gemma4_ext.plan.cards import CARDS
 from sglang_gemma4_ext.plan.geometry import BUILT_IN, PlanError
@@ -109,7 +109,7 @@ def test_stock_pools_hold_rows_for_layers_that_share_kv(ours):
 def test_the_text_has_the_plans_numbers(drafting):
     asked = question("12B", 24)
     answer = planner.make(replace(asked, draft=Draft("/a draft", GIB, 4, 4)) if drafting else asked)
-    lines = report.to_text(answer).splitlines()
+    lines = report.to_text(answer.question, answer).splitlines()
     assert lines[0] == "Gemma 4 12B (estimated, nvfp4) on 24.0 GiB, sglang-gemma4-ext"
     assert lines[2] == f"Yes: {answer.reason}."
     full, sliding = f"{answer.pools.full:,}", f"{answer.pools.swa:,}"
@@ -144,7 +144,7 @@ def test_no_more_requests_are_counted_than_the_cap(asked, cap):
 def test_the_longest_request_is_within_the_context():
     asked = planner.make(question("12B", 24, context=32_768))
     assert asked.longest_request == 32_768
-    assert "Longest request: 32,768 tokens" in report.to_text(asked)
+    assert "Longest request: 32,768 tokens" in report.to_text(asked.question, asked)
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_a_declared_cache_is_counted_as_it_is_served(capability, bytes_of_a_full
     assert answer.kv.full == bytes_of_a_full_token
     assert [f for f in answer.flags if "kv-cache" in f] == ([flag] if flag else [])
     assert (planner.NO_FP8_KV in answer.notes) == (flag is not None)
-    assert not any("kv8" in option.words for option in search.options(answer.question, answer))
+    assert not any("kv8" in option.name for option in options.find(answer.question, answer))
 
 
 @pytest.mark.parametrize(("capability", "starts"), [((8, 6), False), ((8, 9), True)])
@@ -198,6 +198,7 @@ def test_no_advice_names_a_cache_that_does_not_run(model, card):
 
 
 def test_unusual_parts_are_explained():
-    text = report.to_text(planner.make(question("26B-A4B", 48, ours=False)))
+    asked = question("26B-A4B", 48, ours=False)
+    text = report.to_text(asked, planner.make(asked))
     for part in ("reserve: unmodelled", "weights: swizzled scales"):
         assert f"  {part}: {report.LEGEND[part]}" in text.splitlines()

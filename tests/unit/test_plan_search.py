@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sglang_gemma4_ext.plan import planner, search, weights
+from sglang_gemma4_ext.plan import options, planner, search, weights
 from sglang_gemma4_ext.plan.answer import NEW_TOKENS, Plan
 from sglang_gemma4_ext.plan.cards import CARDS
 from sglang_gemma4_ext.plan.geometry import BUILT_IN, PlanError
@@ -188,24 +188,78 @@ def test_a_blackwell_is_left_to_sglang():
 @pytest.mark.parametrize(("card", "offered"), [("l4", True), ("a10g", False)])
 def test_an_fp8_cache_is_offered_where_it_runs(card, offered):
     question = asked("31B", "nvfp4", card)
-    words = [option.words for option in search.options(question, search.fit(question))]
-    assert any("kv8" in text for text in words) == offered
-    assert any("--chunked-prefill-size 256" in text for text in words)
+    names = [option.name for option in options.find(question, search.fit(question))]
+    assert names == (["kv8 + chunk 256", "kv8", "chunk 256"] if offered else ["chunk 256"])
 
 
 def test_each_option_holds_what_it_promises():
     question = asked("31B", "nvfp4", "rtx4090")
     plan = search.fit(question)
-    kv8, slow = search.options(question, plan)
+    both, kv8, slow = options.find(question, plan)
     assert kv8.tokens == search.fit(replace(question, kv_dtype="fp8_e4m3")).longest_request
     assert slow.tokens == search.fit(replace(question, chunk=256)).longest_request
-    assert kv8.tokens > slow.tokens > plan.longest_request
+    narrow = replace(question, kv_dtype="fp8_e4m3", chunk=256)
+    assert both.tokens == search.fit(narrow).longest_request
+    assert both.tokens > kv8.tokens > slow.tokens > plan.longest_request
+    # 4096 is SGLang's own chunk there: each pass runs the kernels of 60 layers.
+    passes, default = -(-slow.tokens // 256), -(-slow.tokens // 4096)
+    assert slow.price == f"slower prefill, {passes} passes of 60 layers where 4096 takes {default}"
+
+
+def test_a_draft_is_a_choice():
+    question = asked("31B", "nvfp4", "a6000", draft=Draft("draft", 200 * MIB, 4, 4))
+    plan = search.fit(question)
+    without = {option.name: option.tokens for option in options.find(question, plan)}["no draft"]
+    assert without == search.fit(replace(question, draft=Draft())).longest_request
+    assert without > plan.longest_request
+
+
+@pytest.mark.parametrize(
+    ("model", "card", "context", "taken"),
+    [
+        ("31B", "rtx4090", None, True),
+        ("26B-A4B", "rtx4090", None, False),  # its whole context fits in BF16
+        ("31B", "rtx4090", 65_536, True),  # does not fit in BF16
+        ("31B", "h100", None, True),  # more requests at once
+    ],
+)
+def test_eight_bits_are_taken_with_leave_and_for_a_gain(model, card, context, taken):
+    question = asked(model, "nvfp4", card, context=context)
+    plan = search.fit(replace(question, allowed=frozenset({"kv8"})))
+    assert plan.fits and (plan.kv.full == search.fit(question).kv.full // 2) == taken
+    assert ("--kv-cache-dtype fp8_e4m3" in plan.flags) == taken
+
+
+def test_the_limit_adds_up():
+    """31B on 24 GiB, one request: full tokens, a window, two chunks of 512 in flight."""
+    question = asked("31B", "nvfp4", 24)
+    plan = search.fit(question)
+    full = (plan.longest_request + 1) * 81_920 / GIB
+    windows, flying = 2050 * 819_200 / GIB, 2 * 512 * 819_200 / GIB
+    said = options.limit(question, plan)
+    assert said == (
+        f"KV memory; it fills {full:.2f} GiB in full layers (80 KiB a token), {windows:.2f} in "
+        f"sliding windows and {flying:.2f} for chunks in flight, of {plan.parts['kv'] / GIB:.2f}"
+    )
+    assert 0 <= plan.parts["kv"] / GIB - full - windows - flying < 81_920 / GIB
+
+
+def test_other_limits_are_named():
+    question = asked("12B", "nvfp4", 24)
+    assert options.limit(question, search.fit(question)) == "the model's own context"
+    question = replace(question, context=4096)
+    assert options.limit(question, search.fit(question)) == "--context-length"
+    question = asked("31B", "nvfp4", 30, draft=Draft("draft", 200 * MIB, 4, 4))
+    assert "the KV pool of " in options.limit(question, search.fit(question))
 
 
 def test_an_unknown_allowance_is_refused():
     assert parse_allowed("kv8, ") == {"kv8"}
     with pytest.raises(PlanError, match="offers kv8, not 'head2'"):
         parse_allowed("kv8,head2")
+    for name in ("head8", "ple-host", "experts-host"):
+        with pytest.raises(PlanError, match=f"{name} is not available yet: "):
+            parse_allowed(name)
 
 
 @pytest.mark.parametrize("draft", [Draft(), Draft("draft", 200 * MIB, 4, 4)])
@@ -213,5 +267,5 @@ def test_an_answer_takes_under_two_seconds(draft):
     question = asked("31B", "nvfp4", "rtx4090", draft=draft)
     began = time.process_time()
     plan = search.fit(question)
-    search.options(question, plan)
+    options.find(question, plan)
     assert time.process_time() - began < 2
