@@ -116,8 +116,7 @@ def weight_rows(first, count, BLOCK_N: tl.constexpr, GATED: tl.constexpr):
 
     count: output columns
     GATED: gate rows alternate with their up rows, which are `count` rows further on. One tile then
-        holds
-        both for BLOCK_N / 2 columns.
+        holds both for BLOCK_N / 2 columns.
     """
     offset = tl.arange(0, BLOCK_N)
     if GATED:

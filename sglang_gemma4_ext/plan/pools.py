@@ -10,8 +10,7 @@ Four splits:
 - `seed`: 0.15 for mixtures of experts, 0.8 for dense models. A fork of SGLang measured it best on a
   B200 at 1k/1k and 8k/1k.
 - `shared`: one byte buffer for both, SGLang's `--enable-unified-memory`. At all lengths, neither
-pool
-  starves the other. It admits at least what any fixed split does.
+  pool starves the other. It admits at least what any fixed split does.
 - `solved`: the fixed split whose worst case over WORKLOADS is best, for buffers that cannot be
   shared; see `solve_ratio`.
 """

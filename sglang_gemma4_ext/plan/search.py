@@ -10,8 +10,7 @@ each of pools.WORKLOADS, the number of requests at once. Among the admitted cand
 - below 60 GiB with a context from the user: the most requests of that length at once, then the
   largest chunk;
 - from 60 GiB on throughput counts first: SGLang's own chunk, then the most requests of 8,192 +
-1,024
-  tokens, then the longest context. The reserve keeps its allowance.
+  1,024 tokens, then the longest context. The reserve keeps its allowance.
 
 A chunk below EXACT_CHUNK prefills more slowly and is used only where nothing fits without it.
 """

@@ -26,8 +26,7 @@ class Lanes(SharedAccess, WarpInstructions):
     """Hold some threads of a batch: special registers, parameters and global memory.
 
     index: of the threads in the batch. slot: of their thread blocks in it. linear: of those blocks
-      in
-    the grid. thread: in its block. `index` arguments of methods are of the instruction.
+    in the grid. thread: in its block. `index` arguments of methods are of the instruction.
     """
 
     def __init__(self, batch: Batch, index: Array):

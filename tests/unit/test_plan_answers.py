@@ -2,8 +2,7 @@
 """Check the planner's answers to common questions against calculations by hand.
 
 Weights: 9/16 byte each in NVFP4, 2 bytes in BF16. KV bytes per token: heads x head_dim x 2 (K and
-  V)
-x 2 bytes x layers. A tight plan reserves memory for activations, graphs, tables, TP and slack.
+V) x 2 bytes x layers. A tight plan reserves memory for activations, graphs, tables, TP and slack.
 """
 
 from __future__ import annotations
