@@ -13,6 +13,7 @@ import ast
 import sys
 from pathlib import Path
 
+from sglang_gemma4_ext import pipes
 from sglang_gemma4_ext.registry import Patch, digest_of
 
 
@@ -91,4 +92,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(pipes.run(main))

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from sglang_gemma4_ext import PLUGIN, PREFIX, VERIFIED_SGLANG, __version__
+from sglang_gemma4_ext import PLUGIN, PREFIX, VERIFIED_SGLANG, __version__, pipes
 from sglang_gemma4_ext.checkpoint.files import CheckpointError, read_headers
 from sglang_gemma4_ext.checkpoint.hub import local_folder
 from sglang_gemma4_ext.checkpoint.layer_formats import count_formats
@@ -192,4 +192,4 @@ def _read_model(parser: argparse.ArgumentParser, path: str | None) -> ModelInfo 
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(pipes.run(main))

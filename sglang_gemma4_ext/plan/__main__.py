@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
-from sglang_gemma4_ext import PREFIX
+from sglang_gemma4_ext import PREFIX, pipes
 from sglang_gemma4_ext.checkpoint.files import CheckpointError
 from sglang_gemma4_ext.plan import options, planner, report, search, served
 from sglang_gemma4_ext.plan.answer import Plan
@@ -152,4 +152,4 @@ def _plot(question: Question, plan: Plan, file: Path) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(pipes.run(main))
