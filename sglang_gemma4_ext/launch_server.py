@@ -14,10 +14,10 @@ import sys
 from dataclasses import replace
 from typing import get_args
 
-from sglang_gemma4_ext import PLUGIN, PREFIX, __version__, plugin, run_folder, shutdown
-from sglang_gemma4_ext.checkpoint.assistant_fit import check_fit
+from sglang_gemma4_ext import PLUGIN, PREFIX, __version__, pipes, plugin, run_folder, shutdown
+from sglang_gemma4_ext.address import check_address
 from sglang_gemma4_ext.checkpoint.model_family import ModelInfo
-from sglang_gemma4_ext.checkpoint.preflight import check_address, check_checkpoint
+from sglang_gemma4_ext.checkpoint.server_inputs import Inputs, check_inputs
 from sglang_gemma4_ext.launcher import fit, kv_dtype
 from sglang_gemma4_ext.launcher.check_flags import StrictParser, check_flags, unknown_flag
 from sglang_gemma4_ext.launcher.command_line import DRAFT_MODEL, MODEL, TENSOR_PARALLEL, CommandLine
@@ -194,21 +194,16 @@ def _check_inputs(line: CommandLine) -> ModelInfo | None:
     path, draft = line.value(*MODEL), line.value(*DRAFT_MODEL)
     if path is None:
         raise SettingsError("--model-path (or --demo) is needed")
-    weights = line.value("--load-format") in (None, "auto", "safetensors")
     elsewhere = line.value("--tokenizer-path") or "--skip-tokenizer-init" in line.argv
-    target = check_checkpoint(
-        path, weights=weights, tokenizer=not elsewhere, revision=line.value("--revision")
+    inputs = Inputs(
+        path,
+        draft,
+        revision=line.value("--revision"),
+        draft_revision=line.value("--speculative-draft-model-revision"),
+        load_format=line.value("--load-format"),
+        own_tokenizer=not elsewhere,
     )
-    if draft is not None:
-        theirs = check_checkpoint(
-            draft,
-            flag=DRAFT_MODEL[0],
-            weights=weights,
-            tokenizer=False,
-            revision=line.value("--speculative-draft-model-revision"),
-        )
-        if target is not None and theirs is not None:
-            check_fit(target, theirs)
+    target = check_inputs(inputs)
     if line.value("--node-rank") in (None, "0"):
         port = line.value("--port") or DEFAULT_PORT
         if port.isdecimal():
@@ -302,4 +297,4 @@ def _complain(sentence: str) -> None:
 
 if __name__ == "__main__":
     shutdown.watch_signals()
-    raise SystemExit(main())
+    raise SystemExit(pipes.run(main))

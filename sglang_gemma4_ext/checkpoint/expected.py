@@ -7,17 +7,18 @@ towers, rotary buffers, redundant projections, optimizer leftovers.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
+from sglang_gemma4_ext.checkpoint.files import CheckpointError
 from sglang_gemma4_ext.checkpoint.model_family import (
     DRAFT_ARCHITECTURES,
     MULTIMODAL_ARCHITECTURES,
     TOWER_WEIGHT,
     ModelInfo,
 )
+from sglang_gemma4_ext.checkpoint.names import INNER
 from sglang_gemma4_ext.checkpoint.schemes import Quantization
 
 FULL = "full_attention"
@@ -35,11 +36,6 @@ _NORMS = ("input_layernorm", "post_attention_layernorm", "pre_feedforward_layern
 _EXPERT_NORMS = ("post_feedforward_layernorm_1", "post_feedforward_layernorm_2",
                  "pre_feedforward_layernorm_2")  # fmt: skip
 _HEADS = ("lm_head.", "pre_projection.", "post_projection.", "masked_embedding.")
-_KNOWN = re.compile(
-    r"(embed_tokens(_per_layer)?|norm|per_layer_model_projection|per_layer_projection_norm)\.[^.]+"
-    r"|layers\.\d+\.(self_attn|mlp|experts|router|[a-z_]*norm(_\d)?|layer_scalar"
-    r"|per_layer_input_gate|per_layer_projection)\b.*|rotary_emb.*"
-)
 
 
 @dataclass(frozen=True)
@@ -54,6 +50,14 @@ class Difference:
         if self.unknown:
             sentence += " and " + _count(self.unknown, "holds", "with no place in the model")
         return sentence
+
+
+def refuse(path: str, found: Difference) -> NoReturn:
+    """Raise CheckpointError for a checkpoint with missing tensors."""
+    raise CheckpointError(
+        f"{path} {found}: the weights or config.json are of another model, renamed or "
+        "incomplete; export or download the checkpoint again"
+    )
 
 
 def _count(names: tuple[str, ...], verb: str, which: str) -> str:
@@ -99,11 +103,11 @@ def _held_in_another_way(
 
 def _inner(name: str, prefixes: tuple[str, ...]) -> str:
     for prefix in prefixes:
-        if name.startswith(prefix) and _KNOWN.fullmatch(rest := name.removeprefix(prefix)):
+        if name.startswith(prefix) and INNER.fullmatch(rest := name.removeprefix(prefix)):
             return rest.replace(".moe.experts.", ".experts.").replace(".moe.per", ".router.per")
     if name.startswith("model.lm_head."):
         return name.removeprefix("model.")
-    return f"{_NO_PREFIX}{name}" if _KNOWN.fullmatch(name) else name
+    return f"{_NO_PREFIX}{name}" if INNER.fullmatch(name) else name
 
 
 def _has_a_place(name: str, prefixes: tuple[str, ...]) -> bool:
@@ -111,7 +115,7 @@ def _has_a_place(name: str, prefixes: tuple[str, ...]) -> bool:
     return bool(
         TOWER_WEIGHT.match(name)
         or inner.startswith(_HEADS)
-        or (_KNOWN.fullmatch(inner) and ".base_layer." not in inner)
+        or (INNER.fullmatch(inner) and ".base_layer." not in inner)
     )
 
 

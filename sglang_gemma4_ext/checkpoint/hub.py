@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from sglang_gemma4_ext.checkpoint.files import CheckpointError
+from sglang_gemma4_ext.checkpoint.files import CheckpointError, read_headers
 from sglang_gemma4_ext.settings import another_hub
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -76,3 +76,12 @@ def local_folder(path: str, revision: str | None = None) -> Path | None:
     except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError):
         return None
     return found if any(found.glob("*.safetensors")) else None
+
+
+def whole_snapshot(name: str, revision: str | None = None) -> Path | None:
+    """Return a hub name's snapshot in the cache; None where files of it are yet to come."""
+    folder = local_folder(name, revision)
+    try:
+        return folder if folder is not None and read_headers(folder) else None
+    except CheckpointError:
+        return None

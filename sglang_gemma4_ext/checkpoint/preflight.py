@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Check a server's checkpoint and address before the start, and report in one sentence.
+"""Check a server's checkpoint before the start, and report in one sentence.
 
 Only headers are read, and neither torch nor sglang is imported. Therefore a checkpoint of any size
-takes milliseconds. For a hub name only its presence is checked.
+takes milliseconds. A hub name is checked where its files are in the local cache.
 """
 
 from __future__ import annotations
@@ -10,11 +10,10 @@ from __future__ import annotations
 import collections
 import logging
 import re
-import socket
 from pathlib import Path
 from typing import Any
 
-from sglang_gemma4_ext.checkpoint.expected import compare
+from sglang_gemma4_ext.checkpoint.expected import compare, refuse
 from sglang_gemma4_ext.checkpoint.files import (
     CheckpointError,
     Tensor,
@@ -26,7 +25,7 @@ from sglang_gemma4_ext.checkpoint.files import (
     load_json,
     read_headers,
 )
-from sglang_gemma4_ext.checkpoint.hub import HUB_NAME, check_hub_model
+from sglang_gemma4_ext.checkpoint.hub import HUB_NAME, check_hub_model, whole_snapshot
 from sglang_gemma4_ext.checkpoint.model_family import (
     DRAFT_ARCHITECTURES,
     ModelInfo,
@@ -34,37 +33,17 @@ from sglang_gemma4_ext.checkpoint.model_family import (
 )
 from sglang_gemma4_ext.checkpoint.quantization import describe
 from sglang_gemma4_ext.checkpoint.schemes import NVFP4_GROUP, Quantization
+from sglang_gemma4_ext.checkpoint.token_ids import check_token_ids
 
 _LAYER = re.compile(r"(?:model\.)?(?:language_model\.)?(?:model\.)?layers\.(\d{1,6})\.(.+)\.[^.]+")
 _REMOTE = re.compile(r"\w+://")
 # packed tensor -> the scales that it needs, by format
 _MODELOPT = (".weight", (".weight_scale", ".weight_scale_2"))
 _COMPRESSED_TENSORS = (".weight_packed", (".weight_scale", ".weight_global_scale"))
-_FLOATS = ("BF16", "F16", "F32", "F8_E4M3", "F8_E5M2")
+_PLAIN = ("BF16", "F16", "F32")
+_FLOATS = (*_PLAIN, "F8_E4M3", "F8_E5M2")
 
 logger = logging.getLogger(__name__)
-
-
-def check_address(host: str, port: int) -> None:
-    """Raise ValueError unless a server could listen there now, as it will minutes later."""
-    # Port 0 would be any free port, but SGLang sends its own warm-up request to the given number.
-    if not 1 <= port <= 65535:
-        raise ValueError(f"--port {port} is not between 1 and 65535")
-    try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-            probe.listen()
-    except socket.gaierror:
-        raise ValueError(
-            f"--host {host} is not an address of this machine: choose another"
-        ) from None
-    except OSError as error:
-        raise ValueError(
-            f"cannot listen on {host} port {port} ({error.strerror}): is another server running "
-            "there? Choose with --port and --host"
-        ) from None
 
 
 def check_checkpoint(
@@ -75,7 +54,7 @@ def check_checkpoint(
     tokenizer: bool = True,
     revision: str | None = None,
 ) -> ModelInfo | None:
-    """Check a local checkpoint; None for a hub name, a URL or a GGUF file, which SGLang resolves.
+    """Check a checkpoint; None where SGLang resolves it: not downloaded yet, a URL, a GGUF file.
 
     flag: the flag that named it
     weights: whether the weights are read at all (not with --load-format dummy)
@@ -89,18 +68,21 @@ def check_checkpoint(
     if folder.is_file():
         raise CheckpointError(f"{flag} {path} is a file: give the folder that holds it")
     if not folder.is_dir():
-        if HUB_NAME.fullmatch(path):
-            check_hub_model(path, flag=flag, revision=revision)
+        if not HUB_NAME.fullmatch(path):
+            raise CheckpointError(f"{flag} {path} does not exist: correct the path")
+        check_hub_model(path, flag=flag, revision=revision)
+        snapshot = whole_snapshot(path, revision)
+        if snapshot is None:
             return None
-        raise CheckpointError(f"{flag} {path} does not exist: correct the path")
+        folder = snapshot
     config = folder / "config.json"
     if not config.is_file():
         raise CheckpointError(
-            f"{path} is not a checkpoint: it has no config.json (expected the folder that holds "
+            f"{folder} is not a checkpoint: it has no config.json (expected the folder that holds "
             "config.json and *.safetensors)"
         )
     load_json(config)
-    info = read_model_info(path)
+    info = read_model_info(str(folder))
     if info is None or not info.is_gemma4:
         return info
     if info.architecture in DRAFT_ARCHITECTURES and flag == "--model-path":
@@ -112,6 +94,7 @@ def check_checkpoint(
         check_tokenizer(folder)
     json_object(info.config, "text_config", config)
     json_objects(info.text, "per_layer_config", config)
+    check_token_ids(info.config, info.text, config)
     kinds = _layer_kinds(info.text, config)
     quantization = describe(info)
     _check_group_size(quantization)
@@ -119,6 +102,7 @@ def check_checkpoint(
         _check_scales(tensors, quantization, folder)
         _check_names(tensors, info, quantization)
         _check_layers(tensors, kinds, quantization)
+        _log_unknown(tensors, info, quantization)
     return info
 
 
@@ -152,14 +136,27 @@ def _check_names(tensors: dict[str, Tensor], info: ModelInfo, quantization: Quan
     """Refuse a checkpoint that lacks tensors; log tensors without a place in the model."""
     found = compare(tensors, info, quantization)
     if found.missing:
-        raise CheckpointError(
-            f"{info.path} {found}: the weights or config.json are of another model, renamed or "
-            "incomplete; export or download the checkpoint again"
-        )
+        refuse(info.path, found)
     if found.unknown:
         logger.warning(
             "%s holds %d tensors that Gemma 4 has no place for, first %s; they are not loaded",
             *(info.path, len(found.unknown), found.unknown[0]),
+        )
+
+
+def _log_unknown(tensors: dict[str, Tensor], info: ModelInfo, quantization: Quantization) -> None:
+    """Say once which layers are in a format that nobody here knows."""
+    packed = (
+        name.rpartition(".")[0]
+        for name, tensor in tensors.items()
+        if _LAYER.fullmatch(name) and not (name.endswith(".weight") and tensor.dtype in _PLAIN)
+    )
+    layers = [m for m in dict.fromkeys(packed) if quantization.of(m).format == "unknown"]
+    if layers:
+        logger.warning(
+            "%s: %d layers are in a format that is not known here (%s), first %s; they are passed "
+            "on to SGLang unchecked",
+            *(info.path, len(layers), quantization.label or quantization.tool, layers[0]),
         )
 
 

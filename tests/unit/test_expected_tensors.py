@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 
-from sglang_gemma4_ext.checkpoint.expected import compare
+from sglang_gemma4_ext.checkpoint.expected import Difference, compare
 from sglang_gemma4_ext.checkpoint.files import CheckpointError, read_headers
 from sglang_gemma4_ext.checkpoint.model_family import read_model_info
 from sglang_gemma4_ext.checkpoint.preflight import check_checkpoint
@@ -54,6 +54,16 @@ def test_a_base_model_saved_alone(kind, loads, checkpoint, tmp_path) -> None:
     assert not any(name.startswith("model.") for name in names)
     info = read_model_info(str(path))
     assert (compare(names, info, describe(info)).missing == ()) is loads
+
+
+def test_experts_below_moe_pass(checkpoint) -> None:
+    """The names of NVFP4 exports that follow vLLM's modules."""
+    info = read_model_info(str(checkpoint("moe")))
+    names = [
+        name.replace(".experts.", ".moe.experts.").replace(".router.per", ".moe.per")
+        for name in read_headers(checkpoint("moe"))
+    ]
+    assert compare(names, info, describe(info)) == Difference((), ())
 
 
 LEFTOVERS = {

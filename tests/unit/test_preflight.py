@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from sglang_gemma4_ext.address import check_address
 from sglang_gemma4_ext.checkpoint.files import CheckpointError, read_header, read_headers
-from sglang_gemma4_ext.checkpoint.preflight import check_address, check_checkpoint
+from sglang_gemma4_ext.checkpoint.model_family import read_model_info
+from sglang_gemma4_ext.checkpoint.preflight import check_checkpoint
 from sglang_gemma4_ext.checkpoint.quantization import describe
 
 N, K = 32, 64
@@ -307,11 +309,14 @@ INT_CONFIG = {
         ({"quant_method": "from-next-year"}, {f"{LAYERS}.0.mlp.up_proj.codes": ("U8", (5,))}),
     ],
 )
-def test_a_packed_layer_beside_plain_ones_passes(folder, section, packed):
+def test_a_packed_layer_beside_plain_ones_passes(folder, section, packed, caplog):
     write_config(folder, section, text_config=TEXT)
     tensors = {n: t for n, t in layers().items() if n != f"{LAYERS}.0.mlp.up_proj.weight"}
     write_weights(folder / "model.safetensors", tensors | packed)
     assert check_checkpoint(str(folder)).is_gemma4
+    unknown = describe(read_model_info(str(folder))).default.format == "unknown"
+    said = [line for line in caplog.messages if "1 layers are in a format that is not kn" in line]
+    assert len(said) == unknown
     write_weights(folder / "model.safetensors", tensors)
     assert f"({LAYERS}.0.mlp.up_proj.weight)" in refusal(folder)
 
@@ -332,3 +337,19 @@ def test_addresses():
     for number in (0, 70000):
         with pytest.raises(ValueError, match=f"--port {number} is not between"):
             check_address("127.0.0.1", number)
+
+
+@pytest.mark.parametrize("name", ["image_token_id", "eoa_token_index", "pad_token_id"])
+def test_token_ids_have_an_embedding(folder, name):
+    text = {**TEXT, "vocab_size": 512}
+
+    def write(token):
+        inner = {"pad_token_id": token} if name == "pad_token_id" else {}
+        outer = {} if inner else {name: token}
+        write_config(folder, text_config={**text, **inner}, **outer)
+
+    write_weights(folder / "model.safetensors", layers())
+    write(511)
+    assert check_checkpoint(str(folder)).is_gemma4
+    write(512)
+    assert f"has {name} 512, and the vocabulary has 512 tokens" in refusal(folder)

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Check the checkpoints of a server before it starts, whichever command starts it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sglang_gemma4_ext.checkpoint.assistant_fit import check_fit
+from sglang_gemma4_ext.checkpoint.model_family import ModelInfo
+from sglang_gemma4_ext.checkpoint.preflight import check_checkpoint
+
+DRAFT_FLAG = "--speculative-draft-model-path"
+# Values of --load-format with which SGLang reads a checkpoint's safetensors files by name.
+_BY_NAME = (
+    "auto", "safetensors", "fastsafetensors", "instanttensor", "layered", "bitsandbytes",
+    "runai_streamer",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a server is told to load: paths or hub names, and how.
+
+    load_format: SGLang's --load-format, None where it was not given.
+    own_tokenizer: whether the tokenizer is read from the target's folder.
+    """
+
+    target: str
+    draft: str | None = None
+    revision: str | None = None
+    draft_revision: str | None = None
+    load_format: str | None = None
+    own_tokenizer: bool = True
+
+
+def check_inputs(inputs: Inputs) -> ModelInfo | None:
+    """Check both checkpoints and that they belong together; returns what the target is.
+
+    Raises CheckpointError with one sentence.
+    """
+    weights = (inputs.load_format or "auto") in _BY_NAME
+    target = check_checkpoint(
+        inputs.target, weights=weights, tokenizer=inputs.own_tokenizer, revision=inputs.revision
+    )
+    if inputs.draft is not None:
+        draft = check_checkpoint(
+            inputs.draft, flag=DRAFT_FLAG, weights=weights, tokenizer=False,
+            revision=inputs.draft_revision,
+        )  # fmt: skip
+        if target is not None and draft is not None:
+            check_fit(target, draft)
+    return target
