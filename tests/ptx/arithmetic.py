@@ -207,6 +207,15 @@ class Arithmetic(Operands):
         text = self.value(source, kind)
         return self.target(to, f"m.full({text})" if text.startswith("K[") else text, kind, op)
 
+    def _cvta(self, op: Instruction) -> list[str]:
+        """Translate a change between generic and global addresses, which are the same here."""
+        if op.opcode not in ("cvta.to.global.u64", "cvta.global.u64"):
+            raise PtxError(f"unknown mode: {op.where()}")
+        text = self.value(op.operands[1], "b64")
+        return self.target(
+            op.operands[0], f"m.full({text})" if text[:2] == "K[" else text, "b64", op
+        )
+
     def _setp(self, op: Instruction) -> list[str]:
         kind, compare = op.parts[-1], op.parts[1]
         if set(op.parts[2:-1]) - {"and", "or", "xor"}:

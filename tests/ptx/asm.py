@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run PTX written by hand over numpy arrays."""
+"""Run PTX written by hand over numpy arrays: in the emulator, or on a GPU for `gpu.run`."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import numpy as np
 
@@ -14,6 +15,20 @@ from .translate import translate
 
 REGISTERS = """.reg .pred %p<40>; .reg .b16 %h<40>; .reg .b32 %r<200>; .reg .b64 %d<40>;
 """
+TARGET = 90
+# Runs (text, arrays, grid, threads, shared) in place of the emulator.
+elsewhere: Callable[..., None] | None = None
+
+
+def module(body: str, count: int) -> str:
+    """A module of one kernel around a body of PTX that takes `count` arrays."""
+    names = [f"k_param_{i}" for i in range(count)]
+    text = f".version 8.8\n.target sm_{TARGET}\n.address_size 64\n"
+    text += ".extern .shared .align 16 .b8 global_smem[];\n"
+    text += ".visible .entry k(" + ", ".join(f".param .u64 .ptr .global {n}" for n in names) + ")\n"
+    text += "{\n" + REGISTERS + f".reg .b64 %a<{max(1, count)}>;\n"
+    text += "".join(f"ld.param.b64 %a{i}, [{n}];\n" for i, n in enumerate(names))
+    return text + body + "\nret;\n}\n"
 
 
 def launch(
@@ -26,13 +41,10 @@ def launch(
     **options,
 ) -> Result:
     """Run a body of PTX; array i is at %a<i> (b64). written: arrays that are not initialised."""
-    names = [f"k_param_{i}" for i in range(len(arrays))]
-    text = ".version 8.8\n.target sm_90\n.extern .shared .align 16 .b8 global_smem[];\n"
-    text += ".visible .entry k(" + ", ".join(f".param .u64 .ptr .global {n}" for n in names) + ")\n"
-    text += "{\n" + REGISTERS + f".reg .b64 %a<{max(1, len(arrays))}>;\n"
-    text += "".join(f"ld.param.b64 %a{i}, [{n}];\n" for i, n in enumerate(names))
-    text += body + "\nret;\n}\n"
-    result = Result()
+    text, result = module(body, len(arrays)), Result()
+    if elsewhere is not None:
+        elsewhere(text, arrays, grid, threads, shared)
+        return result
     extents = []
     for i, array in enumerate(arrays):
         data = array.view(np.uint8).reshape(-1)
@@ -40,8 +52,9 @@ def launch(
             Extent(f"a{i}", data, np.ones(len(data), bool), np.full(len(data), i not in written))
         )
     memory = GlobalMemory(extents, result.report)
-    parameters = {n: np.uint64(memory.address(i, 0)) for i, n in enumerate(names)}
     program = translate(parse(text))
+    names = program.kernel.parameters
+    parameters = {n: np.uint64(memory.address(i, 0)) for i, n in enumerate(names)}
     run(Launch(program, (grid, 1, 1), threads, shared, parameters, memory, result), **options)
     memory.copy_back()
     result.undefined = program.undefined

@@ -12,7 +12,6 @@ it or a host operation changes any of its bytes.
 
 from __future__ import annotations
 
-import ctypes
 import functools
 from collections import Counter
 from collections.abc import Callable
@@ -24,9 +23,9 @@ import torch
 from triton import knobs
 
 from .machine import Launch, Result, run
-from .memory import Extent, GlobalMemory
 from .parse import SIZES, parse
 from .stub_gpu import StubGpu
+from .tensor_memory import bytes_of, memory_of
 from .translate import Program, translate
 from .values import u4, u8
 
@@ -98,7 +97,7 @@ class EmulatedGpu(StubGpu):
         """Allocate as torch.empty, filled with NaN or -77, and record it as uninitialised."""
         tensor = self._torch_empty(*args, **kwargs)
         tensor.fill_(torch.nan if tensor.is_floating_point() else -77)
-        poison = _bytes_of(tensor).copy()
+        poison = bytes_of(tensor).copy()
         at = tensor.untyped_storage().data_ptr()
         self._empty[at] = Empty(tensor, poison, np.zeros(len(poison), bool))
         return tensor
@@ -130,7 +129,7 @@ class EmulatedGpu(StubGpu):
             if kind != "constexpr"
         }
         tensors = {name: value for name, (kind, value) in given.items() if kind[0] == "*"}
-        memory, places = self._memory(tensors, result)
+        memory, places = memory_of(tensors, result.report, self._initialised)
         values = [
             places[name] if kind[0] == "*" else _number(kind, value)
             for name, (kind, value) in given.items()
@@ -150,44 +149,6 @@ class EmulatedGpu(StubGpu):
         run(launch, **self.options)
         memory.copy_back()
         self.launches.append(Executed(kernel.name, grid, result, ptx))
-
-    def _memory(
-        self, tensors: dict[str, torch.Tensor], result: Result
-    ) -> tuple[GlobalMemory, dict[str, np.generic]]:
-        """Make global memory of the arguments' storages; return it and each argument's address."""
-        extents: dict[int, Extent] = {}
-        for name, tensor in tensors.items():
-            storage = tensor.untyped_storage()
-            base, size = storage.data_ptr(), storage.nbytes()
-            if size == 0:
-                raise ValueError(f"{name} has no memory")
-            if base not in extents:
-                data = _bytes_of(tensor)
-                done = self._initialised(data, base)
-                extents[base] = Extent(name, data, np.zeros(size, bool), done)
-            each = tensor.element_size()
-            cover = np.lib.stride_tricks.as_strided(
-                extents[base].valid[tensor.data_ptr() - base :],
-                (*tensor.shape, each),
-                (*(step * each for step in tensor.stride()), 1),
-            )
-            cover[...] = True
-        memory = GlobalMemory(list(extents.values()), result.report)
-        number = {base: i for i, base in enumerate(extents)}
-        places = {}
-        for name, tensor in tensors.items():
-            base = tensor.untyped_storage().data_ptr()
-            places[name] = u8(memory.address(number[base], tensor.data_ptr() - base))
-        return memory, places
-
-
-def _bytes_of(tensor: torch.Tensor) -> np.ndarray:
-    """View a tensor's storage as bytes."""
-    storage = tensor.untyped_storage()
-    size = storage.nbytes()
-    if size == 0:
-        return np.zeros(0, np.uint8)
-    return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(storage.data_ptr()))
 
 
 def _number(kind: str, value: Any) -> np.generic:

@@ -61,14 +61,29 @@ class Lanes(SharedAccess, WarpInstructions):
     def parameter(self, name: str) -> Array:
         return np.full(self.n, self.launch.parameters[name])
 
+    def fields(self, index: int, address: Array, size: int, count: int) -> list[Array]:
+        """Read fields of the parameters. Raises IndexError beyond them."""
+        space = self.launch.parameter_space
+        parts = address.astype(np.int64)[:, None] + np.arange(size * count)
+        if parts.min() < 0 or parts.max() >= len(space):
+            raise IndexError(f"beyond the parameters: {self.where(index)}")
+        found = np.ascontiguousarray(space[parts]).view(VIEWS[size])
+        return list(np.ascontiguousarray(found.T))
+
+    def report_call(self, index: int, kind: str, mask: Array | None) -> None:
+        if mask is None or mask.any():
+            self.batch.report(kind, self.where(index))
+
     def special(self, name: str) -> Array:
         what, _, axis = name.removeprefix("%").partition(".")
         axis = "xyz".find(axis) if axis else 0
         x, y, z = self.launch.grid
+        width, height, depth = self.launch.block
         if what == "tid":
-            return self.thread if axis == 0 else self.full(u4(0))
+            place = self.thread // u4((1, width, width * height)[axis])
+            return place % u4((width, height, depth)[axis])
         if what == "ntid":
-            return self.full(u4(self.batch.threads if axis == 0 else 1))
+            return self.full(u4((width, height, depth)[axis]))
         if what == "nctaid":
             return self.full(u4((x, y, z)[axis]))
         if what == "ctaid":

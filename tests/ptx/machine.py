@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -42,15 +43,35 @@ class Result:
 
 @dataclass
 class Launch:
-    """Hold what to run. grid: three sizes. threads, shared: threads and shared bytes of a block."""
+    """What to run.
+
+    grid: three sizes. threads, shared: threads, of whole warps, and shared bytes of a block
+    shape: of a block of threads, by default all in a row; threads beyond it do not run
+    """
 
     program: Program
     grid: tuple[int, int, int]
     threads: int
     shared: int
-    parameters: dict[str, np.generic]
+    parameters: dict[str, np.generic | Array]
     memory: GlobalMemory
     result: Result
+    shape: tuple[int, int, int] | None = None
+
+    @property
+    def block(self) -> tuple[int, int, int]:
+        return self.shape or (self.threads, 1, 1)
+
+    @cached_property
+    def parameter_space(self) -> Array:
+        """The bytes of all parameters, each at the kernel's offset of it."""
+        kernel = self.program.kernel
+        last = list(kernel.sizes)[-1]
+        space = np.zeros(kernel.offset(last) + kernel.sizes[last], np.uint8)
+        for name, value in self.parameters.items():
+            data = np.atleast_1d(value).view(np.uint8)
+            space[kernel.offset(name) :][: len(data)] = data
+        return space
 
 
 def run(
@@ -96,7 +117,8 @@ class Batch:
         self.registers: dict[str, Array] = {}
         self.at = np.zeros(self.count, np.int32)
         self.waiting = np.zeros(self.count, bool)
-        self.done = np.zeros(self.count, bool)
+        width, height, depth = launch.block
+        self.done = np.arange(self.count) % self.threads >= width * height * depth
         self.epoch = np.zeros(self.blocks, i8)
         self.sub = np.zeros(self.count // WARP, i8)
         self.committed = np.zeros(self.count, i8)
@@ -108,7 +130,7 @@ class Batch:
 
     def run(self) -> None:
         program = self.launch.program
-        together, limit = True, 10_000_000
+        together, limit = not self.done.any(), 10_000_000
         while limit:
             limit -= 1
             if together:

@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 from .operands import UNSIGNED, Operands, as_type
-from .parse import SIZES, Instruction, PtxError
+from .parse import SIZES, STRUCT, Address, Instruction, Operand, PtxError
 
 SPACES = {"param", "global", "shared", "shared::cta"}
 # Cache operators and vectors; a cache operator does not change what is read.
 CACHES = {"ca", "cg", "cs", "lu", "cv", "nc", "wb", "wt", "v2", "v4"}
 ACTIONS = {"add", "min", "max", "and", "or", "xor", "exch", "cas"}
 ORDERS = {"relaxed", "acquire", "release", "acq_rel"}
+# What a kernel calls when something is wrong: the kind of the finding.
+CALLS = {"__assertfail": "assertion failed", "vprintf": "message printed"}
 ATOMIC_TYPES = {"u32", "s32", "b32", "u64", "s64", "b64", "f32"}
 
 
@@ -40,7 +42,12 @@ class MemoryAccess(Operands):
 
     def _parameter(self, op: Instruction) -> list[str]:
         kind, (to, address) = op.parts[-1], op.operands
-        have, size = self.kernel.parameters[address.base], SIZES[kind]
+        size = SIZES[kind]
+        if address.base in self.kernel.arguments:  # what a call of CALLS returned
+            return self.target(to, f"m.full({UNSIGNED[size]}(0))", kind, op)
+        have = self.kernel.parameters.get(address.base, STRUCT)
+        if have == STRUCT:
+            return self._part_of_parameters(op, kind, to, address)
         if SIZES[have] < size or address.offset:
             raise PtxError(f"part of a parameter: {op.where()}")
         text = f"m.parameter({address.base!r})"
@@ -48,9 +55,30 @@ class MemoryAccess(Operands):
             text = f"{text}.astype({UNSIGNED[size]})"
         return self.target(to, as_type(text, kind), kind, op)
 
+    def _part_of_parameters(
+        self, op: Instruction, kind: str, to: Operand, address: Address
+    ) -> list[str]:
+        """Load fields of a structure, by the address of one or by its name."""
+        registers = to if isinstance(to, tuple) else (to,)
+        where = self.address(address, 8)
+        call = f"m.fields({self.index}, {where}, {SIZES[kind]}, {len(registers)})"
+        lines = [f"{self.temporary} = {call}"]
+        for i, register in enumerate(registers):
+            lines += self.target(register, as_type(f"{self.temporary}[{i}]", kind), kind, op)
+        return lines
+
+    def _call(self, op: Instruction) -> list[str]:
+        """Translate a call of a function that reports to a finding; the thread goes on."""
+        called = next(name for name in op.operands if "(" not in name)
+        if called not in CALLS:
+            raise PtxError(f"unknown function: {op.where()}")
+        return [f"m.report_call({self.index}, {CALLS[called]!r}, {self.guard(op)})"]
+
     def _st(self, op: Instruction) -> list[str]:
         kind, space = op.parts[-1], self._space(op)
         address, source = op.operands[:2]
+        if space == "param" and address.base in self.kernel.arguments:
+            return []  # for a call
         if space == "param":
             raise PtxError(f"unknown instruction {op.where()}")
         registers = source if isinstance(source, tuple) else (source,)

@@ -17,7 +17,7 @@ SPECIAL = re.compile(r"%(tid|ntid|ctaid|nctaid|laneid|warpid|nwarpid|smid|clock\
 # The symbol of Triton's one array in shared memory.
 SHARED_SYMBOL = "global_smem"
 WRITES_NOTHING = ("st", "red", "bra", "ret", "exit", "bar", "barrier", "fence", "membar")
-WRITES_NOTHING += ("cp", "stmatrix", "nanosleep")
+WRITES_NOTHING += ("cp", "stmatrix", "nanosleep", "call")
 
 
 class Operands:
@@ -55,6 +55,10 @@ class Operands:
             return as_type(text if size == 4 else f"{text}.astype({UNSIGNED[size]})", kind)
         if operand == SHARED_SYMBOL:
             return self.constant(values.u4(SHARED_BASE))
+        if operand in self.kernel.parameters:  # its address
+            return self.constant(values.u8(self.kernel.offset(operand)))
+        if operand in self.kernel.symbols:  # an address that no access may use
+            return self.constant(values.u8(0))
         return self.constant(immediate(operand, kind))
 
     def target(self, register: str, text: str, kind: str, op: Instruction) -> list[str]:
@@ -91,8 +95,8 @@ class Operands:
 
 
 def name_of(register: str) -> str:
-    """Return a register's name in Python."""
-    return re.sub(r"\W", "_", register.removeprefix("%"))
+    """A register's name in Python, unlike any of `values`: nvcc has registers named %f4."""
+    return "r_" + re.sub(r"\W", "_", register.removeprefix("%"))
 
 
 def as_type(text: str, kind: str) -> str:

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compare single instructions with the PTX manual, computed in another way."""
+"""Compare single instructions with the PTX manual, computed in another way.
+
+Each test runs in the emulator, and once more with its text assembled by ptxas. On a GPU
+`pytest -m gpu tests/ptx/test_values.py` runs the same tests on hardware, bit by bit.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +12,11 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+import torch
 
+from . import asm, gpu
 from .asm import each, launch
+from .toolkit import find
 
 RNG = np.random.default_rng(0)
 WORDS = np.r_[
@@ -17,6 +24,32 @@ WORDS = np.r_[
     RNG.integers(0, 2**32, 56, dtype=np.uint32),
 ]
 OTHER = np.r_[WORDS[::-1][:8], RNG.integers(0, 2**32, 56, dtype=np.uint32)]
+
+
+@pytest.fixture(
+    autouse=True,
+    params=[
+        "emulator",
+        pytest.param("ptxas", marks=pytest.mark.skipif(not find("ptxas"), reason="needs ptxas")),
+        pytest.param("gpu", marks=pytest.mark.gpu),
+    ],
+)
+def where(request, monkeypatch) -> str:
+    """Choose where the instructions of a test run."""
+    if request.param == "gpu":
+        major, minor = torch.cuda.get_device_capability()
+        monkeypatch.setattr(asm, "TARGET", 10 * major + minor)
+        monkeypatch.setattr(asm, "elsewhere", gpu.run)
+    if request.param == "ptxas":
+        emulated = asm.module
+
+        def assembled(body: str, count: int) -> str:
+            text = emulated(body, count)
+            gpu.assemble(text)
+            return text
+
+        monkeypatch.setattr(asm, "module", assembled)
+    return request.param
 
 
 def signed(x: int, bits: int = 32) -> int:
@@ -293,13 +326,33 @@ def _mma(kind: str, fragments: np.ndarray, i: int) -> np.ndarray:
     return out.view(np.float32)
 
 
+# Relative errors that the PTX manual does not exceed.
+APPROXIMATE = {
+    "ex2.approx.f32": (np.exp2, 2.0**-22),
+    "ex2.approx.ftz.f32": (np.exp2, 2.0**-22),
+    "rcp.approx.f32": (lambda x: 1 / x, 2.0**-22),
+    "rsqrt.approx.f32": (lambda x: 1 / np.sqrt(x), 2.0**-22),
+    "sqrt.approx.f32": (np.sqrt, 2.0**-22),
+    "tanh.approx.f32": (np.tanh, 2.0**-11),
+}
+
+
+@pytest.mark.parametrize("name", APPROXIMATE)
+def test_approximations_are_within_the_manuals_error(name) -> None:
+    """Their last bits differ between a GPU and the emulator, whose own are numpy's."""
+    exact, bound = APPROXIMATE[name]
+    x = np.linspace(0.01, 9, 480, dtype=np.float32)
+    got = each(f"{name} $0, $1;", x.view(np.uint32)).view(np.float32)
+    want = exact(x.astype(np.float64))
+    assert (np.abs(got - want) <= bound * np.abs(want)).all()
+
+
 @pytest.mark.parametrize("trans", ["", ".trans"])
 @pytest.mark.parametrize("count", [1, 2, 4])
-def test_ldmatrix_and_stmatrix(trans, count) -> None:
-    """Give element (r, c) of matrix i the value 64 i + 8 r + c.
-
-    Thread 4 r + c / 2 gets two elements of row r.
-    """
+def test_ldmatrix_and_stmatrix(trans, count, where) -> None:
+    """Matrix i's element (r, c) holds 64 i + 8 r + c; thread 4 r + c / 2 gets two of row r."""
+    if where == "gpu" and torch.cuda.get_device_capability() < (9, 0):
+        pytest.skip("stmatrix needs compute capability 9.0")
     out = np.zeros((count, 32), np.uint32)
     names = ", ".join(f"%r{50 + i}" for i in range(count))
     body = """
