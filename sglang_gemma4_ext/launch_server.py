@@ -62,23 +62,23 @@ def build_parser() -> argparse.ArgumentParser:
         "--gemma4-nvfp4",
         choices=get_args(Nvfp4Backend),
         default=Settings.nvfp4,
-        help="who multiplies NVFP4 weights: fused Triton kernels, SGLang's Marlin kernels or the "
-        "exact dequantize-then-matmul reference; auto: fused where that was measured faster and "
-        "for experts, else Marlin, and the reference without a GPU (default: %(default)s)",
+        help="kernels for NVFP4 weights: our fused Triton kernels, SGLang's Marlin kernels or the "
+        "exact dequantize-then-matmul reference; auto: fused where measured faster and for "
+        "experts, else Marlin; without a GPU the reference (default: %(default)s)",
     )
     group.add_argument(
         "--gemma4-swa-policy",
         choices=get_args(SwaPolicy),
         default=Settings.swa_policy,
-        help="how KV memory is split between full and sliding layers: by need, 0.15 for mixtures "
-        "of experts, or as SGLang does; --swa-full-tokens-ratio wins (default: %(default)s)",
+        help="split of KV memory between full and sliding layers: by need, 0.15 for mixtures of "
+        "experts, or SGLang's; --swa-full-tokens-ratio takes precedence (default: %(default)s)",
     )
     group.add_argument(
         "--gemma4-fit",
         choices=("auto", "off"),
         default="auto",
-        help="choose reserve, context, chunk and requests to fit the GPU, as `plan` does, where no "
-        "flag settles the memory; off leaves them to SGLang (default: %(default)s)",
+        help="choose reserve, context, chunk and requests to fit the GPU, as `plan` does, unless "
+        "a flag sets the memory; off leaves them to SGLang (default: %(default)s)",
     )
     group.add_argument(
         "--gemma4-allow",
@@ -90,15 +90,15 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--gemma4-low-memory",
         action="store_true",
-        help="fit with context before throughput on GPUs of 60 GiB and more, too, and refuse to "
-        "start where nothing fits",
+        help="put context before throughput on GPUs of 60 GiB and more too, and refuse to start "
+        "if nothing fits",
     )
     group.add_argument(
         "--gemma4-router",
         choices=get_args(Router),
         default=Settings.router,
-        help="who routes tokens to experts on a GPU: our kernels, SGLang's, or ours where they "
-        "were measured and are faster (default: %(default)s)",
+        help="kernels that route tokens to experts on a GPU: ours, SGLang's, or ours where "
+        "measured faster (default: %(default)s)",
     )
     group.add_argument(
         "--gemma4-chat-parsers",
