@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a server could listen where it is told to."""
+"""Check whether a server could listen at its address."""
 
 from __future__ import annotations
 

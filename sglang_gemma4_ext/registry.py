@@ -27,7 +27,7 @@ HookKind = Literal["before", "after", "around", "replace"]
 
 
 class State(Enum):
-    """The state of a patch in this process."""
+    """Name the state of a patch in this process."""
 
     APPLIED = "applied"
     STANDS_DOWN = "stands down"

@@ -29,7 +29,7 @@ def describe(model: ModelInfo) -> Quantization:
 
 
 def declares_fp8_kv(model: ModelInfo) -> bool:
-    """Whether SGLang's `--kv-cache-dtype auto` means FP8. Raises CheckpointError."""
+    """Tell whether SGLang's `--kv-cache-dtype auto` means FP8. Raises CheckpointError."""
     scheme = describe(model).kv_cache
     return scheme is not None and scheme.format == "fp8"
 

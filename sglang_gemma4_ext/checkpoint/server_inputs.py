@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Check the checkpoints of a server before it starts, whichever command starts it."""
+"""Check the checkpoints of a server before it starts, under both commands."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _BY_NAME = (
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a server is told to load: paths or hub names, and how.
+    """Hold what a server loads: paths or hub names, and how.
 
-    load_format: SGLang's --load-format, None where it was not given.
-    own_tokenizer: whether the tokenizer is read from the target's folder.
+    load_format: SGLang's --load-format, None if it was not given
+    own_tokenizer: whether the tokenizer is read from the target's folder
     """
 
     target: str
@@ -34,7 +34,7 @@ class Inputs:
 
 
 def check_inputs(inputs: Inputs) -> ModelInfo | None:
-    """Check both checkpoints and that they belong together; returns what the target is.
+    """Check both checkpoints and that they belong together; return the target's config.
 
     Raises CheckpointError with one sentence.
     """

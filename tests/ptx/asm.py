@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run PTX written by hand over numpy arrays: in the emulator, or on a GPU for `gpu.run`."""
+"""Run hand-written PTX on numpy arrays: in the emulator, or on a GPU for `gpu.run`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ elsewhere: Callable[..., None] | None = None
 
 
 def module(body: str, count: int) -> str:
-    """A module of one kernel around a body of PTX that takes `count` arrays."""
+    """Write a module of one kernel around a body of PTX that takes `count` arrays."""
     names = [f"k_param_{i}" for i in range(count)]
     text = f".version 8.8\n.target sm_{TARGET}\n.address_size 64\n"
     text += ".extern .shared .align 16 .b8 global_smem[];\n"

@@ -53,13 +53,13 @@ def _kernels(module: str) -> dict[str, str]:
     return {re.search(r"\.entry (\w+)", piece)[1]: piece for piece in pieces}
 
 
-# The fields of a structure, in order: a C type and a value. A pointer's is a tensor, a tensor and
-# an offset in bytes, or None.
+# The fields of a structure, in order: a C type and a value. A pointer's value is a tensor, a
+# tensor and an offset in bytes, or None.
 Structure = list[tuple[type, object]]
 
 
 class CudaKernel:
-    """A kernel that runs on CPU tensors.
+    """Run a kernel on CPU tensors.
 
     parameters of a launch: a tensor for a pointer, an int, or a Structure
     """
@@ -71,7 +71,7 @@ class CudaKernel:
     def launch(
         self, grid: tuple[int, int, int], block: tuple[int, int, int], *parameters: object
     ) -> Result:
-        """Run it, and return what was found."""
+        """Launch the kernel, and return the findings."""
         result, kernel = Result(), self.program.kernel
         tensors = {f"{i}": t for i, t in enumerate(_tensors(parameters))}
         memory, places = memory_of(tensors, result.report)

@@ -43,7 +43,7 @@ class Result:
 
 @dataclass
 class Launch:
-    """What to run.
+    """Hold what to run.
 
     grid: three sizes. threads, shared: threads, of whole warps, and shared bytes of a block
     shape: of a block of threads, by default all in a row; threads beyond it do not run
@@ -64,7 +64,7 @@ class Launch:
 
     @cached_property
     def parameter_space(self) -> Array:
-        """The bytes of all parameters, each at the kernel's offset of it."""
+        """Return the bytes of all parameters, each at its offset in the kernel."""
         kernel = self.program.kernel
         last = list(kernel.sizes)[-1]
         space = np.zeros(kernel.offset(last) + kernel.sizes[last], np.uint8)

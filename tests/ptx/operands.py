@@ -95,7 +95,7 @@ class Operands:
 
 
 def name_of(register: str) -> str:
-    """A register's name in Python, unlike any of `values`: nvcc has registers named %f4."""
+    """Return a register's Python name, unlike any of `values`: nvcc has registers named %f4."""
     return "r_" + re.sub(r"\W", "_", register.removeprefix("%"))
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Global memory made of CPU tensors: what their shapes and strides cover may be accessed."""
+"""Make global memory of CPU tensors; only what their shapes and strides cover is accessible."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def memory_of(
 
 
 def bytes_of(tensor: torch.Tensor) -> Array:
-    """A view of a tensor's storage."""
+    """View a tensor's storage as bytes."""
     storage = tensor.untyped_storage()
     size = storage.nbytes()
     if size == 0:

@@ -2,7 +2,7 @@
 """Compare SGLang's CUDA C++ kernels for Gemma 4, as nvcc's PTX, with transformers.
 
 They are the rotary embedding, the gated activation, the KV store and the two tree operations of
-speculative decoding. SGLang's host code, which picks grid and stride, does not run: the launches
+speculative decoding. SGLang's host code, which picks grid and stride, does not run; the launches
 below repeat it.
 """
 
@@ -61,7 +61,7 @@ LONGEST = 1 << 13
 
 
 def work_threads(dim: int) -> int:
-    """FusedRopeKernel's kWorkThreads: threads of a head, a power of two."""
+    """Return FusedRopeKernel's kWorkThreads: threads of a head, a power of two."""
     each = gcd(8, dim)
     return 1 << (-(-dim // each) - 1).bit_length()
 
@@ -83,7 +83,7 @@ def rope(sm) -> dict[str, str]:
 
 @pytest.mark.parametrize("layer", LAYERS, ids=str)
 def test_rotary_embedding(rope, layer, monkeypatch):
-    """With the table of angles that SGLang makes on a GPU, on slices of the projection."""
+    """Use the table of angles that SGLang makes on a GPU, on slices of the projection."""
     from sglang.srt.layers.rotary_embedding import base, get_rope
 
     monkeypatch.setattr(base, "_is_cuda", True)
@@ -142,7 +142,7 @@ def gelu_module(sm) -> dict[str, str]:
 @pytest.mark.parametrize("drift", [0, 1, -1])
 @pytest.mark.parametrize(("tokens", "width"), [(1, 704), (3, 264)])
 def test_gated_gelu(gelu_module, tokens, width, drift, monkeypatch):
-    """gelu_tanh(gate) * up; tanh.approx as far off, either way, as the PTX manual lets it be."""
+    """Let tanh.approx in gelu_tanh(gate) * up drift both ways, as far as the PTX manual allows."""
     exact = arithmetic.SPECIAL_FUNCTIONS["tanh"]
     off = f"({exact}) * f4({1 + drift * 2**-11})"
     monkeypatch.setitem(arithmetic.SPECIAL_FUNCTIONS, "tanh", off)
@@ -169,7 +169,7 @@ ROWS = (512, 2048, 4096)
 
 
 def store_threads(row: int) -> int:
-    """_jit_kvcache_module's heuristic for keys and values of `row` bytes each."""
+    """Apply _jit_kvcache_module's heuristic for keys and values of `row` bytes each."""
     threads, each = 32, row / 32
     while each % 8 == 0 and 2 * each >= 64:
         threads, each = 2 * threads, each / 2
@@ -191,7 +191,7 @@ def store(sm) -> dict[str, str]:
 
 
 def stored(store, row: int, slots: list[int], warps: int = 4):
-    """The pools after a store behind each of `slots`, the keys and values, and the findings."""
+    """Store at `slots`; return the pools, the keys and values, and the findings."""
     width, pool = row // 2, 9
     joint = drawn(len(slots), 3 * width)
     k, v = joint[:, width : 2 * width], joint[:, 2 * width :]
@@ -210,7 +210,7 @@ def stored(store, row: int, slots: list[int], warps: int = 4):
 @pytest.mark.parametrize("warps", [1, 8])
 @pytest.mark.parametrize("row", ROWS)
 def test_kv_store(store, row, warps):
-    """Rows of slices go to their slots; slot 0, which graphs pad with, stays as it is."""
+    """Store rows of slices in their slots; slot 0, which pads graphs, stays unchanged."""
     pools, given, result = stored(store, row, [3, 0, 8, 1, 0], warps)
     clean(result)
     for pool, rows in zip(pools, given, strict=True):
@@ -238,7 +238,7 @@ def tree(sm) -> dict[str, str]:
 class Tree:
     """Draw a draft tree: `top_k` tokens a step for `depth` steps, then some of these.
 
-    parents: of each selected token, the newest verified one counted as 0
+    parents: of each selected token; the newest verified token counts as 0
     """
 
     def __init__(self, top_k: int, depth: int, tokens: int, seed: int):
@@ -266,7 +266,7 @@ class Tree:
         ]
 
     def ancestors(self, token: int) -> list[int]:
-        """The token, then its parent, up to 0."""
+        """Return the token, then its parent, up to 0."""
         found = [token]
         while found[-1]:
             found.append(self.parents[found[-1]])
@@ -280,11 +280,11 @@ TREES = ((3, 3, 8), (2, 2, 5), (1, 3, 4))
 
 
 def built(tree_module, trees: list[Tree], lengths: list[int], top_k: int, depth: int):
-    """SGLang's mask (FULL_MASK), positions and links of a batch, and what was found."""
+    """Return SGLang's mask (FULL_MASK), positions and links of a batch, and the findings."""
     tokens, count = len(trees[0].parents), len(trees)
     mask = torch.zeros(sum(tokens * (n + tokens) for n in lengths), dtype=torch.bool)
     at = 0
-    for n in lengths:  # the host fills in what lies before the tree
+    for n in lengths:  # the host fills in what precedes the tree
         mask[at : at + tokens * (n + tokens)].view(tokens, -1)[:, :n] = True
         at += tokens * (n + tokens)
     outputs = [torch.full((count, tokens), -1) for _ in range(4)]
@@ -298,7 +298,7 @@ def built(tree_module, trees: list[Tree], lengths: list[int], top_k: int, depth:
 
 @pytest.mark.parametrize("shape", TREES, ids=str)
 def test_build_tree(tree, shape):
-    """A token sees the verified ones, its ancestors and itself, and stands at its depth."""
+    """Let a token see the verified ones, its ancestors and itself, at the position of its depth."""
     top_k, depth, tokens = shape
     trees, lengths = [Tree(top_k, depth, tokens, seed) for seed in range(3)], [5, 0, 17]
     mask, (positions, index, child, sibling), result = built(tree, trees, lengths, top_k, depth)
@@ -322,7 +322,7 @@ def test_build_tree(tree, shape):
 @pytest.mark.parametrize("shape", TREES, ids=str)
 @pytest.mark.parametrize("vocabulary", [2, 3])
 def test_verify_tree_greedy(tree, shape, vocabulary):
-    """The longest path on which each token is the target's choice behind the one before it."""
+    """Accept the longest path on which each token is the target's choice after the one before."""
     top_k, depth, tokens = shape
     trees, lengths = [Tree(top_k, depth, tokens, seed) for seed in range(6)], [0] * 6
     _, (_, index, child, sibling), _ = built(tree, trees, lengths, top_k, depth)

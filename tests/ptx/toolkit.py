@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Find the programs of the CUDA toolkit: those that PyTorch's dependencies bring, or PATH's."""
+"""Find the programs of the CUDA toolkit, from PyTorch's dependencies or on PATH."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def find(name: str) -> str | None:
-    """The path of a program such as nvcc, None where there is none."""
+    """Return the path of a program such as nvcc, or None."""
     package = importlib.util.find_spec("nvidia")
     folders = package.submodule_search_locations if package else None
     for folder in folders or ():
@@ -19,7 +19,7 @@ def find(name: str) -> str | None:
 
 
 def missing() -> str | None:
-    """What this machine lacks to compile CUDA C++, None if nothing."""
+    """Return what this machine lacks to compile CUDA C++, or None."""
     if find("nvcc") is None:
         return "nvcc"
     return None if shutil.which("g++") else "g++"

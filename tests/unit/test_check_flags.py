@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The launcher's reading of SGLang's flags, held against SGLang's own parser."""
+"""Compare the launcher's reading of SGLang's flags with SGLang's own parser."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sglang_gemma4_ext.launcher.sglang_flags import read_flags
 from sglang_gemma4_ext.settings import SettingsError
 from tests.serving.harness import environment
 
-# Choices that SGLang computes in ways the source alone does not tell.
+# SGLang computes these choices in ways that the source alone does not show.
 UNREAD_CHOICES = {
     "--cuda-graph-backend-decode",
     "--cuda-graph-backend-prefill",
@@ -27,7 +27,7 @@ UNREAD_CHOICES = {
 
 @pytest.fixture(scope="module")
 def real() -> list[dict]:
-    """The actions of SGLang's parser, from a process that has loaded the plugins."""
+    """Return the actions of SGLang's parser, from a process that has loaded the plugins."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.probes.sglang_parser"],
         env=environment(CUDA_VISIBLE_DEVICES=""),
@@ -74,7 +74,7 @@ def test_every_flag_is_accepted(real):
 
 
 def test_no_misspelling_is_accepted(real):
-    """Each flag with one letter doubled, and with two letters swapped."""
+    """Try each flag with one letter doubled, and with two letters swapped."""
     names = {name for action in real for name in action["names"] if name.startswith("--")}
     tried = 0
     for flag in sorted(set().union(*map(names_of, read_flags()))):
@@ -133,7 +133,7 @@ def test_a_config_file_is_checked_too():
 
 
 def test_what_another_plugin_adds_is_left_to_sglangs_parser(tmp_path, monkeypatch):
-    """A plugin's flags and choices are known by the strings of its source."""
+    """Find a plugin's flags and choices by the strings of its source."""
     (tmp_path / "other.py").write_text("""FLAGS = ("--other-flag",)\nBACKENDS = ['other_mha']\n""")
     info = tmp_path / "other-0.dist-info"
     info.mkdir()

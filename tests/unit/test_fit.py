@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The launcher fits a server to its GPU: the plan's answer as SGLang's flags, around the user's."""
+"""Check that the launcher fits a server to its GPU: the plan's flags beside the user's."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def fitted(folder):
     return run
 
 
-def test_it_chooses_and_says_so_and_how_to_do_without(fitted):
+def test_it_prints_its_choices_and_how_to_turn_them_off(fitted):
     line, said = fitted(32 * GIB)
     assert said.startswith("fitted to 32.0 GiB: ") and "--gemma4-fit off" in said
     assert "\n" not in said
@@ -78,13 +78,13 @@ def test_it_is_the_answer_of_plan(fitted, folder, capsys, model, size, flags):
         assert line.value(flag) == value
 
 
-def test_what_others_use_of_the_gpu_is_not_planned_with(fitted):
+def test_memory_that_other_programs_use_is_left_out(fitted):
     line, said = fitted(Memory(32 * GIB, 3 * GIB))
     assert said.startswith("fitted to 32.0 GiB, 3.0 GiB of it in use by others: ")
     assert line.argv == fitted(29 * GIB)[0].argv
 
 
-def test_the_users_flags_stand(fitted):
+def test_the_users_flags_are_kept(fitted):
     flags = ("--context-length", "8192", "--max-running-requests", "3",
              "--chunked-prefill-size", "777")  # fmt: skip
     line, said = fitted(32 * GIB, *flags)
@@ -111,7 +111,7 @@ def test_the_users_flags_stand(fitted):
         ("--chunked-prefill-size", "-1"),
     ],
 )
-def test_what_the_user_settles_or_the_plan_does_not_count_is_sglangs(fitted, flags):
+def test_servers_that_the_plan_does_not_cover_are_sglangs(fitted, flags):
     line, said = fitted(32 * GIB, *flags)
     assert line.argv[2:] == list(flags)
     assert said.startswith("memory as SGLang chooses it: ")
@@ -138,8 +138,8 @@ def test_weights_that_do_not_fit_are_refused_with_what_would(fitted):
         fitted(16 * GIB, asked=True)
 
 
-def test_what_may_start_all_the_same_is_left_to_sglang(fitted):
-    """A context beyond what the pools hold: SGLang starts, and refuses longer requests."""
+def test_a_server_that_may_start_is_left_to_sglang(fitted):
+    """Let SGLang start with a context beyond the pools; it refuses longer requests."""
     flags = ("--context-length", "262144", "--max-running-requests", "2")
     line, said = fitted(25 * GIB, *flags)
     assert line.argv[2:] == list(flags)
@@ -155,7 +155,7 @@ def test_other_gpus_are_left_to_sglang(fitted, gpu):
     assert len(line.argv) == 2 and "memory patches are not for" in said
 
 
-def test_a_hub_name_that_is_not_here_is_said():
+def test_a_missing_hub_name_is_reported():
     line = CommandLine(["--model-path", "google/gemma-4-12B-it"])
     said = fit.apply(line, A10G, Memory(32 * GIB), None, "auto")
     assert "is not on this machine yet (hf download google/gemma-4-12B-it)" in said
@@ -163,7 +163,7 @@ def test_a_hub_name_that_is_not_here_is_said():
 
 
 def test_a_hub_name_in_the_cache_is_fitted(fitted, tmp_path, monkeypatch):
-    """The cache is laid out as huggingface_hub does it."""
+    """Lay out the cache as huggingface_hub does."""
     repo = tmp_path / "models--google--gemma-4-12B-it"
     snapshot = repo / "snapshots" / ("0" * 40)
     write_config(BUILT_IN["12B"], snapshot)
@@ -178,7 +178,7 @@ def test_a_hub_name_in_the_cache_is_fitted(fitted, tmp_path, monkeypatch):
     assert said.startswith("fitted to 32.0 GiB: ") and line.has(fit.FRACTION)
 
 
-def test_another_model_gets_no_word(tmp_path):
+def test_another_model_is_not_mentioned(tmp_path):
     (tmp_path / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
     line = CommandLine(["--model-path", str(tmp_path)])
     model = read_model_info(str(tmp_path))
@@ -194,7 +194,7 @@ def test_another_model_gets_no_word(tmp_path):
 )  # fmt: skip
 @settings(max_examples=25)
 def test_no_card_serves_less_than_sglangs_own_choice(folder, model, card, flags):
-    """What a server with the added flags holds, beside stock SGLang with the user's alone."""
+    """Compare a server with the added flags with stock SGLang and the user's flags alone."""
     card, tp = CARDS[card], 2 if "--tp-size" in flags else 1
     line = CommandLine(["--model-path", folder(model), *flags])
     gpu = Gpu("nvidia", card.title, card.capability)
@@ -253,7 +253,7 @@ def test_the_launcher_fits_without_being_asked(launched, folder):
     assert status == 2 and "leave out --gemma4-fit off" in said
 
 
-def test_eight_bits_are_taken_with_leave(folder, fitted):
+def test_eight_bits_are_used_if_allowed(folder, fitted):
     line = CommandLine(["--model-path", folder("12B")])
     l4, model = Gpu("nvidia", "L4", (8, 9)), read_model_info(folder("12B"))
     allowed = frozenset({"kv8"})
@@ -278,7 +278,7 @@ def test_without_a_gpu_there_is_nothing_to_plan(monkeypatch, capsys, checkpoint)
 @pytest.mark.parametrize(
     ("torch_mib", "rows", "expected"),
     [
-        (24_259, "24576, 3", Memory(24_576 * MIB)),  # a few MiB are the driver's own
+        (24_259, "24576, 3", Memory(24_576 * MIB)),  # the driver holds a few MiB itself
         (24_259, "24576, 1500", Memory(24_576 * MIB, 1500 * MIB)),
         (24_259, "24576, 10\n24576, 900\n81920, 0", Memory(24_576 * MIB, 900 * MIB)),
         (9_856, "40960, 0", Memory(9_856 * MIB)),  # a slice of an A100

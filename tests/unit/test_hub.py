@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A hub name is asked for once, over real HTTP, and what is wrong with it is one sentence."""
+"""Ask for a hub name once, over real HTTP; each fault gets one sentence."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CODE = (
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
-    """Answers as the hub does, by the name of the repository."""
+    """Answer as the hub does, by the name of the repository."""
 
     ANSWERS = (
         ("/google/gemma/", 200, {"X-Repo-Commit": "0" * 40, "ETag": '"e"'}),
@@ -55,7 +55,7 @@ def hub() -> Iterator[str]:
 
 
 def check(name: str, tmp_path, revision: str = "", **env: str) -> str:
-    """What the preflight says of a hub name, in a process of its own with an empty cache."""
+    """Return the preflight's message for a hub name, in a process with an empty cache."""
     given = environment(**{"HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path), **env})
     command = [sys.executable, "-c", CODE, name, revision]
     done = subprocess.run(command, env=given, capture_output=True, text=True, timeout=120)

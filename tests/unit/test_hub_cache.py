@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A hub name is checked where its files are in huggingface_hub's cache."""
+"""Check a hub name whose files are in huggingface_hub's cache."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NAME, COMMIT = "someone/gemma-4", "0123456789abcdef0123456789abcdef01234567"
 
 @pytest.fixture
 def cached(checkpoint, tmp_path, monkeypatch):
-    """The folder in which huggingface_hub keeps NAME, as it lays it out."""
+    """Return the folder in which huggingface_hub keeps NAME, laid out as there."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     repository = tmp_path / "models--someone--gemma-4"
     (repository / "refs").mkdir(parents=True)
@@ -38,7 +38,7 @@ def test_a_whole_checkpoint_is_found_and_checked(cached) -> None:
     check_inputs(Inputs(NAME, load_format="dummy"))
 
 
-def test_what_is_still_to_be_downloaded_is_left_to_sglang(cached) -> None:
+def test_a_partial_download_is_left_to_sglang(cached) -> None:
     assert whole_snapshot("someone/else") is None
     assert whole_snapshot(NAME, "another-branch") is None
     (cached / "model.safetensors").unlink()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A command whose reader has gone ends without a word."""
+"""Check that a command whose reader has gone ends without a traceback."""
 
 from __future__ import annotations
 
