@@ -41,6 +41,7 @@ class ThoughtStage:
         self._all: list[str] = []
 
     def feed(self, text: str) -> tuple[str, str]:
+        """Read more text; return (reasoning, text) that is certain by now."""
         thought, text = self._split(self._turn.feed(without_frames(text)))
         if self._needs_text:
             self._all.append(thought)
@@ -100,6 +101,7 @@ class _ShownThoughts:
         self._after_thought = False
 
     def show(self, events: Iterable[Event]) -> list[Event]:
+        """Turn thoughts into text events, with a newline before text that follows one."""
         shown: list[Event] = []
         for event in events:
             if isinstance(event, Text) and self._after_thought:

@@ -54,6 +54,7 @@ class Node:
         return not self.types or "string" in self.types
 
     def member(self, key: str) -> Node:
+        """Return the schema of a key: its own, additionalProperties, or one that allows all."""
         for choice in self._choices:
             properties = choice.get("properties")
             if isinstance(properties, Mapping) and key in properties:

@@ -33,6 +33,7 @@ class Encoder:
         self._in_call = False
 
     def encode(self, events: Iterable[Event]) -> str:
+        """Encode the next events of a turn; a call may continue in the next call of this method."""
         parts = []
         for event in events:
             if isinstance(event, Thought):
@@ -61,6 +62,7 @@ class Decoder:
         self._in_call = False
 
     def decode(self, text: str) -> list[Event]:
+        """Decode the next piece of the string to texts and calls."""
         events: list[Event] = []
         start = 0
         for frame in _FRAMES.finditer(text):

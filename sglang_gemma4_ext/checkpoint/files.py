@@ -107,6 +107,7 @@ def _tensor(entry: dict[str, Any]) -> Tensor:
 
 
 def check_not_lfs(file: Path, head: bytes) -> None:
+    """Raise CheckpointError if a file's first bytes are a git-lfs pointer."""
     if head.startswith(_LFS):
         raise CheckpointError(
             f"{file} is a git-lfs pointer, not the file itself: run `git lfs pull` in its folder"

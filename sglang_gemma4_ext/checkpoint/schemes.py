@@ -51,6 +51,7 @@ class Rule:
     match: Match = "name"
 
     def applies_to(self, layer: str) -> bool:
+        """Tell whether a layer's name matches, in any spelling of the tools."""
         for name in _spellings(layer):
             if self.match == "name" and (name == self.pattern or name.startswith(self._above)):
                 return True

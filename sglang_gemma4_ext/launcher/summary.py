@@ -44,6 +44,7 @@ def summarize(server_args: Any) -> str:
 
 
 def describe_model(path: str, revision: str | None, multimodal: bool | None) -> str:
+    """Describe a checkpoint in one line: class, experts, quantization and modalities."""
     model = read_model_info(path, revision)
     if model is None or not model.is_gemma4:
         return f"{path}: not a Gemma 4, served as plain SGLang would"
