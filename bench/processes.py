@@ -109,7 +109,7 @@ def wait_until_ready(server: Server, seconds: float, ready: str = READY) -> None
         if ready in server.log:
             return
         if server.process.poll() is not None:
-            raise _failed(last_word(server.log), server)
+            raise _failed(last_sentence(server.log), server)
         time.sleep(POLL_S)
     raise _failed(f"not ready after {seconds:.0f} s", server)
 
@@ -120,7 +120,7 @@ def _failed(sentence: str, server: Server) -> ServerError:
     return error
 
 
-def last_word(log: str) -> str:
+def last_sentence(log: str) -> str:
     """Return the sentence of a log that says why a server ended: our own or an exception's."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     told = [line for line in lines if re.match(r"(\w+\.)*\w*(Error|Exception|Exit)\b", line)]

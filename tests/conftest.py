@@ -66,7 +66,7 @@ class Home:
 
     def residents(self) -> list[psutil.Process]:
         """List the living processes whose working directory is the folder."""
-        return [process for process in psutil.process_iter() if self._houses(process)]
+        return [process for process in psutil.process_iter() if self._runs_inside(process)]
 
     def is_deserted(self, within_s: float = 5) -> bool:
         """Tell whether no such process is left within `within_s` seconds."""
@@ -75,7 +75,7 @@ class Home:
             time.sleep(0.1)
         return not self.residents()
 
-    def _houses(self, process: psutil.Process) -> bool:
+    def _runs_inside(self, process: psutil.Process) -> bool:
         try:
             return Path(process.cwd()) == self.folder
         except (psutil.Error, OSError):

@@ -130,7 +130,7 @@ def announce_when_ready(server_args: Any, *args: Any, **kwargs: Any):
 
     def ready() -> None:
         shutdown.started()
-        said = f"{summarize(server_args)}\n{invitation(server_args)}"
+        said = f"{summarize(server_args)}\n{example_request(server_args)}"
         print(said, file=sys.stderr, flush=True)
         if theirs is not None:
             theirs()
@@ -138,7 +138,7 @@ def announce_when_ready(server_args: Any, *args: Any, **kwargs: Any):
     return (server_args, *args), {**kwargs, "launch_callback": ready}
 
 
-def invitation(server_args: Any) -> str:
+def example_request(server_args: Any) -> str:
     """Return the server's address and a request to paste: a chat if there is a chat template."""
     from sglang.srt.arg_groups.overrides import resolving_view
 

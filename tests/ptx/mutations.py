@@ -122,7 +122,7 @@ def run(case: Case, every: int) -> tuple[int, list[tuple[str, int, str, int]]]:
     assert len(texts) == 1, f"{len(texts)} codes of {case.kernel} in one case"
     assert not gpu.findings
     (ptx,) = texts
-    count, untold = 0, []
+    count, undetected = 0, []
     for what, number, mutant in mutants(ptx, every):
         count += 1
         try:
@@ -130,10 +130,10 @@ def run(case: Case, every: int) -> tuple[int, list[tuple[str, int, str, int]]]:
             with EmulatedGpu(case.sm, change=lambda text, c=change: c.get(text, text)) as gpu:
                 got = case.launch()
             if not gpu.findings and torch.equal(got, want):
-                untold.append((case.kernel, case.sm, what, number))
+                undetected.append((case.kernel, case.sm, what, number))
         except Exception:  # any exception of the mutant counts as detected
             continue
-    return count, untold
+    return count, undetected
 
 
 if __name__ == "__main__":
@@ -143,5 +143,5 @@ if __name__ == "__main__":
     args = parser.parse_args()
     chosen = [case for i, case in enumerate(cases()) if args.case is None or i in args.case]
     results = [run(case, args.every) for case in chosen]
-    untold = [mutation for _, some in results for mutation in some]
-    print(json.dumps({"mutations": sum(count for count, _ in results), "untold": untold}))
+    undetected = [mutation for _, some in results for mutation in some]
+    print(json.dumps({"mutations": sum(count for count, _ in results), "undetected": undetected}))

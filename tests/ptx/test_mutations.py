@@ -26,7 +26,7 @@ EQUIVALENT = {
 }
 
 
-def _untold(*options: str) -> tuple[int, set[tuple]]:
+def _undetected(*options: str) -> tuple[int, set[tuple]]:
     """Return the number of mutations, and those that nothing detected."""
     env = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     done = subprocess.run(
@@ -38,17 +38,17 @@ def _untold(*options: str) -> tuple[int, set[tuple]]:
         check=True,
     )
     found = json.loads(done.stdout.splitlines()[-1])
-    return found["mutations"], {tuple(mutation) for mutation in found["untold"]}
+    return found["mutations"], {tuple(mutation) for mutation in found["undetected"]}
 
 
 def test_every_fault_of_the_router_is_detected() -> None:
-    count, untold = _untold("--case", "4")
+    count, undetected = _undetected("--case", "4")
     assert count >= 20
-    assert not untold
+    assert not undetected
 
 
 @pytest.mark.slow
 def test_every_fault_is_detected_or_changes_nothing() -> None:
-    count, untold = _untold()
+    count, undetected = _undetected()
     assert count >= 140
-    assert untold == EQUIVALENT.keys()
+    assert undetected == EQUIVALENT.keys()

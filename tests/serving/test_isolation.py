@@ -55,7 +55,7 @@ def prompts() -> list[list[int]]:
     return made
 
 
-def leave(server: Server, prompt: list[int], after: int) -> None:
+def disconnect(server: Server, prompt: list[int], after: int) -> None:
     """Start a long streamed answer and close the connection after some of its chunks."""
     body = {
         "input_ids": prompt,
@@ -81,7 +81,9 @@ def together(server: Server, asked: list[list[int]], new: int = NEW) -> list[lis
                 server.generate, asked[index], new, logprobs_from=-1, ignore_eos=False
             )
             if place % 4 == 0:
-                left.append(pool.submit(leave, server, asked[index], draw.randrange(1, new // 2)))
+                left.append(
+                    pool.submit(disconnect, server, asked[index], draw.randrange(1, new // 2))
+                )
         for one in left:
             one.result()
         return [answers[index].result()["output_ids"] for index in range(len(asked))]

@@ -15,7 +15,7 @@ from PIL import Image
 from sglang.benchmark import serving
 
 from bench import servers
-from bench.processes import ServerError, last_word
+from bench.processes import ServerError, last_sentence
 from bench.servers import EXTENSION, STOCK
 from bench.serving import __main__ as command
 from bench.serving import client, measure, plot, report
@@ -162,9 +162,9 @@ def test_both_sides_start_from_the_same_environment(monkeypatch) -> None:
 
 def test_the_last_error_line_is_the_reason() -> None:
     log = "Traceback\nOSError: Can't load it\nKilled\n"
-    assert last_word(log) == "OSError: Can't load it"
-    assert last_word(log + "sglang-gemma4-ext: did not start\n").endswith("did not start")
-    assert last_word("") == "it said nothing"
+    assert last_sentence(log) == "OSError: Can't load it"
+    assert last_sentence(log + "sglang-gemma4-ext: did not start\n").endswith("did not start")
+    assert last_sentence("") == "it said nothing"
 
 
 def test_stock_runs_without_the_plugin() -> None:

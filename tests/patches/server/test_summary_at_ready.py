@@ -18,7 +18,7 @@ def test_it_applies_under_both_commands():
 
 def test_the_text_is_printed_when_ready_and_sglangs_own_callback_runs(monkeypatch, capsys):
     monkeypatch.setattr(summary, "summarize", lambda args: "SUMMARY")
-    monkeypatch.setattr(summary, "invitation", lambda args: "REQUEST")
+    monkeypatch.setattr(summary, "example_request", lambda args: "REQUEST")
     monkeypatch.setattr(shutdown, "_started", False)
     announce, theirs = hook_of(PATCH, "before", "launch_server"), []
     _args, kwargs = announce(SimpleNamespace(), launch_callback=lambda: theirs.append(1))
