@@ -52,9 +52,12 @@ def build_parser() -> argparse.ArgumentParser:
         help="lossy choices that the plan may make; kv8: KV in fp8_e4m3")  # fmt: skip
     add("--gemma4-low-memory", action="store_true",
         help="context before throughput on GPUs of 60 GiB and more, too")  # fmt: skip
+    add("--compare", action="store_true",
+        help="plan the model for every known GPU, in the formats that run there")  # fmt: skip
     add("--stock", action="store_true", help="plan for SGLang 0.5.23 without this extension")
     add("--json", action="store_true", help="print JSON")
-    add("--plot", type=Path, metavar="FILE.png", help="draw the plan beside stock SGLang's")
+    add("--plot", type=Path, metavar="FILE",
+        help="draw the plan beside stock SGLang's as FILE.png; with --compare, FILE.svg")  # fmt: skip
     return parser
 
 
@@ -62,6 +65,8 @@ def main(argv: list[str] | None = None) -> int:
     """Print a plan. 0: it fits; 1: it does not; 2: the question has no answer, in one sentence."""
     args = build_parser().parse_args(argv)
     try:
+        if args.compare:
+            return _compare(args)
         question = question_of(args)
         plan = search.fit(question) if args.gemma4_fit == "auto" else planner.make(question)
         gains = options.find(question, plan) if plan.fits else []
@@ -75,6 +80,28 @@ def main(argv: list[str] | None = None) -> int:
     else:
         print(report.to_text(question, plan, gains))
     return 0 if plan.fits else 1
+
+
+def _compare(args: argparse.Namespace) -> int:
+    """Print one model's plans for all cards, and draw them if asked. Raises PlanError."""
+    from sglang_gemma4_ext.plan import compare, figure
+
+    if args.gpu or args.memory or args.json:
+        raise PlanError("--compare prints every known GPU: leave out --gpu, --memory and --json")
+    rows = compare.rows(args.model_path)
+    print(compare.table(rows))
+    if args.plot:
+        if args.plot.suffix.lower() != ".svg":
+            raise PlanError(f"--compare --plot writes a .svg file, not {args.plot.name}")
+        _write(args.plot, figure.draw(args.model_path, rows))
+    return 0
+
+
+def _write(file: Path, text: str) -> None:
+    try:
+        file.write_text(text)
+    except OSError as error:
+        raise PlanError(f"--plot {file} cannot be written: {error.strerror}") from None
 
 
 def question_of(args: argparse.Namespace) -> Question:

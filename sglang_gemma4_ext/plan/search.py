@@ -9,8 +9,14 @@ each of pools.WORKLOADS, the number of requests at once. Among the admitted cand
   requests at once;
 - below 60 GiB with a context from the user: the most requests of that length at once, then the
   largest chunk;
+<<<<<<< HEAD
 - from 60 GiB on throughput counts first: SGLang's own chunk, then the most requests of 8,192 +
   1,024 tokens, then the longest context. The reserve keeps its allowance.
+=======
+- from 60 GiB on throughput counts first: SGLang's own chunk, then the most requests of TYPICAL
+  length, then the longest context. The reserve keeps its allowance. Where fewer than WORTHWHILE
+  such requests run at once, context counts first there, too.
+>>>>>>> 9f50651 (docs: a plan for each card, model and format; plan --compare; context first where few requests fit)
 
 A chunk below EXACT_CHUNK prefills more slowly and is used only where nothing fits without it.
 """
@@ -27,6 +33,7 @@ from sglang_gemma4_ext.plan.sizes import GIB
 
 THROUGHPUT_FROM = 60 * GIB  # where SGLang, too, chooses for throughput
 TYPICAL = (8192, 1024)
+WORTHWHILE = 4  # of TYPICAL at once; below, context counts first on a large GPU, too
 EXACT_CHUNK, SMALLEST_CHUNK = 512, 256
 FEWEST_REQUESTS, MOST_REQUESTS = 16, 2048
 
@@ -53,6 +60,16 @@ def best(question: Question) -> Plan:
     """Return the best plan, without advice where nothing fits."""
     if not question.is_free:
         return planner.answer(question)
+    if for_throughput(question):
+        plan = _best_of(question)
+        if plan.fits and plan.concurrent.get(TYPICAL, 0) >= WORTHWHILE:
+            return plan
+        question = replace(question, low_memory=True)
+    return _best_of(question)
+
+
+def _best_of(question: Question) -> Plan:
+    """Return the best candidate, else SGLang's choice under our patches, else the tightest plan."""
     stock = planner.answer(replace(question, ours=False, policy="auto"))
     for slow in (False, True):
         plans = [plan for plan in _candidates(question, stock, slow) if plan.fits]
@@ -116,6 +133,8 @@ def _longest_context(question: Question) -> int:
     The request table grows with the context, which reduces the memory for KV.
     """
     low, high = 0, question.geometry.max_context
+    if planner.answer(replace(question, context=high)).fits:
+        return high
     while low < high:
         middle = (low + high + 1) // 2
         fits = middle > NEW_TOKENS and planner.answer(replace(question, context=middle)).fits
