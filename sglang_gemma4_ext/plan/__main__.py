@@ -57,7 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--stock", action="store_true", help="plan for SGLang 0.5.23 without this extension")
     add("--json", action="store_true", help="print JSON")
     add("--plot", type=Path, metavar="FILE",
-        help="draw the plan beside stock SGLang's as FILE.png; with --compare, FILE.svg")  # fmt: skip
+        help="FILE.png: the plan beside stock SGLang's; with --compare FILE.svg")  # fmt: skip
     return parser
 
 

@@ -9,14 +9,9 @@ each of pools.WORKLOADS, the number of requests at once. Among the admitted cand
   requests at once;
 - below 60 GiB with a context from the user: the most requests of that length at once, then the
   largest chunk;
-<<<<<<< HEAD
-- from 60 GiB on throughput counts first: SGLang's own chunk, then the most requests of 8,192 +
-  1,024 tokens, then the longest context. The reserve keeps its allowance.
-=======
 - from 60 GiB on throughput counts first: SGLang's own chunk, then the most requests of TYPICAL
   length, then the longest context. The reserve keeps its allowance. Where fewer than WORTHWHILE
   such requests run at once, context counts first there, too.
->>>>>>> 9f50651 (docs: a plan for each card, model and format; plan --compare; context first where few requests fit)
 
 A chunk below EXACT_CHUNK prefills more slowly and is used only where nothing fits without it.
 """
