@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import subprocess
 import sys
 from pathlib import Path
 
@@ -43,8 +44,18 @@ def rewrite(path: Path, patch: Patch) -> int:
         line = lines[node.lineno - 1]
         lines[node.lineno - 1] = f'{line[: node.col_offset]}"{new}"{line[node.end_col_offset :]}'
         changed += 1
-    path.write_text("".join(lines))
+    if changed:
+        path.write_text("".join(lines))
+        _format(path)
     return changed
+
+
+def _format(path: Path) -> None:
+    """Format a module with ruff, because a digest may make its line too long."""
+    try:
+        subprocess.run([sys.executable, "-m", "ruff", "format", "--quiet", str(path)], check=True)
+    except subprocess.CalledProcessError:
+        print(f"{path} is not formatted: install ruff, then run make format", file=sys.stderr)
 
 
 def differences(patch: Patch) -> dict[str, str]:

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 import sglang_gemma4_ext
+from sglang_gemma4_ext.digests import rewrite
 from sglang_gemma4_ext.patches.model import router_scale
+from sglang_gemma4_ext.registry import Hook, Patch, digest_of
 from tests.serving.harness import environment
-
-pytestmark = pytest.mark.slow
 
 FUSE = "sglang.srt.models.gemma4_causal.Gemma4Router.fuse_scale"
 
@@ -45,6 +45,7 @@ def digests(folder: Path, *flags: str) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
+@pytest.mark.slow
 def test_a_changed_target_is_recorded_and_a_missing_one_is_not(copy):
     def text(name: str) -> str:
         (file,) = (copy / "sglang_gemma4_ext" / "patches").glob(f"*/{name}.py")
@@ -64,3 +65,18 @@ def test_a_changed_target_is_recorded_and_a_missing_one_is_not(copy):
     assert text("cpu_softcap") == before[1]
     status, listed = digests(copy)
     assert status == 1 and "router_scale" not in listed
+
+
+def test_a_recorded_digest_leaves_lines_that_ruff_accepts(tmp_path):
+    """Record a digest in a line that had room for none."""
+    target = "json.decoder.JSONDecoder.raw_decode"
+    line = f'HOOKS = (Hook("{target}", "", "before", a_function_indeed),)'
+    module = tmp_path / "module.py"
+    module.write_text(line.replace("indeed", "indeed" + "d" * (100 - len(line))) + "\n")
+    assert len(module.read_text()) == 101
+    patch = Patch("x", "x", "x", "x", "x", "x", lambda: False, (Hook(target, "", "before", print),))
+    (tmp_path / "pyproject.toml").write_text("[tool.ruff]\nline-length = 100\n")
+    assert rewrite(module, patch) == 1
+    assert f'"{digest_of(target)}"' in module.read_text()
+    check = ("-m", "ruff", "format", "--check", str(module))
+    assert subprocess.run([sys.executable, *check], capture_output=True).returncode == 0
