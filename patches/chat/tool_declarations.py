@@ -18,12 +18,12 @@ SERVING = "sglang.srt.entrypoints.openai.serving_chat.OpenAIServingChat"
 
 
 def _fold(
-    original: Any, self: Any, messages: list[dict[str, Any]], *, tools: Any, **kwargs: Any
-) -> tuple[list[int], str | None]:
-    """AROUND _render_and_encode_chat_template, the one place where tools become a prompt."""
-    if tools and declares_tools(self.tokenizer_manager.tokenizer.chat_template):
-        tools = declarable_tools(tools)
-    return original(self, messages, tools=tools, **kwargs)
+    self: Any, messages: list[dict[str, Any]], *, tools: Any, **kwargs: Any
+) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    """BEFORE _render_and_encode_chat_template, the one place where tools become a prompt."""
+    if not tools or not declares_tools(self.tokenizer_manager.tokenizer.chat_template):
+        return None
+    return (self, messages), {"tools": declarable_tools(tools), **kwargs}
 
 
 def _retired() -> bool:
@@ -44,6 +44,6 @@ PATCH = Patch(
     upstream="unreported; the template is Google's",
     retire_when="OpenAIServingChat folds anyOf before it renders the chat template",
     retired=_retired,
-    hooks=(Hook(f"{SERVING}._render_and_encode_chat_template", "149e2e4ae257", "around", _fold),),
+    hooks=(Hook(f"{SERVING}._render_and_encode_chat_template", "149e2e4ae257", "before", _fold),),
     required=False,
 )

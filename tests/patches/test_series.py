@@ -74,6 +74,12 @@ def test_names_are_unique():
     assert len(set(names)) == len(names)
 
 
+def test_no_function_has_two_around_hooks():
+    """SGLang warns of two at every start: either may leave the other out."""
+    targets = [hook.target for patch in PATCHES for hook in patch.hooks if hook.kind == "around"]
+    assert len(set(targets)) == len(targets)
+
+
 @pytest.mark.parametrize("gpu", TARGETS, ids=lambda gpu: gpu.name)
 def test_patches_of_the_cpu_reference_are_inactive_on_a_gpu(gpu):
     ctx = Context(Settings(), _model("Gemma4ForConditionalGeneration"), gpu, "0.5.23")
