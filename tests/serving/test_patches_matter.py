@@ -124,10 +124,21 @@ def test_the_server_does_not_start_without_the_patch(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("patch", "flags"),
-    [("context_ceiling", ("--context-length", "99999")), ("cpu_unified_memory", TRITON)],
+    ("patch", "flags", "reason"),
+    [
+        (
+            "context_ceiling",
+            ("--context-length", "99999"),
+            "context_length (99999) is greater than the derived context_length (",
+        ),
+        (
+            "cpu_unified_memory",
+            TRITON,
+            "reached the unified memory pool (--enable-unified-memory), which has no platform seam",
+        ),
+    ],
 )
-def test_kv_memory_flags_are_refused_without_the_patch(patch, flags, checkpoint, tmp_path):
+def test_kv_memory_flags_are_refused_without_the_patch(patch, flags, reason, checkpoint, tmp_path):
     """Start the same server with the patch and without it."""
     flags = ("--model-path", str(checkpoint("dense")), "--dtype", "float32", *flags)
     with serve(*flags, log_dir=tmp_path) as server:
@@ -136,7 +147,8 @@ def test_kv_memory_flags_are_refused_without_the_patch(patch, flags, checkpoint,
         *(*flags, "--port", str(free_port()), "--gemma4-ext-disable", patch), cwd=tmp_path
     )
     assert ended.returncode != 0
-    assert "did not start" in ended.stdout.splitlines()[-1]
+    said = ended.stdout.splitlines()[-1]
+    assert "did not start" in said and reason in said, said
 
 
 @pytest.mark.slow
