@@ -23,6 +23,7 @@ from sglang_gemma4_ext.launcher.check_flags import StrictParser, check_flags, un
 from sglang_gemma4_ext.launcher.command_line import DRAFT_MODEL, MODEL, TENSOR_PARALLEL, CommandLine
 from sglang_gemma4_ext.machine import detect_gpu, gpu_memory
 from sglang_gemma4_ext.plan.question import E4M3_SINCE, parse_allowed
+from sglang_gemma4_ext.quiet import quiet_warnings
 from sglang_gemma4_ext.settings import (
     ChatParsers,
     CpuAttention,
@@ -163,6 +164,7 @@ def _prepare(ours: argparse.Namespace, line: CommandLine) -> CommandLine:
     if _runs_on_cpu(line):
         settings = replace(settings, cpu=True)
         line.use_cpu(settings.cpu_attention)
+        quiet_warnings()
         if ours.gemma4_low_memory:
             raise SettingsError(
                 "--gemma4-low-memory plans a GPU's memory and none was found: leave it out"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Move two kinds of SGLang's log lines to debug level: our own hooks, and all server arguments.
+"""Move SGLang's log lines about hooks, arguments and loading to debug level.
 
 `--log-level debug` shows them. A server of another model under SGLang's own command keeps its log.
 """
@@ -7,29 +7,91 @@
 from __future__ import annotations
 
 import logging
+import warnings
+from typing import Any
+
+from sglang_gemma4_ext.settings import CPU_WARNINGS
+
+# Modules that report at info level while a server loads, and hardly ever afterwards.
+_LOADING = (
+    "sglang.kernels.jit.utils.arch",
+    "sglang.srt.arg_groups.model_override_base",
+    "sglang.srt.distributed.bootstrap",
+    "sglang.srt.entrypoints.engine",
+    "sglang.srt.entrypoints.openai.serving_rerank",
+    "sglang.srt.layers.quantization.modelopt_quant",
+    "sglang.srt.mem_cache.allocator.unified_hybrid_swa",
+    "sglang.srt.mem_cache.allocator.unified_sub_pool",
+    "sglang.srt.mem_cache.kv_cache_configurator",
+    "sglang.srt.mem_cache.memory_pool",
+    "sglang.srt.mem_cache.registry",
+    "sglang.srt.mem_cache.swa_memory_pool",
+    "sglang.srt.mem_cache.unified_memory_pool",
+    "sglang.srt.mem_cache.unified_radix_cache",
+    "sglang.srt.model_executor.model_runner_components.cuda_graph_setup",
+    "sglang.srt.model_executor.model_runner_components.kv_pool_runtime",
+    "sglang.srt.model_executor.pool_configurator",
+    "sglang.srt.model_loader.loader",
+    "sglang.srt.parser.template_manager",
+    "sglang.srt.utils.numa_utils",
+    "uvicorn.error",
+)
+_KEPT = "UNIFIED MEMORY POOL ENABLED"
+# Lines of a start, by module: warnings that a Gemma 4 server has no use for.
+_MARKED = {
+    "sglang.kernels.jit.utils.arch": "Cannot detect CUDA architecture",
+    "sglang.srt.arg_groups.overrides": "does not support Intel AMX",
+    "sglang.srt.distributed.bootstrap": "shared memory based AllReduce is disabled",
+    "sglang.srt.models.registry": "Ignore import error when loading",
+    "sglang.srt.plugins.hook_registry": "plugin=gemma4_ext",
+    "sglang.srt.utils.common": "Fail to set RLIMIT",
+}
+_UNSET = "Some weights are not initialized from checkpoints"
+# Parameters that keep their default where a checkpoint quantizes weights alone.
+_SCALES = (".input_scale", "_input_scale", ".k_scale", ".v_scale")
+_MODELS = ("gemma4_causal", "gemma4_mm", "gemma4_unified")
 
 
 class _ToDebug(logging.Filter):
-    """Demote the records whose text holds `mark`, and drop them unless debug is on."""
+    """Demote chosen records of one logger, and drop them unless debug is on."""
 
-    def __init__(self, mark: str):
+    def __init__(self, loading: bool = False, mark: str = "", scales: bool = False):
         super().__init__()
-        self.mark = mark
+        self.loading, self.mark, self.scales = loading, mark, scales
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if record.levelno != logging.INFO or self.mark not in record.getMessage():
+        if record.levelno not in (logging.INFO, logging.WARNING) or not self._chosen(record):
             return True
         record.levelno, record.levelname = logging.DEBUG, "DEBUG"
         return logging.getLogger().isEnabledFor(logging.DEBUG)
 
+    def _chosen(self, record: logging.LogRecord) -> bool:
+        if self.scales:
+            return _names_scales_alone(record.args)
+        text = record.getMessage()
+        if self.mark and self.mark in text:
+            return True
+        return self.loading and record.levelno == logging.INFO and _KEPT not in text
+
+
+def _names_scales_alone(args: Any) -> bool:
+    """Tell whether these are arguments of the warning of unset weights, and all are scales."""
+    warned = isinstance(args, tuple) and len(args) == 2 and args[0] == _UNSET
+    return warned and all(str(name).endswith(_SCALES) for name in args[1])
+
 
 _FILTERS = {
-    "sglang.srt.plugins.hook_registry": _ToDebug("plugin=gemma4_ext"),
-    "sglang.srt.entrypoints.engine": _ToDebug("server_args="),
-}
+    name: _ToDebug(name in _LOADING, _MARKED.get(name, "")) for name in {*_LOADING, *_MARKED}
+} | {f"sglang.srt.models.{name}": _ToDebug(scales=True) for name in _MODELS}
 
 
 def quiet() -> None:
     """Add the filters to SGLang's loggers in this process; adding them again changes nothing."""
     for name, demote in _FILTERS.items():
         logging.getLogger(name).addFilter(demote)
+
+
+def quiet_warnings() -> None:
+    """Hide what SGLang's modules warn of at import without a GPU, in this process."""
+    for text in CPU_WARNINGS:
+        warnings.filterwarnings("ignore", message=text)

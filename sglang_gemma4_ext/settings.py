@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 CPU_PLATFORM = "gemma4_cpu"
+# Beginnings of warnings that SGLang's modules give at import on a machine without a GPU.
+CPU_WARNINGS = ("Triton is not supported on current platform", "Only CUDA")
 
 CpuAttention = Literal["torch_native", "triton"]
 Nvfp4Backend = Literal["auto", "fused", "marlin", "dequant"]
@@ -114,6 +116,8 @@ class Settings:
         env[_PREFIX + "CHAT_PARSERS"] = self.chat_parsers
         if self.cpu:
             env["SGLANG_PLATFORM"] = CPU_PLATFORM
+            quiet = [f"ignore:{text}" for text in CPU_WARNINGS]
+            env["PYTHONWARNINGS"] = ",".join(filter(None, [env.get("PYTHONWARNINGS"), *quiet]))
             if self.cpu_attention == "triton" or speculative:
                 env["TRITON_INTERPRET"] = "1"
             if ranks > 1:
