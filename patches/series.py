@@ -58,6 +58,7 @@ from sglang_gemma4_ext.patches.model import (
 from sglang_gemma4_ext.patches.requests import (
     metrics_key,
     request_fields,
+    request_processor,
     request_samples,
     request_sampling,
     request_tokens,
@@ -103,6 +104,7 @@ PATCHES: tuple[Patch, ...] = (
     draft_defaults.PATCH,
     draft_without_kv.PATCH,
     request_fields.PATCH,
+    request_processor.PATCH,
     request_tokens.PATCH,
     request_samples.PATCH,
     request_sampling.PATCH,

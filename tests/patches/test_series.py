@@ -98,6 +98,7 @@ ALWAYS = {
     "readable_kv_dtype",
     "reasoning",
     "request_fields",
+    "request_processor",
     "request_samples",
     "metrics_key",
     "request_sampling",
