@@ -131,7 +131,7 @@ def test_a_gate_up_wins_with_its_activation_and_without() -> None:
     assert nvfp4_table.faster(experts) == {("experts", 8192, 3840)}
 
 
-def test_a_wrong_marlin_is_no_win() -> None:
+def test_a_wrong_marlin_result_is_not_a_win() -> None:
     rows = [_ratio(m, 1.2) for m in nvfp4_table.TOKENS]
     del rows[3]["times_of_fused"]["marlin"]
     assert nvfp4_table.faster(rows) == set()
