@@ -18,7 +18,7 @@ from sglang_gemma4_ext import PLUGIN, PREFIX, __version__, pipes, plugin, run_fo
 from sglang_gemma4_ext.address import check_address
 from sglang_gemma4_ext.checkpoint.model_family import ModelInfo
 from sglang_gemma4_ext.checkpoint.server_inputs import Inputs, check_inputs
-from sglang_gemma4_ext.launcher import fit, kv_dtype
+from sglang_gemma4_ext.launcher import fit, kv_dtype, on_cpu
 from sglang_gemma4_ext.launcher.check_flags import StrictParser, check_flags, unknown_flag
 from sglang_gemma4_ext.launcher.command_line import DRAFT_MODEL, MODEL, TENSOR_PARALLEL, CommandLine
 from sglang_gemma4_ext.machine import detect_gpu, gpu_memory
@@ -163,6 +163,7 @@ def _prepare(ours: argparse.Namespace, line: CommandLine) -> CommandLine:
     plugin.check_names(settings)
     if _runs_on_cpu(line):
         settings = replace(settings, cpu=True)
+        on_cpu.require_cpu_formats(line, target)
         line.use_cpu(settings.cpu_attention)
         quiet_warnings()
         if ours.gemma4_low_memory:
@@ -204,6 +205,7 @@ def _check_inputs(line: CommandLine) -> ModelInfo | None:
         draft_revision=line.value("--speculative-draft-model-revision"),
         load_format=line.value("--load-format"),
         own_tokenizer=not elsewhere,
+        lora="--enable-lora" in line.argv or line.value("--lora-paths") is not None,
     )
     target = check_inputs(inputs)
     if line.value("--node-rank") in (None, "0"):

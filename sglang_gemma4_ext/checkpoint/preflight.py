@@ -25,6 +25,7 @@ from sglang_gemma4_ext.checkpoint.files import (
     load_json,
     read_headers,
 )
+from sglang_gemma4_ext.checkpoint.gguf import refuse_gemma4
 from sglang_gemma4_ext.checkpoint.hub import HUB_NAME, check_hub_model, whole_snapshot
 from sglang_gemma4_ext.checkpoint.model_family import (
     DRAFT_ARCHITECTURES,
@@ -64,6 +65,8 @@ def check_checkpoint(
     """
     folder = Path(path)
     if _REMOTE.match(path) or folder.suffix == ".gguf":
+        if folder.is_file():
+            refuse_gemma4(folder)
         return None
     if folder.is_file():
         raise CheckpointError(f"{flag} {path} is a file: give the folder that holds it")

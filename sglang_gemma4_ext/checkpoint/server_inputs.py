@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sglang_gemma4_ext.checkpoint.assistant_fit import check_fit
+from sglang_gemma4_ext.checkpoint.files import CheckpointError
 from sglang_gemma4_ext.checkpoint.model_family import ModelInfo
 from sglang_gemma4_ext.checkpoint.preflight import check_checkpoint
 
@@ -22,6 +23,7 @@ class Inputs:
     """Hold what a server loads: paths or hub names, and how.
 
     load_format: SGLang's --load-format, None if it was not given
+    lora: whether adapters are to be applied
     own_tokenizer: whether the tokenizer is read from the target's folder
     """
 
@@ -31,6 +33,7 @@ class Inputs:
     draft_revision: str | None = None
     load_format: str | None = None
     own_tokenizer: bool = True
+    lora: bool = False
 
 
 def check_inputs(inputs: Inputs) -> ModelInfo | None:
@@ -42,6 +45,11 @@ def check_inputs(inputs: Inputs) -> ModelInfo | None:
     target = check_checkpoint(
         inputs.target, weights=weights, tokenizer=inputs.own_tokenizer, revision=inputs.revision
     )
+    if inputs.lora and target is not None and target.is_gemma4:
+        raise CheckpointError(
+            f"LoRA adapters cannot be applied to {target.path}: SGLang's LoRA layers need one "
+            "shape of attention in every layer; merge the adapter into the weights and serve those"
+        )
     if inputs.draft is not None:
         draft = check_checkpoint(
             inputs.draft, flag=DRAFT_FLAG, weights=weights, tokenizer=False,

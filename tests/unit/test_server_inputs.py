@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Refuse what SGLang cannot load before the start."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import gguf
+import pytest
+
+from sglang_gemma4_ext import launch_server
+from sglang_gemma4_ext.checkpoint.files import CheckpointError
+from sglang_gemma4_ext.checkpoint.gguf import architecture
+from sglang_gemma4_ext.checkpoint.server_inputs import Inputs, check_inputs
+
+
+@pytest.mark.parametrize("name", ["gemma4", "llama"])
+def test_gguf_files(name, tmp_path) -> None:
+    file = tmp_path / "model.gguf"
+    writer = gguf.GGUFWriter(file, name)
+    writer.add_block_count(2)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    assert architecture(file) == name
+    if name == "llama":
+        assert check_inputs(Inputs(str(file))) is None
+        return
+    with pytest.raises(CheckpointError, match="is a GGUF file of Gemma 4, which SGLang cannot"):
+        check_inputs(Inputs(str(file)))
+
+
+def test_what_only_looks_like_gguf_is_left_to_sglang(tmp_path) -> None:
+    file = tmp_path / "model.gguf"
+    for content in (b"", b"GGUF", b"GGUF" + bytes(60)):
+        file.write_bytes(content)
+        assert architecture(file) == ""
+
+
+@pytest.mark.parametrize("kind", ["dense", "causal", "e2b"])
+def test_adapters_are_refused(kind, checkpoint) -> None:
+    path = str(checkpoint(kind))
+    assert check_inputs(Inputs(path)).is_gemma4
+    with pytest.raises(CheckpointError, match="merge the adapter into the weights"):
+        check_inputs(Inputs(path, lora=True))
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (("--enable-lora",), "LoRA adapters cannot be applied to"),
+        (("--lora-paths", "mine=/somewhere"), "LoRA adapters cannot be applied to"),
+        (("--quantization", "fp8"), "--quantization fp8 needs a GPU"),
+        (("--quantization", "bitsandbytes"), "--quantization bitsandbytes needs a GPU"),
+    ],
+)
+def test_flags_of_the_launcher(flags, sentence, checkpoint, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(launch_server, "_serve", lambda argv: pytest.fail("it would start"))
+    status = launch_server.main(["--model-path", str(checkpoint("dense")), *flags])
+    assert status == launch_server.BAD_INPUT
+    assert sentence in capsys.readouterr().err
+
+
+def test_fp8_layers_without_a_gpu(checkpoint, tmp_path, capsys, monkeypatch) -> None:
+    path = shutil.copytree(checkpoint("dense"), tmp_path / "fp8")
+    config = json.loads((path / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+    (path / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr(launch_server, "_serve", lambda argv: pytest.fail("it would start"))
+    assert launch_server.main(["--model-path", str(path)]) == launch_server.BAD_INPUT
+    assert "has FP8 layers, which SGLang computes on a GPU alone" in capsys.readouterr().err
