@@ -8,16 +8,11 @@ A tensor scale per row, not per tensor: linears stacked into one weight keep eac
 from __future__ import annotations
 
 import torch
-from torch.nn.functional import gelu, linear, silu
 
 from sglang_gemma4_ext.kernels._require import require
-from sglang_gemma4_ext.kernels.activation import ACTIVATIONS, Activation
+from sglang_gemma4_ext.kernels.activation import Activation
+from sglang_gemma4_ext.kernels.dequantized_ref import dequantized_experts, dequantized_linear
 from sglang_gemma4_ext.kernels.nvfp4_format import dequantize
-
-# Limits of rows and of weights that are dequantized at a time. A matrix of vocabulary size is never
-# whole in memory. PyTorch needs 34 bytes a weight on the way to fp32, which is 143 MB at most.
-ROWS = 16_384
-WEIGHTS = 1 << 22
 
 
 def nvfp4_linear_ref(
@@ -41,13 +36,11 @@ def nvfp4_linear_ref(
     rows, half = packed.shape
     require(x.shape[-1] == 2 * half, "x has K = %d, packed has %d", x.shape[-1], 2 * half)
     require(row_scale.shape == (rows,), "row_scale must be [%d], got %s", rows, row_scale.shape)
-    out = x.new_empty((*x.shape[:-1], rows))
-    chunk = max(1, min(ROWS, WEIGHTS // max(1, 2 * half)))
-    for start in range(0, rows, chunk):
-        part = slice(start, start + chunk)
-        w = dequantize(packed[part], block_scale[part], row_scale[part].unsqueeze(-1), x.dtype)
-        out[..., part] = linear(x, w, None if bias is None else bias[part])
-    return out
+
+    def weights(part: slice) -> torch.Tensor:
+        return dequantize(packed[part], block_scale[part], row_scale[part].unsqueeze(-1), x.dtype)
+
+    return dequantized_linear(x, rows, weights, bias)
 
 
 def nvfp4_experts_ref(
@@ -76,23 +69,13 @@ def nvfp4_experts_ref(
     Returns [T, H] in x's dtype; the sum over experts is in fp32.
     Raises ValueError on another activation, or shapes that do not fit.
     """
-    require(activation in ACTIVATIONS, "activation %r is not gelu_tanh or silu", activation)
-    require(
-        topk_ids.shape == topk_weights.shape and len(topk_ids) == len(x),
-        "routing of shape %s and %s for x of shape %s",
-        topk_ids.shape,
-        topk_weights.shape,
-        x.shape,
-    )
-    out = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
-    for expert in topk_ids.unique().tolist():
-        if expert < 0:
-            continue
-        token, slot = torch.where(topk_ids == expert)
+
+    def up(expert: int, tokens: torch.Tensor) -> torch.Tensor:
         w13 = (w13_packed[expert], w13_block_scale[expert], w13_row_scale[expert])
+        return nvfp4_linear_ref(tokens, *w13)
+
+    def down(expert: int, tokens: torch.Tensor) -> torch.Tensor:
         w2 = (w2_packed[expert], w2_block_scale[expert], w2_row_scale[expert])
-        gate, up = nvfp4_linear_ref(x[token], *w13).chunk(2, dim=-1)
-        gate = silu(gate) if activation == "silu" else gelu(gate, approximate="tanh")
-        y = nvfp4_linear_ref(gate * up, *w2).float()
-        out.index_add_(0, token, y * topk_weights[token, slot].float().unsqueeze(-1))
-    return out.to(x.dtype)
+        return nvfp4_linear_ref(tokens, *w2)
+
+    return dequantized_experts(x, topk_ids, topk_weights, up, down, activation)

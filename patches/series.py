@@ -73,6 +73,7 @@ from sglang_gemma4_ext.patches.server import (
 from sglang_gemma4_ext.patches.weights import (
     experts_without_swizzled_scales,
     ignored_layers,
+    int4_compressed_tensors,
     nvfp4_compressed_tensors,
     nvfp4_fused_activation,
     nvfp4_modelopt,
@@ -127,6 +128,7 @@ PATCHES: tuple[Patch, ...] = (
     jit_bit_cast.PATCH,
     unified_kv_scales.PATCH,
     ignored_layers.PATCH,
+    int4_compressed_tensors.PATCH,
     nvfp4_modelopt.PATCH,
     nvfp4_compressed_tensors.PATCH,
     nvfp4_fused_activation.PATCH,

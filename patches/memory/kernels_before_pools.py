@@ -103,7 +103,7 @@ def first_runs(model: torch.nn.Module, device: str) -> Iterator[tuple[str, Run]]
     for name, module in model.named_modules():
         if isinstance(module, LinearBase):
             subject, run = module, functools.partial(_linear, module, device)
-        elif getattr(getattr(module, "gate_up_proj", None), "nvfp4_fused", False):
+        elif getattr(getattr(module, "gate_up_proj", None), "gemma4_fused", False):
             subject, run = module.gate_up_proj, functools.partial(_gate_up, module, device)
         elif getattr(module, "router", None) is not None and hasattr(module, "moe"):
             subject, run = module.moe, functools.partial(_experts, module, device)

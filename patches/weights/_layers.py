@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +29,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # SGLang's MoE layers say "gelu" for the tanh form.
-_ACTIVATIONS: Mapping[str, Any] = {"gelu": "gelu_tanh", "silu": "silu"}
+ACTIVATIONS: Mapping[str, Any] = {"gelu": "gelu_tanh", "silu": "silu"}
 _E4M3_NAN = 0x7F
+# The dtypes and the columns of a tensor in a checkpoint.
+Stored = tuple[tuple[torch.dtype, ...], int]
 
 
 @dataclass(frozen=True)
@@ -77,43 +79,43 @@ def sglang_has_a_reference() -> bool:
 
 def allow_fp32(dtypes: list[torch.dtype], *args: Any) -> list[torch.dtype]:
     """AFTER get_supported_act_dtypes: allow fp32, but not for the fused kernels on a GPU."""
-    if _fused() and not Settings.from_env().cpu:
+    if fused() and not Settings.from_env().cpu:
         return dtypes
     return [*dtypes, torch.float32]
 
 
 @functools.cache
-def _fused() -> bool:
+def fused() -> bool:
     """Return whether this process multiplies by the fused kernels, and register their operators.
 
     Layers call it while loading, because torch.compile cannot trace its conditions.
     """
-    fused = checkpoint.uses_fused(_here())
-    if fused:
+    chosen = checkpoint.uses_fused(here())
+    if chosen:
         from sglang_gemma4_ext.patches.weights import _ops
 
         _ops.register()
-    return fused
+    return chosen
 
 
 def takes(layer: Any) -> bool:
     """Tell whether the weights of a LinearBase or FusedMoE are ours, and not SGLang's Marlin's."""
-    shape = _shape(layer)
-    ours = checkpoint.takes(_here(), *shape)
-    if ours and checkpoint.shared_with_marlin(_here()):
+    shape = shape_of(layer)
+    ours = checkpoint.takes(here(), *shape)
+    if ours and checkpoint.shared_with_marlin(here()):
         _say_once(*shape)
     return ours
 
 
 @functools.cache
 def _say_once(layer: Layer, n: int, k: int, activation: str | None = None) -> None:
-    where = checkpoint.table(_here()).measured
+    where = checkpoint.table(here()).measured
     lacking = layer == "experts" and activation not in checkpoint.MARLIN_ACTIVATIONS
     why = f"Marlin has no {activation}" if lacking else f"faster than Marlin in {where}"
     logger.info("NVFP4: fused kernels for %s of %d x %d: %s", layer, n, k, why)
 
 
-def _shape(layer: Any) -> tuple[Any, ...]:
+def shape_of(layer: Any) -> tuple[Any, ...]:
     """Return the arguments of `checkpoint.takes` for a layer under construction."""
     from sglang.srt.distributed.utils import get_group_rank_size
     from sglang.srt.layers.linear import LinearBase, RowParallelLinear
@@ -131,7 +133,7 @@ def _shape(layer: Any) -> tuple[Any, ...]:
 
 
 @functools.cache
-def _here() -> Context:
+def here() -> Context:
     return Context.here(Settings.from_env())
 
 
@@ -156,7 +158,7 @@ def require_runnable_experts(layer: Any) -> None:
     """Raise ValueError on a way to serve that the experts cannot follow."""
     from sglang.srt.model_executor.cuda_graph_config import cuda_graph_fully_disabled
 
-    settings = _here().settings
+    settings = here().settings
     if settings.nvfp4 == "dequant" and not settings.cpu and not cuda_graph_fully_disabled():
         raise ValueError(
             "--gemma4-nvfp4 dequant reads expert ids on the host, which a CUDA graph cannot hold; "
@@ -164,7 +166,7 @@ def require_runnable_experts(layer: Any) -> None:
         )
     if layer.moe_ep_size > 1:
         raise ValueError(
-            f"{layer.layer_name}: NVFP4 experts cannot be spread over ranks; start with "
+            f"{layer.layer_name}: 4-bit experts cannot be spread over ranks; start with "
             "--ep-size 1 (tensor parallelism splits each expert)"
         )
 
@@ -176,15 +178,22 @@ def checked(
 
     full_k: in-features of each of the layer's weights, before tensor parallelism
     """
-    expected = {w.packed: (torch.uint8, k // 2) for w, k in full_k.items()}
-    expected |= {w.block: (torch.float8_e4m3fn, k // BLOCK) for w, k in full_k.items()}
+    expected: dict[str, Stored] = {w.packed: ((torch.uint8,), k // 2) for w, k in full_k.items()}
+    expected |= {w.block: ((torch.float8_e4m3fn,), k // BLOCK) for w, k in full_k.items()}
     for k in full_k.values():
         if k % BLOCK:
             raise ValueError(
                 f"{where}: {k} in-features are not a multiple of 16, as NVFP4 needs; export it "
                 "again in another format"
             )
-    layer.nvfp4_seen = {name: {} for name in expected}
+    return recorded(loader, layer, where, expected)
+
+
+def recorded(
+    loader: Callable[..., None], layer: Any, where: str, expected: Mapping[str, Stored]
+) -> Callable[..., None]:
+    """Wrap a weight loader: refuse tensors of another layout, and record the rows that came."""
+    layer.rows_seen = {name: {} for name in expected}
 
     def load(param: Any, loaded: torch.Tensor, *args: Any, **kwargs: Any) -> None:
         name = next((n for n in expected if param is getattr(layer, n)), None)
@@ -192,20 +201,21 @@ def checked(
             shard = kwargs.get("shard_id", args[0] if args else None), kwargs.get("expert_id")
             _require_layout(f"{where}.{name}", loaded, *expected[name], param.shape[-1])
             _require_numbers(f"{where}.{name}", loaded)
-            layer.nvfp4_seen[name][shard] = loaded.shape[0]
+            layer.rows_seen[name][shard] = loaded.shape[0]
         loader(param, loaded, *args, **kwargs)
 
     return load
 
 
 def _require_layout(
-    where: str, loaded: torch.Tensor, dtype: torch.dtype, columns: int, part: int
+    where: str, loaded: torch.Tensor, dtypes: tuple[torch.dtype, ...], columns: int, part: int
 ) -> None:
     """Require the tensor's layout. part: columns of a shard, for checkpoints split by rank."""
-    if loaded.dtype == dtype and loaded.dim() == 2 and loaded.shape[1] in (columns, part):
+    if loaded.dtype in dtypes and loaded.dim() == 2 and loaded.shape[1] in (columns, part):
         return
+    names = " or ".join(map(str, dtypes))
     raise ValueError(
-        f"{where}: expected {dtype} [rows, {columns}], the checkpoint holds {loaded.dtype} "
+        f"{where}: expected {names} [rows, {columns}], the checkpoint holds {loaded.dtype} "
         f"{list(loaded.shape)}; if this layer is not quantized, its quantization config must say "
         "so, and if its scales are swizzled for a kernel, export it again without"
     )
@@ -232,57 +242,58 @@ def finish(layer: Any, weight: Weight, where: str, widths: Sequence[int]) -> Non
     widths: rows of each stacked part; each part has one tensor scale
     Raises ValueError naming the layer and what it lacks.
     """
-    _zero_unused(layer, weight, where, widths)
+    if lacks_keys(where, {shard for shard, _ in layer.rows_seen[weight.packed]}):
+        getattr(layer, weight.packed).data[widths[0] :] = 0
+        getattr(layer, weight.block).data[widths[0] :] = 0
+        getattr(layer, weight.tensor).data[1:] = 1
     packed, block = getattr(layer, weight.packed).data, getattr(layer, weight.block).data
     tensor = getattr(layer, weight.tensor).data.reshape(*packed.shape[:-2], len(widths))
     scale = 1 / tensor if weight.divides else tensor
-    if any(bool(part.isnan().any()) for part in _parts(block)):
-        raise ValueError(_lacking(where, weight.block))
+    if any(bool(part.isnan().any()) for part in parts(block)):
+        raise ValueError(lacking(where, weight.block))
     if not bool((scale.isfinite() & (scale > 0)).all()):
-        raise ValueError(_lacking(where, weight.tensor))
-    if layer.nvfp4_seen[weight.packed] != layer.nvfp4_seen[weight.block]:
-        raise ValueError(_lacking(where, f"{weight.packed} with as many rows as {weight.block}"))
+        raise ValueError(lacking(where, weight.tensor))
+    if layer.rows_seen[weight.packed] != layer.rows_seen[weight.block]:
+        raise ValueError(lacking(where, f"{weight.packed} with as many rows as {weight.block}"))
     repeats = torch.tensor(widths, device=scale.device)
     rows = torch.repeat_interleave(scale, repeats, dim=-1).contiguous()
     if hasattr(layer, weight.rows):
         getattr(layer, weight.rows).copy_(rows)  # reloaded: a captured graph reads this memory
     else:
         layer.register_buffer(weight.rows, rows, persistent=False)
-    layer.nvfp4_fused = _fused()
+    layer.gemma4_fused = fused()
 
 
-def _parts(tensor: torch.Tensor) -> Sequence[torch.Tensor]:
+def parts(tensor: torch.Tensor) -> Sequence[torch.Tensor]:
     """Split a layer into its experts, so that temporaries are one expert large."""
     return tensor.unbind() if tensor.dim() == 3 else (tensor,)
 
 
-def _lacking(where: str, what: str) -> str:
+def lacking(where: str, what: str) -> str:
     return (
         f"{where}: the checkpoint lacks {what}, in whole or in part; it is incomplete, or its "
-        "quantization config counts this layer among the NVFP4 ones by mistake"
+        "quantization config counts this layer among the quantized ones by mistake"
     )
 
 
-def _zero_unused(layer: Any, weight: Weight, where: str, widths: Sequence[int]) -> None:
-    """Zero k and v of a KV-shared layer: SGLang allocates them, checkpoints lack them."""
+def lacks_keys(where: str, loaded: Collection[Any]) -> bool:
+    """Whether the layer is a KV-shared qkv_proj: SGLang allocates k and v, checkpoints lack them.
+
+    loaded: the shards that came
+    """
     match = re.search(r"layers\.(\d+)\.self_attn\.qkv_proj$", where)
-    if match is None or {shard for shard, _ in layer.nvfp4_seen[weight.packed]} != {"q"}:
-        return
+    if match is None or set(loaded) != {"q"}:
+        return False
     from sglang.srt.runtime_context import process_model_config
 
-    if checkpoint.absent_projections(process_model_config().hf_text_config, int(match[1])) == {
-        "k",
-        "v",
-    }:
-        getattr(layer, weight.packed).data[widths[0] :] = 0
-        getattr(layer, weight.block).data[widths[0] :] = 0
-        getattr(layer, weight.tensor).data[1:] = 1
+    text = process_model_config().hf_text_config
+    return checkpoint.absent_projections(text, int(match[1])) == {"k", "v"}
 
 
 def apply_linear(
     layer: Any, weight: Weight, x: torch.Tensor, bias: torch.Tensor | None
 ) -> torch.Tensor:
-    if layer.nvfp4_fused:
+    if layer.gemma4_fused:
         return torch.ops.sglang_gemma4_ext.nvfp4_linear(x, *_tensors(layer, weight), bias, None)
     return nvfp4_linear_ref(x, *_tensors(layer, weight), bias)
 
@@ -298,8 +309,7 @@ def apply_experts(layer: Any, w13: Weight, w2: Weight, activation: str, dispatch
     from sglang.srt.layers.moe.token_dispatcher import StandardCombineInput
 
     x = dispatched.hidden_states
-    fused = layer.nvfp4_fused
-    experts = torch.ops.sglang_gemma4_ext.nvfp4_experts if fused else nvfp4_experts_ref
+    experts = torch.ops.sglang_gemma4_ext.nvfp4_experts if layer.gemma4_fused else nvfp4_experts_ref
     routing = dispatched.topk_output
     out = experts(
         x,
@@ -307,7 +317,7 @@ def apply_experts(layer: Any, w13: Weight, w2: Weight, activation: str, dispatch
         routing.topk_weights,
         *_tensors(layer, w13),
         *_tensors(layer, w2),
-        _ACTIVATIONS.get(activation, activation),
+        ACTIVATIONS.get(activation, activation),
     )
     return StandardCombineInput(hidden_states=out)
 

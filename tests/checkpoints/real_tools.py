@@ -43,10 +43,10 @@ def modelopt(
     recipe = copy.deepcopy(getattr(mtq, preset))
     if kv_scales:
         recipe["quant_cfg"] += mtq.FP8_KV_CFG["quant_cfg"]
-    model = mtq.quantize(_load(src), recipe, _calibrate)
+    model = mtq.quantize(load(src), recipe, _calibrate)
     with torch.inference_mode():
         export_hf_checkpoint(model, export_dir=out)
-    return _finish(src, out, _modelopt_dequantize)
+    return finish(src, out, _modelopt_dequantize)
 
 
 def compressed_tensors(src: Path, out: Path, *, scheme: str = "NVFP4A16") -> Path:
@@ -61,8 +61,8 @@ def compressed_tensors(src: Path, out: Path, *, scheme: str = "NVFP4A16") -> Pat
         preset_name_to_scheme,
     )
 
-    model = _load(src)
-    _split_experts(model)
+    model = load(src)
+    split_experts(model)
     ignore = [
         "lm_head",
         "re:.*router.*",
@@ -78,7 +78,7 @@ def compressed_tensors(src: Path, out: Path, *, scheme: str = "NVFP4A16") -> Pat
     compressor.compress_model(model)
     model.save_pretrained(out)
     compressor.update_config(out)
-    return _finish(src, out, _compressed_tensors_dequantize)
+    return finish(src, out, _compressed_tensors_dequantize)
 
 
 def llmcompressor_moe(out: Path) -> Path:
@@ -92,7 +92,7 @@ def llmcompressor_moe(out: Path) -> Path:
     return out
 
 
-def _load(src: Path) -> transformers.PreTrainedModel:
+def load(src: Path) -> transformers.PreTrainedModel:
     (architecture,) = json.loads((src / "config.json").read_text())["architectures"]
     return getattr(transformers, architecture).from_pretrained(src, dtype=torch.bfloat16)
 
@@ -103,7 +103,7 @@ def _calibrate(model: transformers.PreTrainedModel) -> None:
     model(input_ids=torch.randint(24, 512, (8, 64), generator=draw))
 
 
-def _finish(src: Path, out: Path, dequantize: Any) -> Path:
+def finish(src: Path, out: Path, dequantize: Any) -> Path:
     """Add the tokenizer, which the tools do not write, and the reference."""
     kept = {path.name: path.read_bytes() for path in out.iterdir()}
     copy_companions(src, out)
@@ -139,7 +139,7 @@ def _compressed_tensors_dequantize(leaves: Mapping[str, torch.Tensor]) -> torch.
     )
 
 
-def _split_experts(model: torch.nn.Module) -> None:
+def split_experts(model: torch.nn.Module) -> None:
     """Replace fused experts modules by linears named as in a checkpoint, without a forward."""
     fused = [(n, m) for n, m in model.named_modules() if n.endswith(".experts")]
     for name, experts in fused:

@@ -29,7 +29,7 @@ FAKE = ("test_faketensor",)
 def _fused(monkeypatch, mended_bf16) -> Any:
     """Make NVFP4 layers use the operators."""
     _ops.register()
-    monkeypatch.setattr(_layers, "_fused", lambda: True)
+    monkeypatch.setattr(_layers, "fused", lambda: True)
     return torch.ops.sglang_gemma4_ext
 
 
@@ -136,7 +136,7 @@ def test_the_mlp_activates_inside_its_matmul(make) -> None:
 def test_experts_through_sglangs_dispatch(device) -> None:
     """Pass experts what SGLang's MoE methods take, with its name of the activation."""
     x, ids, weights, *tensors = _experts(3, device)
-    layer = SimpleNamespace(nvfp4_fused=True)
+    layer = SimpleNamespace(gemma4_fused=True)
     w13, w2 = nvfp4_modelopt.W13, nvfp4_modelopt.W2
     names = [getattr(w, part) for w in (w13, w2) for part in ("packed", "block", "rows")]
     for name, tensor in zip(names, tensors, strict=True):

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.checkpoints import nvfp4, real_tools
+from tests.checkpoints import int4, nvfp4, real_tools
 from tests.serving.harness import Server, serve
 from tests.serving.parity import FP32_TOLERANCE, Reference, prompt_ids
 
@@ -50,6 +50,10 @@ def modelopt(**options: Any) -> Callable[[Path, Path], Path]:
     return lambda src, out: real_tools.modelopt(src, out, **options)
 
 
+def integers(**options: Any) -> Callable[[Path, Path], Path]:
+    return lambda src, out: int4.quantize_checkpoint(src, out, **options)
+
+
 CASES = (
     Case("dense", "dense"),
     Case("moe", "moe"),
@@ -63,9 +67,15 @@ CASES = (
     Case("modelopt-dense-unequal", "dense", ours("modelopt", shared_scales=False)),
     Case("ct-w4a4-moe-unequal", "moe", ours("ct_w4a4", shared_scales=False)),
     Case("real-modelopt-moe", "moe", modelopt()),
+    Case("int4-moe-zeros", "moe", integers(symmetric=False)),
 )
 # The same code paths as above, with other tools or in other combinations.
 SLOW_CASES = (
+    Case("int4-moe-64", "moe", integers(group=64)),
+    Case("int4-dense-channel", "dense", integers(group=None)),
+    Case("int4-dense-channel-zeros", "dense", integers(group=None, symmetric=False)),
+    Case("int4-unified-128", "unified", integers(group=128)),
+    Case("int4-e2b", "e2b", integers()),
     Case("modelopt-w4a16-unified", "unified", ours("modelopt_w4a16", kv_scales=True)),
     Case("real-llmcompressor-moe", "moe", lambda src, out: real_tools.llmcompressor_moe(out)),
     Case(

@@ -138,10 +138,10 @@ def measured(monkeypatch, tmp_path) -> Iterator[Context]:
     monkeypatch.setattr(table_for, "__defaults__", (tmp_path,))
     ctx = Context(Settings(), gpu=A10G)
     monkeypatch.setattr(_layers.Context, "here", lambda settings: ctx)
-    for cached in (_layers._here, _layers._say_once):
+    for cached in (_layers.here, _layers._say_once):
         cached.cache_clear()
     yield ctx
-    _layers._here.cache_clear()
+    _layers.here.cache_clear()
 
 
 QUANTIZED = {"quantization_config": {"quant_method": "modelopt", "quant_algo": "NVFP4"}}

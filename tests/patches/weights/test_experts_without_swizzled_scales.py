@@ -16,7 +16,8 @@ import torch
 from bench.activation_peaks import allocated_peak
 from sglang_gemma4_ext.checkpoint.model_family import ModelInfo
 from sglang_gemma4_ext.context import Context
-from sglang_gemma4_ext.kernels.nvfp4_ref import WEIGHTS, nvfp4_linear_ref
+from sglang_gemma4_ext.kernels.dequantized_ref import WEIGHTS
+from sglang_gemma4_ext.kernels.nvfp4_ref import nvfp4_linear_ref
 from sglang_gemma4_ext.machine import Gpu
 from sglang_gemma4_ext.patches.weights import (
     experts_without_swizzled_scales,

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""INT4 copies of a tiny checkpoint, packed and described by compressed-tensors' own functions.
+
+What llm-compressor adds to them (a linear for each expert, scales from the smallest and the largest
+weight of a group) is done here. Beside each stands its reference, `_dq`, as the library itself
+decompresses it, in fp32.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from compressed_tensors.compressors import ModelCompressor
+from compressed_tensors.compressors.pack_quantized.helpers import unpack_from_int32
+from compressed_tensors.quantization import (
+    QuantizationArgs,
+    QuantizationConfig,
+    QuantizationScheme,
+    apply_quantization_config,
+)
+from compressed_tensors.quantization.lifecycle.forward import dequantize
+from compressed_tensors.quantization.utils import calculate_qparams
+
+from tests.checkpoints.real_tools import finish, load, split_experts
+
+IGNORED = ("lm_head", "re:.*router.*", "re:.*vision_tower.*", "re:.*audio_tower.*", "re:.*embed_")
+
+
+def quantize_checkpoint(
+    src: Path,
+    out: Path,
+    *,
+    group: int | None = 32,
+    symmetric: bool = True,
+    ignore: Sequence[str] = IGNORED,
+    **arguments: Any,
+) -> Path:
+    """Write `out` (INT4) and `out` + "_dq" (its reference), and return `out`.
+
+    group: weights that share a scale; None for one scale a row
+    ignore: of modules left in BF16, as llm-compressor takes it
+    arguments: further fields of QuantizationArgs, such as actorder
+    """
+    strategy = "channel" if group is None else "group"
+    args = QuantizationArgs(
+        num_bits=4,
+        type="int",
+        strategy=strategy,
+        group_size=group,
+        symmetric=symmetric,
+        **arguments,
+    )
+    groups = {"group_0": QuantizationScheme(targets=["Linear"], weights=args)}
+    model = load(src)
+    split_experts(model)
+    config = QuantizationConfig(config_groups=groups, ignore=list(ignore))
+    apply_quantization_config(model, config)
+    for module in model.modules():
+        if hasattr(module, "weight_scale"):
+            _set_scales(module, args)
+    compressor = ModelCompressor.from_pretrained_model(model)
+    compressor.compress_model(model)
+    model.save_pretrained(out)
+    compressor.update_config(out)
+    return finish(src, out, functools.partial(_dequantize, symmetric=symmetric))
+
+
+def _set_scales(linear: torch.nn.Module, args: QuantizationArgs) -> None:
+    """What llm-compressor's minmax observer computes."""
+    w = linear.weight.detach().float()
+    parts = w.unflatten(-1, (-1, args.group_size or w.shape[-1]))
+    scale, zero = calculate_qparams(parts.amin(-1), parts.amax(-1), args)
+    linear.weight_scale.data.copy_(scale)
+    if not args.symmetric:
+        linear.weight_zero_point.data.copy_(zero)
+
+
+def _dequantize(leaves: Mapping[str, torch.Tensor], symmetric: bool) -> torch.Tensor:
+    """PackedQuantizationCompressor.decompress in fp32: by itself it computes in bf16."""
+    shape, scale = torch.Size(leaves["weight_shape"].tolist()), leaves["weight_scale"]
+    zero = None
+    if not symmetric:
+        of_zeros = torch.Size((shape[0], scale.shape[1]))
+        zero = unpack_from_int32(leaves["weight_zero_point"], 4, of_zeros, packed_dim=0)
+    codes = unpack_from_int32(leaves["weight_packed"], 4, shape)
+    return dequantize(codes, scale.float(), zero, dtype=torch.float32)
