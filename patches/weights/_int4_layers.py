@@ -42,8 +42,8 @@ def _weight(stack: str) -> Weight:
 LINEAR, W13, W2 = _weight(""), _weight("w13_"), _weight("w2_")
 
 
-def is_int4(args: QuantizationArgs | None) -> bool:
-    return args is not None and args.num_bits == 4 and args.type == "int" and not args.dynamic
+def is_int4(args: QuantizationArgs) -> bool:
+    return args.num_bits == 4 and args.type == "int" and not args.dynamic
 
 
 def takes(layer: Any, group: int | None) -> bool:

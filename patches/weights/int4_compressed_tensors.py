@@ -37,20 +37,23 @@ def _get_quant_method(original: Callable[..., Any], config: Any, layer: Any, pre
     from sglang.srt.layers.moe.fused_moe_triton import FusedMoE
     from sglang.srt.layers.quantization.compressed_tensors import compressed_tensors
 
-    names = {LinearBase: [prefix], FusedMoE: [f"{prefix}.0.{p}_proj" for p in _EXPERT]}
+    names: dict[type, list[str]] = {
+        LinearBase: [prefix],
+        FusedMoE: [f"{prefix}.0.{p}_proj" for p in _EXPERT],
+    }
     kind = next((kind for kind in names if isinstance(layer, kind)), None)
     if kind is None or config.linear_fp8_config is not None:
         return original(config, layer, prefix)
     config._add_fused_moe_to_target_scheme_map()
     found = [_weights(config.get_scheme_dict(layer, name)) for name in names[kind]]
-    alike = found == found[:1] * len(found)
-    if not alike or not int4.is_int4(found[0]) or not int4.takes(layer, found[0].group_size):
+    args = found[0] if found == found[:1] * len(found) else None
+    if args is None or not int4.is_int4(args) or not int4.takes(layer, args.group_size):
         return original(config, layer, prefix)
     if kind is LinearBase:
-        layer.scheme = _linear()(prefix, found[0])
+        layer.scheme = _linear()(prefix, args)
         return compressed_tensors.CompressedTensorsLinearMethod(config)
     _layers.require_runnable_experts(layer)
-    layer.scheme = _experts()(found[0])
+    layer.scheme = _experts()(args)
     return compressed_tensors.CompressedTensorsFusedMoEMethod(config)
 
 
@@ -180,8 +183,8 @@ PATCH = Patch(
     name="int4_compressed_tensors",
     theme="weights",
     summary="compressed-tensors INT4 checkpoints serve, experts with gelu included",
-    why="Marlin refuses gelu experts and a K that 128 does not divide, and without a GPU the choice "
-    "of a scheme fails in torch.cuda",
+    why="Marlin refuses gelu experts and a K that 128 does not divide; without a GPU the choice of a "
+    "scheme fails in torch.cuda",
     upstream="https://github.com/sgl-project/sglang/pull/25105",
     retire_when="Marlin takes experts with gelu and every K of Gemma 4",
     retired=_retired,
