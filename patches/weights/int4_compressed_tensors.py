@@ -183,8 +183,8 @@ PATCH = Patch(
     name="int4_compressed_tensors",
     theme="weights",
     summary="compressed-tensors INT4 checkpoints serve, experts with gelu included",
-    why="Marlin refuses gelu experts and a K that 128 does not divide; without a GPU the choice of a "
-    "scheme fails in torch.cuda",
+    why="Marlin refuses gelu experts and a K that 128 does not divide; without a GPU the choice "
+    "of a scheme fails in torch.cuda",
     upstream="https://github.com/sgl-project/sglang/pull/25105",
     retire_when="Marlin takes experts with gelu and every K of Gemma 4",
     retired=_retired,

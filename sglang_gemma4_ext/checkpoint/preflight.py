@@ -13,6 +13,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from sglang_gemma4_ext.checkpoint import integers
 from sglang_gemma4_ext.checkpoint.expected import compare, refuse
 from sglang_gemma4_ext.checkpoint.files import (
     CheckpointError,
@@ -101,8 +102,10 @@ def check_checkpoint(
     kinds = _layer_kinds(info.text, config)
     quantization = describe(info)
     _check_group_size(quantization)
+    integers.check_declared(quantization, info)
     if weights and (tensors := read_headers(folder)):
         _check_scales(tensors, quantization, folder)
+        integers.check_tensors(tensors, quantization)
         _check_names(tensors, info, quantization)
         _check_layers(tensors, kinds, quantization)
         _log_unknown(tensors, info, quantization)
@@ -239,5 +242,9 @@ def _logical_shape(name: str, tensor: Tensor, quantization: Quantization) -> tup
     if tensor.dtype in _FLOATS:
         return tensor.shape
     *outer, last = tensor.shape
-    nvfp4 = tensor.dtype == "U8" and quantization.of(name.rpartition(".")[0]).format == "nvfp4"
-    return (*outer, last * 2) if nvfp4 else None
+    scheme = quantization.of(name.rpartition(".")[0])
+    if tensor.dtype == "U8" and scheme.format == "nvfp4":
+        return (*outer, last * 2)
+    if tensor.dtype == "I32" and scheme.format == "int" and scheme.bits == 4:
+        return (*outer, last * integers.CODES_A_WORD)
+    return None

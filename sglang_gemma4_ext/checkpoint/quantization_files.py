@@ -64,11 +64,13 @@ def _uniform(method: str, section: dict[str, Any], bits: int | None, group: int 
     return Scheme("unknown", bits)
 
 
-def _integer(bits: int | None, group: int | None) -> Scheme:
+def _integer(
+    bits: int | None, group: int | None, zeros: bool = False, reordered: bool = False
+) -> Scheme:
     """Describe an integer format; 16 bits or more are weights that were left alone."""
     if bits is not None and bits >= 16:
         return PLAIN
-    return Scheme("int", bits, group if group and group > 0 else None)
+    return Scheme("int", bits, group if group and group > 0 else None, zeros, reordered)
 
 
 def _exceptions(
@@ -131,7 +133,8 @@ def _group_scheme(group: dict[str, Any], fmt: str, file: Path) -> Scheme:
     if kind == "float" and bits == 8:
         return Scheme("fp8", 8, size)
     if kind == "int":
-        return _integer(bits, size)
+        zeros, order = weights.get("symmetric") is False, weights.get("actorder")
+        return _integer(bits, size, zeros, order in (True, "group", "dynamic"))
     return Scheme("unknown", bits)
 
 

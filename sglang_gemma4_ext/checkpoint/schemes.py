@@ -27,11 +27,15 @@ class Scheme:
 
     bits: of one weight, None if the files do not say
     group: weights along K that share a scale; None for scales per row, tensor or block
+    zeros: whether each scale of an integer format has a zero point
+    reordered: whether in-features are in another order than the weights' (act-order, g_idx)
     """
 
     format: Format
     bits: int | None = None
     group: int | None = None
+    zeros: bool = False
+    reordered: bool = False
 
 
 PLAIN = Scheme("plain")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -291,18 +292,25 @@ AWQ = {
     f"{LAYERS}.0.mlp.up_proj.scales": ("F16", (K // 32, N)),
 }
 BNB = {f"{LAYERS}.0.mlp.up_proj.weight": ("U8", (N * K // 2, 1))}
-INT_CONFIG = {
-    "quant_method": "compressed-tensors",
-    "format": "pack-quantized",
-    "config_groups": {"g": {"weights": {"num_bits": 4, "type": "int", "group_size": 32}}},
-}
+
+
+def integers(**weights) -> dict:
+    given = {"num_bits": 4, "type": "int", "group_size": 32, **weights}
+    return {
+        "quant_method": "compressed-tensors",
+        "format": "pack-quantized",
+        "config_groups": {"g": {"targets": ["Linear"], "weights": given}},
+    }
+
+
+INT_CONFIG = integers()
 
 
 @pytest.mark.parametrize(
     ("section", "packed"),
     [
         (INT_CONFIG, INT4),
-        (INT_CONFIG, INT8),
+        (integers(num_bits=8), INT8),
         ({**INT_CONFIG, "format": "nvfp4-pack-quantized"}, INT8),
         ({"quant_method": "awq", "bits": 4, "group_size": 32}, AWQ),
         ({"quant_method": "bitsandbytes", "load_in_4bit": True}, BNB),
@@ -319,6 +327,57 @@ def test_a_packed_layer_beside_plain_ones_passes(folder, section, packed, caplog
     assert len(said) == unknown
     write_weights(folder / "model.safetensors", tensors)
     assert f"({LAYERS}.0.mlp.up_proj.weight)" in refusal(folder)
+
+
+MOE = {**TEXT, "num_experts": 2, "moe_intermediate_size": 96}
+
+
+@pytest.mark.parametrize(
+    ("section", "text", "said"),
+    [
+        (integers(actorder="group"), TEXT, "actorder group.* actorder static or none"),
+        (integers(group_size=48), TEXT, "group size 48; served are 32, 64, 128"),
+        (integers(group_size=64), MOE, "group size 64, which does not divide their 96"),
+        (integers(num_bits=8), MOE, "experts in 8-bit integers of compressed-tensors.*gelu"),
+        ({"quant_method": "gptq", "bits": 4, "group_size": 32}, MOE, "4-bit integers of gptq"),
+    ],
+)
+def test_integers_that_nothing_serves_are_refused_by_what_config_json_says(
+    folder, section, text, said
+):
+    write_config(folder, section, text_config=text)
+    assert re.search(said, refusal(folder, weights=False))
+
+
+def test_experts_that_a_checkpoint_left_alone_may_have_neighbours_in_any_format(folder):
+    section = {**integers(num_bits=8), "ignore": [r"re:.*\.experts\..*"]}
+    write_config(folder, section, text_config=MOE)
+    assert check_checkpoint(str(folder), weights=False).is_gemma4
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"weight_scale": None}, "up_proj.weight_packed has no weight_scale"),
+        ({"weight_zero_point": None}, "has no weight_zero_point: the checkpoint is incomplete"),
+        ({"weight_scale": ("BF16", (N, 1))}, r"weight_scale of shape \[32, 1\] where \[32, 2\]"),
+        ({"weight_zero_point": ("I32", (N, 2))}, r"shape \[32, 2\] where \[4, 2\] is expected"),
+    ],
+)
+def test_int4_weights_need_scales_and_zero_points_of_their_shape(folder, changed, said):
+    write_config(folder, integers(symmetric=False), text_config=TEXT)
+    packed = {
+        "weight_packed": ("I32", (N, K // 8)),
+        "weight_scale": ("BF16", (N, K // 32)),
+        "weight_zero_point": ("I32", (N // 8, K // 32)),
+    }
+    tensors = {n: t for n, t in layers().items() if n != f"{LAYERS}.0.mlp.up_proj.weight"}
+    for given in (packed, packed | changed):
+        found = {f"{LAYERS}.0.mlp.up_proj.{leaf}": t for leaf, t in given.items() if t}
+        write_weights(folder / "model.safetensors", tensors | found)
+        if given is packed:
+            check_checkpoint(str(folder))
+    assert re.search(said, refusal(folder))
 
 
 def test_addresses():

@@ -58,6 +58,21 @@ def ct(groups: dict[str, Any], **section: Any) -> dict[str, Any]:
             "mixed-precision",
             {Q0: PLAIN, Q1: INT4, DOWN: FP8, EXPERT: FP8},
         ),
+        (
+            ct({"a": {"targets": ["Linear"], "weights": {**INT_WEIGHTS, "symmetric": False}}}),
+            "",
+            {Q0: Scheme("int", 4, 128, zeros=True)},
+        ),
+        (
+            ct({"a": {"targets": ["Linear"], "weights": {**INT_WEIGHTS, "actorder": "group"}}}),
+            "",
+            {Q0: Scheme("int", 4, 128, reordered=True)},
+        ),
+        (
+            ct({"a": {"targets": ["Linear"], "weights": {**INT_WEIGHTS, "actorder": "static"}}}),
+            "",
+            {Q0: INT4},
+        ),
         (ct({}, format="nvfp4-pack-quantized"), "nvfp4-pack-quantized", {Q0: NVFP4}),
         (
             ct({"a": {"format": "nvfp4-pack-quantized", "weights": INT_WEIGHTS}}),

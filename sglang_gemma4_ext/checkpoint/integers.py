@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Check what a checkpoint says of its integer weights, and the tensors that it holds of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from sglang_gemma4_ext.checkpoint.files import CheckpointError, Tensor
+from sglang_gemma4_ext.checkpoint.model_family import ModelInfo
+from sglang_gemma4_ext.checkpoint.schemes import COMPRESSED_TENSORS, Quantization, Scheme
+
+# Groups are powers of two from here on; see kernels/int4_format.py.
+MIN_GROUP = 32
+CODES_A_WORD = 8
+_EXPERT = "model.language_model.layers.{}.experts.0.down_proj"
+
+
+def check_declared(quantization: Quantization, info: ModelInfo) -> None:
+    """Refuse integer formats that nothing serves. Raises CheckpointError."""
+    for scheme in quantization.schemes if quantization.tool == COMPRESSED_TENSORS else ():
+        if scheme.format == "int":
+            _check_scheme(scheme, quantization)
+    if not info.text.get("num_experts"):
+        return
+    layers = range(len(info.text.get("layer_types") or [None]))
+    for scheme in {quantization.of(_EXPERT.format(layer)) for layer in layers}:
+        if scheme.format == "int":
+            _check_experts(scheme, quantization, info)
+
+
+def _check_scheme(scheme: Scheme, quantization: Quantization) -> None:
+    if scheme.reordered:
+        raise CheckpointError(
+            f"{quantization.file} declares activation reordering (actorder group), which is not "
+            "served: quantize again with actorder static or none"
+        )
+    group = scheme.group
+    if scheme.bits == 4 and group and (group < MIN_GROUP or group & (group - 1)):
+        raise CheckpointError(
+            f"{quantization.file} declares integers with group size {group}; served are 32, 64, "
+            "128 or another power of two, and one scale a row: quantize again"
+        )
+
+
+def _check_experts(scheme: Scheme, quantization: Quantization, info: ModelInfo) -> None:
+    """Marlin, to which SGLang gives integer experts, refuses Gemma's gelu; ours are INT4."""
+    if quantization.tool != COMPRESSED_TENSORS or scheme.bits != 4:
+        bits = f"{scheme.bits}-bit " if scheme.bits else ""
+        raise CheckpointError(
+            f"{quantization.file} declares experts in {bits}integers of {quantization.tool}, which "
+            "no kernel serves with Gemma's gelu: use a checkpoint with experts in BF16, FP8, NVFP4 "
+            "or INT4 of compressed-tensors"
+        )
+    inner = info.text.get("moe_intermediate_size")
+    if scheme.group and isinstance(inner, int) and inner % scheme.group:
+        raise CheckpointError(
+            f"{quantization.file} declares experts with group size {scheme.group}, which does not "
+            f"divide their {inner} in-features: quantize again with a smaller group size"
+        )
+
+
+def check_tensors(tensors: Mapping[str, Tensor], quantization: Quantization) -> None:
+    """Refuse codes without scales or zero points of their shape. Raises CheckpointError."""
+    if quantization.tool != COMPRESSED_TENSORS:
+        return
+    for name, tensor in tensors.items():
+        module = name.removesuffix(".weight_packed")
+        if module == name or tensor.dtype != "I32" or len(tensor.shape) != 2:
+            continue
+        scheme = quantization.of(module)
+        if scheme.format == "int" and scheme.bits == 4:
+            _check_packed(module, tensor, scheme, tensors)
+
+
+def _check_packed(
+    module: str, packed: Tensor, scheme: Scheme, tensors: Mapping[str, Tensor]
+) -> None:
+    rows, k = packed.shape[0], packed.shape[1] * CODES_A_WORD
+    groups = k // scheme.group if scheme.group else 1
+    expected = {"weight_scale": (rows, groups)}
+    if scheme.zeros:
+        expected["weight_zero_point"] = (rows // CODES_A_WORD, groups)
+    for leaf, shape in expected.items():
+        found = tensors.get(f"{module}.{leaf}")
+        if found is None:
+            raise CheckpointError(
+                f"INT4 weight {module}.weight_packed has no {leaf}: the checkpoint is incomplete, "
+                "export or download it again"
+            )
+        if found.shape != shape:
+            raise CheckpointError(
+                f"INT4 weight {module}.weight_packed has {leaf} of shape {list(found.shape)} where "
+                f"{list(shape)} is expected: config.json is of another checkpoint, copy it from "
+                "where the weights came from"
+            )
