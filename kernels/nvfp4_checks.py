@@ -85,6 +85,18 @@ def check_experts(
     _, inner = check_weight(*w2, dim=3)
     tokens = check_activations(x, hidden)
     check_activation(activation)
+    check_routing(x, topk_ids, topk_weights)
+    require(
+        w2[0].shape[:2] == (len(w13[0]), hidden) and rows == 2 * inner,
+        "w13 of shape %s and w2 of %s are not the same experts",
+        w13[0].shape,
+        w2[0].shape,
+    )
+    return tokens, inner
+
+
+def check_routing(x: torch.Tensor, topk_ids: torch.Tensor, topk_weights: torch.Tensor) -> None:
+    """Check ids and weights [T, k] for x [T, H]. Raises ValueError."""
     require(
         topk_ids.dim() == 2 and topk_ids.shape == topk_weights.shape and len(topk_ids) == len(x),
         "routing of shape %s and %s for x of shape %s",
@@ -100,13 +112,6 @@ def check_experts(
     )
     contiguous = topk_ids.is_contiguous() and topk_weights.is_contiguous()
     require(contiguous, "routing must be contiguous")
-    require(
-        w2[0].shape[:2] == (len(w13[0]), hidden) and rows == 2 * inner,
-        "w13 of shape %s and w2 of %s are not the same experts",
-        w13[0].shape,
-        w2[0].shape,
-    )
-    return tokens, inner
 
 
 def check_activation(activation: str) -> None:

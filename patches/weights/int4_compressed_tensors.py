@@ -126,6 +126,11 @@ def _experts() -> type:
     return CompressedTensorsInt4Experts
 
 
+def _strategy(args: QuantizationArgs) -> str:
+    """How SGLang's loader names the layout of scales and zero points."""
+    return "channel" if args.strategy == "channel" else "group"
+
+
 def _create_experts(
     layer: Any, args: QuantizationArgs, num_experts: int, hidden: int, given: dict[str, Any]
 ) -> None:
@@ -144,7 +149,7 @@ def _create_experts(
     loader = _layers.recorded(
         given["weight_loader"], layer, where, int4.expected(stored, not args.symmetric)
     )
-    attributes = {**given, "weight_loader": loader, "quant_method": str(args.strategy.value)}
+    attributes = {**given, "weight_loader": loader, "quant_method": _strategy(args)}
     for weight, rows, k in ((int4.W13, 2 * share, hidden), (int4.W2, hidden, share)):
         tensors = {
             weight.packed: torch.empty(num_experts, rows, k // 8, dtype=torch.int32),
