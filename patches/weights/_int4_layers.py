@@ -7,6 +7,8 @@ bytes, scales [.., N, G] in the model's dtype, and packed zero points int32 [..,
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,6 +22,8 @@ from sglang_gemma4_ext.patches.weights import _layers
 
 if TYPE_CHECKING:
     from compressed_tensors.quantization import QuantizationArgs
+
+logger = logging.getLogger(__name__)
 
 _CODES_A_WORD = 8
 _SCALES = (torch.bfloat16, torch.float16, torch.float32)
@@ -51,12 +55,30 @@ def takes(layer: Any, group: int | None) -> bool:
     here = _layers.here()
     if not checkpoint.shared_with_marlin(here):
         return True
-    from sglang.srt.layers.quantization.marlin_utils import check_marlin_supports_layer
+    kind, n, k, *activation = _layers.shape_of(layer)
+    lacking = (
+        _experts_lack(activation[0]) if kind == "experts" else _linears_lack(n, k, layer, group)
+    )
+    if lacking:
+        _say_once(kind, n, k, lacking)
+    return lacking is not None
 
-    kind, _, _, *activation = _layers.shape_of(layer)
-    if kind == "experts":
-        return activation[0] not in checkpoint.MARLIN_ACTIVATIONS
-    return not check_marlin_supports_layer(layer, group or layer.input_size)
+
+def _experts_lack(activation: str) -> str | None:
+    return None if activation in checkpoint.MARLIN_ACTIVATIONS else f"Marlin has no {activation}"
+
+
+def _linears_lack(n: int, k: int, layer: Any, group: int | None) -> str | None:
+    from sglang.srt.layers.quantization.marlin_utils import check_marlin_supports_shape
+
+    whole = layer.input_size
+    fits, _ = check_marlin_supports_shape(n, k, whole, group or whole)
+    return None if fits else "Marlin takes multiples of 64 x 128"
+
+
+@functools.cache
+def _say_once(kind: str, n: int, k: int, why: str) -> None:
+    logger.info("INT4: fused kernels for %s of %d x %d: %s", kind, n, k, why)
 
 
 def require_servable(where: str, args: QuantizationArgs, full_k: int, k: int) -> None:
@@ -121,15 +143,19 @@ def finish(layer: Any, weight: Weight, where: str, widths: list[int]) -> None:
 
 
 def apply_linear(layer: Any, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    return int4_linear_ref(x, *_tensors(layer, LINEAR), bias)
+    tensors = _tensors(layer, LINEAR)
+    if layer.gemma4_fused:
+        return torch.ops.sglang_gemma4_ext.int4_linear(x, *tensors, bias, None)
+    return int4_linear_ref(x, *tensors, bias)
 
 
 def apply_experts(layer: Any, activation: str, dispatched: Any) -> Any:
     """dispatched: SGLang's StandardDispatchOutput; returns its StandardCombineInput."""
     from sglang.srt.layers.moe.token_dispatcher import StandardCombineInput
 
+    experts = torch.ops.sglang_gemma4_ext.int4_experts if layer.gemma4_fused else int4_experts_ref
     routing = dispatched.topk_output
-    out = int4_experts_ref(
+    out = experts(
         dispatched.hidden_states,
         routing.topk_ids,
         routing.topk_weights,

@@ -49,4 +49,6 @@ def our_operators() -> dict[str, Callable[..., Any]]:
     return {
         f"{_ops.NAMESPACE}::nvfp4_linear": _ops._linear,
         f"{_ops.NAMESPACE}::nvfp4_experts": _ops._experts,
+        f"{_ops.NAMESPACE}::int4_linear": _ops._int4_linear,
+        f"{_ops.NAMESPACE}::int4_experts": _ops._int4_experts,
     }

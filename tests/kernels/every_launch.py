@@ -21,6 +21,8 @@ import triton
 
 from bench.kernels.shapes import EXPERT_SHARDS, GATED_SHARDS, LINEAR_SHARDS, NAMED
 from sglang_gemma4_ext.kernels import nvfp4_dispatch
+from sglang_gemma4_ext.kernels.int4_experts import int4_experts
+from sglang_gemma4_ext.kernels.int4_linear import int4_linear
 from sglang_gemma4_ext.kernels.nvfp4_dequant import DTYPES, dequant
 from sglang_gemma4_ext.kernels.nvfp4_dispatch import Config, choose
 from sglang_gemma4_ext.kernels.nvfp4_experts import nvfp4_experts
@@ -43,6 +45,46 @@ def weight(*shape: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         torch.empty(*rows, k // 16, dtype=torch.float8_e4m3fn),
         torch.empty(*rows),
     )
+
+
+def int4(*shape: int, group: int = 32, zeros: bool = True) -> tuple[torch.Tensor | None, ...]:
+    """Allocate codes, scales and zero points of [.., N, K]; group 0: a scale per row."""
+    *rows, k = shape
+    groups = k // (group or k)
+    words = (*rows[:-1], rows[-1] // 8, groups)
+    return (
+        torch.empty(*rows, k // 2, dtype=torch.uint8),
+        torch.empty(*rows, groups, dtype=torch.bfloat16),
+        torch.empty(words, dtype=torch.int32) if zeros else None,
+    )
+
+
+def int4_calls(m: int, n: int, k: int, dtype: torch.dtype) -> Iterator[Call]:
+    """Call an INT4 linear with every kind of scale, and its activation."""
+    x = torch.empty(m, k, dtype=dtype)
+    for group, zeros in itertools.product((32, 64, 0), (True, False)):
+        packed = int4(n, k, group=group, zeros=zeros)
+        name = f"int4 linear {m}x{n}x{k} {dtype} group {group} zeros={zeros}"
+        yield name, lambda w=packed: int4_linear(x, *w)
+    gated = int4(n, k), torch.empty(n, dtype=dtype)
+    yield (
+        f"int4 linear {m}x{n}x{k} {dtype} gelu",
+        lambda: int4_linear(x, *gated[0], gated[1], activation="gelu_tanh"),
+    )
+
+
+def int4_routed(
+    m: int, count: int, top_k: int, hidden: int, inner: int, dtype: torch.dtype, group: int = 32
+) -> Iterator[Call]:
+    """Call INT4 experts for a decode and grouped."""
+    weights = int4(count, 2 * inner, hidden, group=group), int4(count, hidden, inner, group=group)
+    x, chosen = torch.empty(m, hidden, dtype=dtype), torch.zeros(m, top_k, dtype=torch.int32)
+    arguments = (x, chosen, torch.empty(m, top_k), *weights[0], *weights[1], "gelu_tanh")
+    config = choose("grouped", CPU, m, 2 * inner, hidden)
+    grouped = {"slots": sort_slots(chosen, config.block_m, count), "config": config}
+    name = f"{m}x{count}x{top_k}x{hidden}x{inner} {dtype} group {group}"
+    yield f"int4 experts {name}", lambda: int4_experts(*arguments)
+    yield f"int4 grouped {name}", lambda: int4_experts(*arguments, **grouped)
 
 
 def linears(n: int, k: int, m: int, dtype: torch.dtype, config: Config | None = None):
@@ -103,6 +145,8 @@ def calls(whole: bool) -> Iterator[Call]:
         for (_, hidden), (_, inner) in shards:
             for ids in (torch.int32, torch.int64) if whole else (torch.int32,):
                 yield from experts(m, 128, 8, hidden, inner, dtype, ids)
+            yield from int4_routed(m, 128, 8, hidden, inner, dtype)
+        yield from int4_calls(m, 2816, 2112, dtype)
         yield from routers(m, 128, 8, 2816, dtype)
     yield from ones(halves)
     for dtype in DTYPES if whole else halves:
@@ -119,6 +163,7 @@ def ones(halves: tuple[torch.dtype, ...]) -> Iterator[Call]:
     for dtype, m in itertools.product(halves, (1, 3)):
         for count, top_k in ((1, 1), (2, 1), (3, 2)):
             yield from experts(m, count, top_k, 16, 16, dtype, torch.int32)
+            yield from int4_routed(m, count, top_k, 32, 32, dtype)
             yield from routers(m, count, top_k, 16, dtype)
     for dtype in halves:
         yield from routers(1, 1, 1, 1, dtype)
@@ -129,6 +174,7 @@ def codes_for_all_tokens(sm: int) -> Counter[str]:
     """Count how often each kernel is compiled for one configuration at all numbers of tokens."""
     config = Config(16, 32, 64, splits=2)
     w13, w2 = weight(4, 96, 64), weight(4, 64, 48)
+    int4_w13, int4_w2 = int4(4, 128, 64), int4(4, 64, 64)
     with StubGpu(sm) as gpu:
         for m in TOKENS:
             x, ids = torch.empty(m, 64, dtype=torch.bfloat16), torch.zeros(m, 2, dtype=torch.int32)
@@ -137,6 +183,9 @@ def codes_for_all_tokens(sm: int) -> Counter[str]:
             slots = sort_slots(ids, config.block_m, 4)
             nvfp4_grouped_experts(*arguments, slots=slots, config=config)
             nvfp4_experts(*arguments, up_config=config, down_config=config)
+            int4_linear(x, *int4(80, 64), config=config)
+            routing = (x, ids, torch.empty(m, 2))
+            int4_experts(*routing, *int4_w13, *int4_w2, "silu", slots=slots, config=config)
             route(torch.empty(m, 24), torch.empty(24), 3)
     return Counter(gpu.loaded)
 

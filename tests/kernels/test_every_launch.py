@@ -25,6 +25,8 @@ KERNELS = {
     "_experts_down_kernel",
     "_grouped_kernel",
     "_sum_slots_kernel",
+    "_int4_linear_kernel",
+    "_int4_experts_kernel",
     "_route_kernel",
     "_route_one_launch_kernel",
     "_dequant_kernel",
@@ -49,7 +51,10 @@ def _require_all(found: dict) -> None:
     assert found["launches"].keys() == KERNELS
     # The grouped kernel is compiled twice: for gate and up, and for down.
     once = KERNELS - {"_route_one_launch_kernel", "_dequant_kernel"}
-    assert found["codes"] == dict.fromkeys(once, 1) | {"_grouped_kernel": 2}
+    assert found["codes"] == dict.fromkeys(once, 1) | {
+        "_grouped_kernel": 2,
+        "_int4_experts_kernel": 2,
+    }
 
 
 def test_every_kernel_is_listed() -> None:

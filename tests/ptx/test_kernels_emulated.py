@@ -37,6 +37,17 @@ BRIEF = (
         for path in ("decode", "grouped")
     ),
     "test_nvfp4_experts.py::test_padding_rows_and_skipped_slots",
+    "test_int4_linear.py::test_every_byte_with_every_zero_is_exact",
+    "test_int4_linear.py::test_every_number_of_tokens[17-torch.bfloat16]",
+    "test_int4_linear.py::test_groups_within_a_tile_and_across_tiles[64-128-zeros]",
+    "test_int4_linear.py::test_groups_within_a_tile_and_across_tiles[64-None-symmetric]",
+    "test_int4_linear.py::test_gate_and_up_with_bias_and_activation[17-8-gelu_tanh-zeros]",
+    *(
+        f"test_int4_experts.py::test_random_routing[{case}-{path}]"
+        for case in ("1-torch.bfloat16", "2-torch.float16")
+        for path in ("decode", "grouped")
+    ),
+    "test_int4_experts.py::test_padding_rows_and_skipped_slots",
     "test_router.py::test_equals_torch[7-128-8-torch.bfloat16]",
     "test_router.py::test_equals_torch[2-100-6-torch.float32]",
     "test_router.py::test_nan_and_infinities",
@@ -51,6 +62,8 @@ FILES = (
     "test_nvfp4_linear.py",
     "test_nvfp4_experts.py",
     "test_nvfp4_ops.py",
+    "test_int4_linear.py",
+    "test_int4_experts.py",
     "test_router.py",
     "test_router_one_launch.py",
     "test_fused_router.py",

@@ -92,6 +92,8 @@ SLOW_CASES = (
     # Every NVFP4 matmul uses our Triton kernels, in the interpreter.
     Case("fused-dense", "dense", ours("modelopt", shared_scales=False), FUSED, INTERPRETED_FUSED),
     Case("fused-moe", "moe", ours("ct_w4a4", shared_scales=False), FUSED, INTERPRETED_FUSED),
+    Case("fused-int4-dense", "dense", integers(group=64), FUSED, INTERPRETED_FUSED),
+    Case("fused-int4-moe", "moe", integers(symmetric=False), FUSED, INTERPRETED_FUSED),
 )
 
 
