@@ -198,13 +198,23 @@ def recorded(
     def load(param: Any, loaded: torch.Tensor, *args: Any, **kwargs: Any) -> None:
         name = next((n for n in expected if param is getattr(layer, n)), None)
         if name is not None:
-            shard = kwargs.get("shard_id", args[0] if args else None), kwargs.get("expert_id")
+            shard = _shard(args, **kwargs)
             _require_layout(f"{where}.{name}", loaded, *expected[name], param.shape[-1])
             _require_numbers(f"{where}.{name}", loaded)
             layer.rows_seen[name][shard] = loaded.shape[0]
         loader(param, loaded, *args, **kwargs)
 
     return load
+
+
+def _shard(args: tuple[Any, ...], shard_id: Any = None, expert_id: Any = None, **_: Any) -> Any:
+    """Which part of a parameter a loader was called for: (shard, expert).
+
+    SGLang's loaders are called with a shard, or with a name, a shard and an expert; by name or not.
+    """
+    if len(args) == 3:  # stacked experts: name, shard, expert
+        return args[1:]
+    return (shard_id if shard_id is not None or not args else args[0]), expert_id
 
 
 def _require_layout(

@@ -134,7 +134,10 @@ def _strategy(args: QuantizationArgs) -> str:
 def _create_experts(
     layer: Any, args: QuantizationArgs, num_experts: int, hidden: int, given: dict[str, Any]
 ) -> None:
-    """Register the parameters of stacked experts, in the checkpoint's own layout."""
+    """Register the parameters of stacked experts, in the checkpoint's own layout.
+
+    `weight_shape`, whose form differs between checkpoints, is not needed: its tensors are skipped.
+    """
     from sglang.srt.utils import set_weight_attrs
 
     share, inner = given.pop("intermediate_size_per_partition"), given["moe_intermediate_size"]
@@ -154,7 +157,6 @@ def _create_experts(
         tensors = {
             weight.packed: torch.empty(num_experts, rows, k // 8, dtype=torch.int32),
             weight.scale: torch.empty(num_experts, rows, groups(k), dtype=dtype),
-            weight.packed.replace("packed", "shape"): torch.empty(num_experts, 2),
         }
         if not args.symmetric:
             words = torch.empty(num_experts, rows // 8, groups(k), dtype=torch.int32)

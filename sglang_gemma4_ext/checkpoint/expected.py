@@ -196,6 +196,8 @@ def _experts(path: str, text: dict[str, Any], inner: set[str], modules: set[str]
     stacked = [f"{path}.gate_up_proj", f"{path}.down_proj"]
     if not count:
         return []
+    if any(f"{name}_packed" in inner for name in stacked):
+        return [f"{name}_packed" for name in stacked]
     if any(name in inner for name in stacked) or f"{path}.0.up_proj" not in modules:
         return stacked
     leaves = ("gate_proj", "up_proj", "down_proj")

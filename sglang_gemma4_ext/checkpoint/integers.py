@@ -60,36 +60,41 @@ def _check_experts(scheme: Scheme, quantization: Quantization, info: ModelInfo) 
 
 
 def check_tensors(tensors: Mapping[str, Tensor], quantization: Quantization) -> None:
-    """Refuse codes without scales or zero points of their shape. Raises CheckpointError."""
+    """Refuse codes without scales or zero points of their shape. Raises CheckpointError.
+
+    A linear has `.weight_packed`; experts stacked in one tensor have `down_proj_packed`.
+    """
     if quantization.tool != COMPRESSED_TENSORS:
         return
     for name, tensor in tensors.items():
-        module = name.removesuffix(".weight_packed")
-        if module == name or tensor.dtype != "I32" or len(tensor.shape) != 2:
+        if not name.endswith("_packed") or tensor.dtype != "I32" or len(tensor.shape) < 2:
             continue
-        scheme = quantization.of(module)
+        start = name.removesuffix("packed")
+        scheme = quantization.of(start.removesuffix("_").removesuffix(".weight"))
         if scheme.format == "int" and scheme.bits == 4:
-            _check_packed(module, tensor, scheme, tensors)
+            _check_packed(start, tensor, scheme, tensors)
 
 
 def _check_packed(
-    module: str, packed: Tensor, scheme: Scheme, tensors: Mapping[str, Tensor]
+    start: str, packed: Tensor, scheme: Scheme, tensors: Mapping[str, Tensor]
 ) -> None:
-    rows, k = packed.shape[0], packed.shape[1] * CODES_A_WORD
+    """start: the name without `packed`."""
+    *stack, rows, words = packed.shape
+    k = words * CODES_A_WORD
     groups = k // scheme.group if scheme.group else 1
-    expected = {"weight_scale": (rows, groups)}
+    expected = {"scale": (*stack, rows, groups)}
     if scheme.zeros:
-        expected["weight_zero_point"] = (rows // CODES_A_WORD, groups)
+        expected["zero_point"] = (*stack, rows // CODES_A_WORD, groups)
     for leaf, shape in expected.items():
-        found = tensors.get(f"{module}.{leaf}")
+        found = tensors.get(start + leaf)
         if found is None:
             raise CheckpointError(
-                f"INT4 weight {module}.weight_packed has no {leaf}: the checkpoint is incomplete, "
-                "export or download it again"
+                f"INT4 weight {start}packed has no {start.rpartition('.')[2]}{leaf}: the "
+                "checkpoint is incomplete, export or download it again"
             )
         if found.shape != shape:
             raise CheckpointError(
-                f"INT4 weight {module}.weight_packed has {leaf} of shape {list(found.shape)} where "
-                f"{list(shape)} is expected: config.json is of another checkpoint, copy it from "
-                "where the weights came from"
+                f"INT4 weight {start}packed has {start.rpartition('.')[2]}{leaf} of shape "
+                f"{list(found.shape)} where {list(shape)} is expected: config.json is of another "
+                "checkpoint, copy it from where the weights came from"
             )

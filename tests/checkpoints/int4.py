@@ -24,6 +24,7 @@ from compressed_tensors.quantization import (
 )
 from compressed_tensors.quantization.lifecycle.forward import dequantize
 from compressed_tensors.quantization.utils import calculate_qparams
+from safetensors.torch import load_file, save_file
 
 from tests.checkpoints.real_tools import finish, load, split_experts
 
@@ -37,12 +38,14 @@ def quantize_checkpoint(
     group: int | None = 32,
     symmetric: bool = True,
     ignore: Sequence[str] = IGNORED,
+    stacked: bool = False,
     **arguments: Any,
 ) -> Path:
     """Write `out` (INT4) and `out` + "_dq" (its reference), and return `out`.
 
     group: weights that share a scale; None for one scale a row
     ignore: of modules left in BF16, as llm-compressor takes it
+    stacked: write all experts of a layer as one tensor, as the most downloaded 26B-A4B has them
     arguments: further fields of QuantizationArgs, such as actorder
     """
     strategy = "channel" if group is None else "group"
@@ -66,7 +69,32 @@ def quantize_checkpoint(
     compressor.compress_model(model)
     model.save_pretrained(out)
     compressor.update_config(out)
-    return finish(src, out, functools.partial(_dequantize, symmetric=symmetric))
+    finish(src, out, functools.partial(_dequantize, symmetric=symmetric))
+    if stacked:
+        file = out / "model.safetensors"
+        save_file(_stack(load_file(file)), file, metadata={"format": "pt"})
+    return out
+
+
+def _stack(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Rename `experts.3.up_proj.weight_packed` and its like to `experts.gate_up_proj_packed`."""
+    result = {name: tensor for name, tensor in tensors.items() if ".experts." not in name}
+    experts: dict[str, dict[int, torch.Tensor]] = {}
+    for name, tensor in tensors.items():
+        path, _, rest = name.partition(".experts.")
+        if rest and not rest.endswith("_shape"):
+            index, projection, leaf = rest.split(".")
+            key = f"{path}.experts.{projection}{leaf.removeprefix('weight')}"
+            experts.setdefault(key, {})[int(index)] = tensor
+    whole = {key: torch.stack([by[i] for i in range(len(by))]) for key, by in experts.items()}
+    for key, tensor in whole.items():
+        if ".gate_proj_" in key:
+            up = whole[key.replace(".gate_proj_", ".up_proj_")]
+            joined = torch.cat((tensor, up), dim=1)
+            result[key.replace(".gate_proj_", ".gate_up_proj_")] = joined
+        elif ".down_proj_" in key:
+            result[key] = tensor
+    return result
 
 
 def _set_scales(linear: torch.nn.Module, args: QuantizationArgs) -> None:

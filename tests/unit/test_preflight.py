@@ -355,6 +355,31 @@ def test_experts_that_a_checkpoint_left_alone_may_have_neighbours_in_any_format(
     assert check_checkpoint(str(folder), weights=False).is_gemma4
 
 
+def test_int4_experts_stacked_in_one_tensor_are_complete(folder):
+    """The names of the 26B-A4B that is downloaded most."""
+    write_config(folder, integers(), text_config=MOE)
+    stacked = {
+        "gate_up_proj_packed": ("I32", (2, 192, K // 8)),
+        "gate_up_proj_scale": ("BF16", (2, 192, K // 32)),
+        "down_proj_packed": ("I32", (2, K, 96 // 8)),
+        "down_proj_scale": ("BF16", (2, K, 96 // 32)),
+    }
+    count = len(MOE["layer_types"])
+    tensors = layers(**{f"{i}.router.proj.weight": ("BF16", (2, K)) for i in range(count)})
+    for missing in (None, *stacked):
+        experts = {
+            f"{LAYERS}.{i}.experts.{leaf}": t
+            for i in range(count)
+            for leaf, t in stacked.items()
+            if leaf != missing
+        }
+        write_weights(folder / "model.safetensors", tensors | experts)
+        if missing is None:
+            assert check_checkpoint(str(folder)).is_gemma4
+        else:
+            assert missing in refusal(folder)
+
+
 @pytest.mark.parametrize(
     ("changed", "said"),
     [

@@ -113,8 +113,8 @@ def test_static_activation_order_is_the_layout_without_it() -> None:
 
 
 @pytest.mark.parametrize("zeros", [False, True])
-@pytest.mark.parametrize("group", [32, None])
-def test_half_of_each_expert_loads_by_sglangs_own_loader(group, zeros, monkeypatch) -> None:
+@pytest.mark.parametrize(("group", "by_position"), [(32, False), (None, False), (32, True)])
+def test_half_of_each_expert_loads_by_sglangs_own_loader(group, by_position, zeros) -> None:
     """The second of two ranks: the last rows of gate and up, the last in-features of down."""
     from sglang.srt.layers.moe.fused_moe_triton.layer import FusedMoE
 
@@ -148,11 +148,13 @@ def test_half_of_each_expert_loads_by_sglangs_own_loader(group, zeros, monkeypat
             part = weight.of(expert)
             tensors = {"packed": part.packed.view(torch.int32), "scale": part.scale}
             tensors |= {"zero_point": part.zero} if zeros else {}
-            tensors["shape"] = torch.tensor([2.0, 2.0])
             for leaf, tensor in tensors.items():
                 name = f"{stack}_weight_{leaf}"
                 param = getattr(layer, name)
-                param.weight_loader(param, tensor, name, shard_id=shard_id, expert_id=expert)
+                if by_position:  # as SGLang's loader does it for stacked experts
+                    param.weight_loader(param, tensor, name, shard_id, expert)
+                else:
+                    param.weight_loader(param, tensor, name, shard_id=shard_id, expert_id=expert)
     scheme.process_weights_after_loading(layer)
     w13, w2 = (Int4(*int4._tensors(layer, weight)).exact for weight in (int4.W13, int4.W2))
     half = inner // 2
