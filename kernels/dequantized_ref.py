@@ -14,8 +14,8 @@ from torch.nn.functional import gelu, linear, silu
 from sglang_gemma4_ext.kernels._require import require
 from sglang_gemma4_ext.kernels.activation import ACTIVATIONS, Activation
 
-# Rows dequantized at a time, and weights: one of vocabulary size is never whole in memory, and the
-# 34 bytes a weight that PyTorch needs on the way to fp32 are 143 MB at most.
+# Limits of rows and of weights that are dequantized at a time. A matrix of vocabulary size is never
+# whole in memory. PyTorch needs 34 bytes a weight on the way to fp32, which is 143 MB at most.
 ROWS = 16_384
 WEIGHTS = 1 << 22
 # Eight rows of INT4 share a word of zero points.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The INT4 format: codes 0 to 15, a scale for each group of them along K, and zero points.
+"""Read the INT4 format: codes 0 to 15, a scale for each group of them along K, zero points.
 
     weight = (code - zero) * scale
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Check the tensors of an INT4 layer while they load, and multiply them as they are stored.
 
-A layer keeps compressed-tensors' own tensors: codes int32 [.., N, K/8], which the kernels read as
-bytes, scales [.., N, G] in the model's dtype, and packed zero points int32 [.., N/8, G] if it has.
+A layer keeps compressed-tensors' own tensors. Codes are int32 [.., N, K/8], which the kernels read
+as bytes. Scales are [.., N, G] in the model's dtype. Packed zero points are int32 [.., N/8, G].
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _SCALES = (torch.bfloat16, torch.float16, torch.float32)
 
 @dataclass(frozen=True)
 class Weight:
-    """The names of one packed weight's parameters in a layer."""
+    """Name the parameters of one packed weight in a layer."""
 
     packed: str
     scale: str
@@ -51,7 +51,7 @@ def is_int4(args: QuantizationArgs) -> bool:
 
 
 def takes(layer: Any, group: int | None) -> bool:
-    """Whether the weights of a LinearBase or FusedMoE are ours; else SGLang's Marlin has them."""
+    """Tell whether the weights of a LinearBase or FusedMoE are ours, and not SGLang's Marlin's."""
     here = _layers.here()
     if not checkpoint.shared_with_marlin(here):
         return True
@@ -105,7 +105,7 @@ def require_servable(where: str, args: QuantizationArgs, full_k: int, k: int) ->
 
 
 def expected(weights: Mapping[Weight, tuple[int, int]], zeros: bool) -> dict[str, _layers.Stored]:
-    """What a checkpoint holds, by parameter. weights: to in-features and scales in a row."""
+    """Describe the tensors of a checkpoint. weights: to in-features and scales in a row."""
     stored: dict[str, _layers.Stored] = {}
     for weight, (k, groups) in weights.items():
         stored[weight.packed] = (torch.int32,), k // _CODES_A_WORD

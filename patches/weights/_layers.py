@@ -208,7 +208,7 @@ def recorded(
 
 
 def _shard(args: tuple[Any, ...], shard_id: Any = None, expert_id: Any = None, **_: Any) -> Any:
-    """Which part of a parameter a loader was called for: (shard, expert).
+    """Find the part of a parameter that a loader was called for: (shard, expert).
 
     SGLang's loaders are called with a shard, or with a name, a shard and an expert; by name or not.
     """
@@ -287,7 +287,7 @@ def lacking(where: str, what: str) -> str:
 
 
 def lacks_keys(where: str, loaded: Collection[Any]) -> bool:
-    """Whether the layer is a KV-shared qkv_proj: SGLang allocates k and v, checkpoints lack them.
+    """Tell whether the layer is a KV-shared qkv_proj: checkpoints lack its k and v.
 
     loaded: the shards that came
     """

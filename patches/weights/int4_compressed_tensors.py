@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Serve compressed-tensors INT4 checkpoints (`pack-quantized`, W4A16) where Marlin cannot.
 
-Marlin refuses experts with Gemma's gelu, and linears whose K is no multiple of 128: those of the
+Marlin refuses experts with Gemma's gelu, and linears whose K 128 does not divide, as in the
 26B-A4B. The linear scheme subclasses SGLang's own and keeps its class name, by which weight loaders
 recognize the layout. The experts' scheme stores a row of codes as the checkpoint does, where
 SGLang's turns it for Marlin.
@@ -61,7 +61,7 @@ _EXPERT = ("gate", "up", "down")
 
 
 def _weights(parts: dict[str, Any] | None) -> QuantizationArgs | None:
-    """The weights' part of a group; None where activations are quantized as well."""
+    """Return the weights' part of a group; None if activations are quantized as well."""
     return parts["weights"] if parts and parts["input_activations"] is None else None
 
 
@@ -127,7 +127,7 @@ def _experts() -> type:
 
 
 def _strategy(args: QuantizationArgs) -> str:
-    """How SGLang's loader names the layout of scales and zero points."""
+    """Name the layout of scales and zero points for SGLang's loader."""
     return "channel" if args.strategy == "channel" else "group"
 
 

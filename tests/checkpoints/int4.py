@@ -98,7 +98,7 @@ def _stack(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _set_scales(linear: torch.nn.Module, args: QuantizationArgs) -> None:
-    """What llm-compressor's minmax observer computes."""
+    """Set the scales that llm-compressor's minmax observer computes."""
     w = linear.weight.detach().float()
     parts = w.unflatten(-1, (-1, args.group_size or w.shape[-1]))
     scale, zero = calculate_qparams(parts.amin(-1), parts.amax(-1), args)
