@@ -180,8 +180,9 @@ def _end(sentence: str, status: int) -> NoReturn:
         signal.signal(number, signal.SIG_IGN)
     end_children(run_folder.SEGMENTS + run_folder.SEMAPHORES)
     run_folder.remove_folder()
-    sys.stdout.flush()
-    # Not print: the signal may have interrupted one.
+    # The signal may have interrupted a print, during which neither flush nor print can be called.
+    with contextlib.suppress(RuntimeError):
+        sys.stdout.flush()
     os.write(2, f"{PREFIX}{sentence}\n".encode())
     os._exit(status)
 
