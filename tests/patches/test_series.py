@@ -155,11 +155,35 @@ def test_each_model_gets_its_patches_on_a_gpu(architecture, text, own):
 
 
 @by_name
-def test_each_patch_has_its_own_tests(patch):
+def test_each_patch_has_tests_that_exercise_it(patch):
     path = ROOT / "tests" / "patches" / patch.theme / f"test_{patch.name}.py"
     assert path.is_file(), f"write {path.relative_to(ROOT)}"
-    tests = [node for node in ast.walk(ast.parse(path.read_text())) if _is_test(node)]
-    assert tests, f"{path.relative_to(ROOT)} has no test"
+    tree = ast.parse(path.read_text())
+    assert [node for node in ast.walk(tree) if _is_test(node)], f"{path.name} has no test"
+    module = f"{PACKAGE}.patches.{patch.theme}.{patch.name}"
+    assert _exercises(tree, module), f"{path.name} runs no hook or function of the patch"
+
+
+def test_reading_a_patchs_record_alone_does_not_exercise_it():
+    module = f"{PACKAGE}.patches.memory.swa_policy"
+    by_member, by_module = (
+        f"from {module} import PATCH, split\n",
+        (f"from {PACKAGE}.patches.memory import swa_policy\n"),
+    )
+    for source, runs in (
+        ("assert PATCH.stands_down(1) is None", False),
+        ("assert PATCH.required", False),
+        ("hook_of(PATCH, 'after', 'f')(1)", True),
+        ("split(1)", True),
+        ("serve('--gemma4-ext-disable', 'swa_policy')", True),
+    ):
+        assert _exercises(ast.parse(by_member + source), module) is runs, source
+    for source, runs in (
+        ("assert swa_policy.PATCH.required", False),
+        ("apply(swa_policy.PATCH)", True),
+        ("swa_policy.split(1)", True),
+    ):
+        assert _exercises(ast.parse(by_module + source), module) is runs, source
 
 
 def test_every_test_of_a_theme_is_collected():
@@ -224,6 +248,39 @@ def _folder_of(name: str) -> str | None:
         inside = rest.partition(".")[0]
         return inside if inside in ("kernels", "patches") else "package"
     return first if first in ("bench", "tests", "docs") else None
+
+
+def _exercises(tree: ast.Module, module: str) -> bool:
+    """Tell whether test code runs a hook or a function of a patch, or a server without it.
+
+    A hook runs where the record is handed to a function, such as `hook_of` or `apply`.
+    """
+    room, _, name = module.rpartition(".")
+    imported = {
+        alias.asname or alias.name: f"{node.module}.{alias.name}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module in (room, module)
+        for alias in node.names
+    }
+
+    def is_of_patch(node: ast.expr) -> str | None:
+        """Return the member of the patch's module that an expression names."""
+        match node:
+            case ast.Name(id=member) if imported.get(member) == f"{module}.{member}":
+                return member
+            case ast.Attribute(value=ast.Name(id=owner), attr=member):
+                return member if imported.get(owner) == module else None
+        return None
+
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and any(is_of_patch(arg) == "PATCH" for arg in node.args):
+            return True
+        if isinstance(node, ast.Constant) and node.value == name:
+            return True
+        member = is_of_patch(node) if isinstance(node, ast.expr) else None
+        if member is not None and not member.isupper():
+            return True
+    return False
 
 
 def _is_test(node: ast.AST) -> bool:
