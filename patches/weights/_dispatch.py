@@ -27,7 +27,7 @@ def stands_down(ctx: Context, quant_format: str) -> str | None:
     if ctx.settings.nvfp4 == "auto" and not needed and not table(ctx).faster:
         return (
             "SGLang's Marlin kernels serve NVFP4 on this GPU: the fused ones were not measured to "
-            "be faster on it (--gemma4-nvfp4 fused takes them all the same)"
+            "be faster on it (--gemma4-nvfp4 fused still selects them)"
         )
     if ctx.model is None:
         return None

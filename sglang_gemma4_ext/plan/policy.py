@@ -61,13 +61,13 @@ def decide(policy: SwaPolicy, *, is_moe: bool, server: Server) -> Split:
 def _not_shared(server: Server) -> str:
     """Return why the pools cannot share their bytes, or an empty string."""
     if not server.is_target:
-        return "for it is not tested on this GPU"
+        return "because it is not tested on this GPU"
     if flag := next(iter(server.beside), None):
-        return f"for --{flag.replace('_', '-')} is set"
+        return f"because --{flag.replace('_', '-')} is set"
     if server.spread:
-        return "for the server is spread over pipeline, context or disaggregated ranks"
+        return "because the server is spread over pipeline, context or disaggregated ranks"
     if server.kv_dtype not in KV_DTYPES:
-        return f"for --kv-cache-dtype is {server.kv_dtype}"
+        return f"because --kv-cache-dtype is {server.kv_dtype}"
     if others := set(server.attention) - {"triton"}:
-        return f"for attention runs on {', '.join(sorted(map(str, others)))}"
+        return f"because attention runs on {', '.join(sorted(map(str, others)))}"
     return ""

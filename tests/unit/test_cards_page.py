@@ -22,7 +22,7 @@ SAMPLE = (Machine(CARDS["rtx3090"]), Machine(CARDS["l4"]), Machine(CARDS["h100"]
 
 @pytest.fixture(scope="module")
 def found():
-    """The rows of each model on a few cards."""
+    """Plan the rows of each model on a few cards."""
     return {model: compare.rows(model, SAMPLE) for model in BUILT_IN}
 
 
