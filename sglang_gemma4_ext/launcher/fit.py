@@ -142,7 +142,7 @@ def _too_large(plan: Plan, asked: bool) -> str:
         raise PlanError(said)
     if plan.question.weights.total + plan.question.draft.size >= plan.question.memory:
         raise PlanError(f"{said}; {OFF} starts it anyway")
-    return f"memory as SGLang chooses it, for nothing fits: {said}"
+    return f"memory as SGLang chooses it, because nothing fits: {said}"
 
 
 def question_of(

@@ -31,7 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
         help=f"a checkpoint, its config.json, or one of {', '.join(BUILT_IN)}")  # fmt: skip
     add("--gpu", help=f"one of {', '.join(CARDS)}, or its name as nvidia-smi prints it")
     add("--memory", help="of one GPU, such as 24GiB or 24, instead of --gpu")
-    add("--weights", choices=FORMATS, help="what is quantized, where there are no weights to sum")
+    add("--weights", choices=FORMATS, help="format of the weights, if there are no files to sum")
     add("--context-length", type=int)
     add("--max-running-requests", type=int)
     add("--chunked-prefill-size", type=int)
@@ -45,13 +45,13 @@ def build_parser() -> argparse.ArgumentParser:
     add("--enable-multimodal", action="store_true", help="count the towers too")
     add("--gemma4-swa-policy", choices=get_args(SwaPolicy), default="auto")
     add("--for-requests", type=int, metavar="N", default=1,
-        help="the context is the longest that N requests have at once (default: 1)")  # fmt: skip
+        help="find the longest context that N requests have at once (default: 1)")  # fmt: skip
     add("--gemma4-fit", choices=("auto", "off"), default="auto",
         help="choose chunk, requests, context and reserve; off: as SGLang chooses")  # fmt: skip
     add("--gemma4-allow", default="", metavar="kv8",
         help="lossy choices that the plan may make; kv8: KV in fp8_e4m3")  # fmt: skip
     add("--gemma4-low-memory", action="store_true",
-        help="context before throughput on GPUs of 60 GiB and more, too")  # fmt: skip
+        help="put context before throughput on GPUs of 60 GiB and more too")  # fmt: skip
     add("--compare", action="store_true",
         help="plan the model for every known GPU, in the formats that run there")  # fmt: skip
     add("--stock", action="store_true", help="plan for SGLang 0.5.23 without this extension")

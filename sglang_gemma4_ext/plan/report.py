@@ -91,7 +91,7 @@ def _prefill(plan: Plan) -> list[str]:
     default = default_load(question.memory, question.geometry, question.tp).chunk
     if chunk >= default:
         return []
-    return [f"Prefill of it in chunks of {chunk}: {prefill(plan)}"]
+    return [f"Its prefill runs in chunks of {chunk}: {prefill(plan)}"]
 
 
 def _gains(gains: Sequence[Option]) -> list[str]:

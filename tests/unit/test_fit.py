@@ -143,7 +143,7 @@ def test_a_server_that_may_start_is_left_to_sglang(fitted):
     flags = ("--context-length", "262144", "--max-running-requests", "2")
     line, said = fitted(25 * GIB, *flags)
     assert line.argv[2:] == list(flags)
-    assert said.startswith("memory as SGLang chooses it, for nothing fits: ")
+    assert said.startswith("memory as SGLang chooses it, because nothing fits: ")
     assert "the nearest that fits: a shorter --context-length" in said
     with pytest.raises(PlanError, match="too few for a context of 262144"):
         fitted(25 * GIB, *flags, asked=True)
