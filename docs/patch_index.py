@@ -43,7 +43,7 @@ def _entry(patch: Patch) -> str:
             f"{patch.summary}.\n",
             f"- Why: {patch.why}",
             f"- Upstream: {patch.upstream}",
-            f"- Goes when: {patch.retire_when}",
+            f"- Retired when: {patch.retire_when}",
             f"- If it does not hold: {'the server stops' if patch.required else 'it is skipped'}",
             f"- Hooks: {hooks}",
             f"- Code: [patch](../patches/{patch.theme}/{patch.name}.py), [test](../{test})\n",
