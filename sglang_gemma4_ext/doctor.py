@@ -26,7 +26,12 @@ from sglang_gemma4_ext.checkpoint.layer_formats import count_formats
 from sglang_gemma4_ext.checkpoint.model_family import ModelInfo, read_model_info
 from sglang_gemma4_ext.checkpoint.quantization import describe
 from sglang_gemma4_ext.context import Context, sglang_version
-from sglang_gemma4_ext.machine import detect_gpu
+from sglang_gemma4_ext.launcher.command_line import CommandLine
+from sglang_gemma4_ext.launcher.fit import question_of
+from sglang_gemma4_ext.machine import detect_gpu, gpu_memory
+from sglang_gemma4_ext.plan import search
+from sglang_gemma4_ext.plan.geometry import PlanError
+from sglang_gemma4_ext.plan.report import to_json
 from sglang_gemma4_ext.registry import Outcome, Patch, State, apply, changed_sources, decide
 from sglang_gemma4_ext.settings import Settings, SettingsError, plugin_allowed
 
@@ -54,6 +59,7 @@ def report(outcomes: Sequence[Outcome], ctx: Context) -> dict[str, Any]:
         "gpu": str(ctx.gpu),
         "target_gpu": ctx.gpu.is_target,
         "model": ctx.model.path if ctx.model else None,
+        "plan": _plan(ctx),
         "formats": _formats(ctx.model),
         "patches": [_patch_report(outcome) for outcome in outcomes],
         "starts": _plugin_installed() and not any(o.stops_server for o in outcomes),
@@ -99,6 +105,7 @@ def render(data: dict[str, Any], everything: bool = False) -> str:
         f"GPU       {data['gpu']}{'' if data['target_gpu'] else ' (not a target GPU)'}",
         f"plugin    {_plugin_words(data)}",
         f"model     {data['model'] or 'none given (--model-path): for this machine alone'}",
+        *_plan_words(data),
         *_format_lines(data["formats"]),
         "",
     ]
@@ -129,6 +136,31 @@ def _format_lines(formats: dict[str, dict[str, int]]) -> list[str]:
         + ", ".join(f"{words} x {count}" for words, count in counted.items())
         for row, (kind, counted) in enumerate(formats.items())
     ]
+
+
+def _plan(ctx: Context) -> dict[str, Any] | None:
+    """Return the plan of the model on this machine's GPU; None without a model or an NVIDIA GPU."""
+    if ctx.model is None or not ctx.model.is_gemma4 or ctx.gpu.vendor != "nvidia":
+        return None
+    try:
+        question = question_of(
+            CommandLine([]), ctx.model.path, ctx.gpu, gpu_memory().free, ctx.settings.swa_policy
+        )
+        return to_json(question, search.fit(question))
+    except (PlanError, CheckpointError) as error:
+        return {"fits": None, "reason": str(error)}
+
+
+def _plan_words(data: dict[str, Any]) -> list[str]:
+    plan = data["plan"]
+    if plan is None:
+        return []
+    if not plan["fits"]:
+        nearest = f"; the nearest that fits: {plan['nearest']}" if plan.get("nearest") else ""
+        return [f"plan      {plan['reason']}{nearest}"]
+    longest = f"{plan['longest_request_tokens']:,} tokens"
+    flags = " ".join(plan["flags"])
+    return [f"plan      {plan['reason']}; longest request {longest}", f"          {flags}"]
 
 
 def _plugin_words(data: dict[str, Any]) -> str:

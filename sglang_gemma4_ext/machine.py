@@ -74,7 +74,16 @@ class Memory:
         return self.total - self.used
 
 
+@functools.cache
 def gpu_memory() -> Memory:
+    """Return device 0's memory as of the first call: the launcher asks before SGLang starts.
+
+    Raises RuntimeError without a CUDA device.
+    """
+    return gpu_memory_now()
+
+
+def gpu_memory_now() -> Memory:
     """Ask nvidia-smi, as SGLang does, or else PyTorch. Raises RuntimeError without a CUDA device.
 
     PyTorch reports less than nvidia-smi, because it leaves out what the driver keeps.
@@ -101,11 +110,3 @@ def _nvidia_smi() -> list[Memory]:
         Memory(int(total) * MIB, int(used) * MIB if int(used) >= _IDLE_MIB else 0)
         for total, used in rows
     ]
-
-
-def gpu_memory_bytes() -> int:
-    """Return all of device 0's memory, in use or not.
-
-    Raises RuntimeError without a CUDA device.
-    """
-    return gpu_memory().total

@@ -7,7 +7,8 @@ from typing import Any
 
 from sglang_gemma4_ext.checkpoint.files import CheckpointError
 from sglang_gemma4_ext.checkpoint.hub import local_folder
-from sglang_gemma4_ext.machine import detect_gpu, gpu_memory_bytes
+from sglang_gemma4_ext.launcher import pool_check
+from sglang_gemma4_ext.machine import detect_gpu, gpu_memory, gpu_memory_now
 from sglang_gemma4_ext.plan import planner, served
 from sglang_gemma4_ext.plan.answer import Plan
 from sglang_gemma4_ext.plan.geometry import PlanError
@@ -17,40 +18,49 @@ from sglang_gemma4_ext.plan.sizes import GIB
 from sglang_gemma4_ext.settings import Settings
 
 
-def describe_memory(cfg: Any, cpu: bool) -> str:
+def describe_memory(cfg: Any, cpu: bool, made_tokens: int | None = None) -> list[str]:
     """Return bytes of weights and draft, and of the rest on a GPU; if unknown, the reason.
 
     cfg: SGLang's resolved arguments. The server starts, whatever the plan says.
+    made_tokens: SGLang's max_total_num_tokens once the server is ready
     """
     folder = local_folder(cfg.model_path, cfg.revision)
     if folder is None:
-        return "not planned: the weights of a local --model-path can be summed"
+        return ["not planned: the weights of a local --model-path can be summed"]
     try:
         subject = served.read(
             str(folder),
             tp=cfg.tp_size,
             multimodal=bool(cfg.enable_multimodal),
             draft=cfg.speculative_draft_model_path,
+            draft_tokens=cfg.speculative_num_draft_tokens,
         )
-        left = "" if cpu else _left(plan_of(subject, cfg))
+        plan = None if cpu else plan_of(subject, cfg)
     except (PlanError, CheckpointError) as error:
-        return f"not planned: {error}"
+        return [f"not planned: {error}"]
     counted = [f"weights {size(subject.weights.total)}"]
     if subject.draft:
         counted.append(f"draft {size(subject.draft.size)}")
-    return ", ".join(counted) + left
+    said = ", ".join(counted)
+    if plan is None:
+        return [said, *([f"KV pools of {made_tokens:,} tokens"] if made_tokens else [])]
+    lines = [said + _left(plan)]
+    # --max-total-tokens sizes the pools whatever the memory is.
+    if made_tokens and cfg.max_total_tokens is None:
+        lines += pool_check.describe(plan, made_tokens, gpu_memory_now().free)
+    return lines
 
 
 def plan_of(subject: Served, cfg: Any) -> Plan:
     """Plan a server with resolved arguments on this machine's GPU. Raises PlanError."""
-    dtype = cfg.kv_cache_dtype
+    dtype, memory, settings = cfg.kv_cache_dtype, gpu_memory(), Settings.from_env()
     return planner.make(
         Question(
             geometry=subject.geometry,
             weights=subject.weights,
             draft=subject.draft,
             fp8_kv=subject.fp8_kv,
-            memory=gpu_memory_bytes(),
+            memory=memory.free if settings.launched else memory.total,
             capability=detect_gpu().capability,
             tp=cfg.tp_size,
             context=cfg.context_length,
@@ -60,7 +70,7 @@ def plan_of(subject: Served, cfg: Any) -> Plan:
             swa_ratio=cfg.swa_full_tokens_ratio,
             kv_dtype=dtype if dtype in KV_DTYPE_BYTES else "auto",
             page=cfg.page_size or 1,
-            policy=Settings.from_env().swa_policy,
+            policy=settings.swa_policy,
         )
     )
 

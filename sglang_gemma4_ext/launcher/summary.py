@@ -63,7 +63,16 @@ def _memory(cfg: Any, settings: Settings) -> list[str]:
     model = read_model_info(cfg.model_path, cfg.revision)
     if model is None or not model.is_gemma4:
         return []
-    return [f"  memory     {describe_memory(cfg, settings.cpu)}"]
+    first, *more = describe_memory(cfg, settings.cpu, _made_tokens())
+    return [f"  memory     {first}", *(f"             {line}" for line in more)]
+
+
+def _made_tokens() -> int | None:
+    """Return the size of the KV pools as the schedulers reported it; None before that."""
+    from sglang.srt.entrypoints import http_server
+
+    state = getattr(http_server, "_global_state", None)
+    return state.scheduler_info.get("max_total_num_tokens") if state else None
 
 
 def _chat(cfg: Any, settings: Settings) -> list[str]:

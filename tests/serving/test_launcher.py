@@ -52,6 +52,7 @@ def test_the_summary_names_model_machine_and_settings(server, checkpoint):
         r"sglang-gemma4-ext [\d.]+ on SGLang [\d.]+",
         rf"  model      {path}: Gemma4ForConditionalGeneration, dense, text-only \(--en.*",
         r"  device     CPU, for no CUDA device was found.*; attention in PyTorch",
+        r"             KV pools of 65,536 tokens",
         r"  patches    .*text_only, .*cpu_torch_attention.*",
         r"  not needed .*causal_lm_config.*",
         r"  left out   exact_sliding_window: .*--gemma4-ext-disable.*",

@@ -295,4 +295,4 @@ def test_memory_is_what_nvidia_smi_says_of_such_a_card(monkeypatch, tmp_path, to
         program.write_text(f"#!/bin/sh\ncat <<END\n{rows}\nEND\n")
         program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
-    assert machine.gpu_memory() == expected
+    assert machine.gpu_memory_now() == expected
