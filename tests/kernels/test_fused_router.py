@@ -117,7 +117,7 @@ def test_a_scale_updated_after_loading_is_used(how, tokens, layer, device) -> No
     torch.testing.assert_close(choice(layer, x, logits)[0], expected[1], rtol=0, atol=1e-5)
 
 
-def test_an_adapter_on_the_projection_is_applied(layer, device) -> None:
+def test_an_adapter_on_the_projection_keeps_sglangs_router(layer, device) -> None:
     layer.router.proj = torch.nn.Linear(HIDDEN, EXPERTS, device=device)
     x = torch.randn(2, HIDDEN, device=device)
     assert forward(lambda router, given: "stock", layer.router, x) == "stock"
