@@ -5,6 +5,8 @@
 "gelu" as the erf form and "gelu_tanh" as the tanh form. The dense layers, the CPU's experts and the
 NVFP4 experts apply tanh, as `hidden_activation` in the checkpoint says. Under torch.compile a
 single token leaves the runner for `fused_moe_forward_native`, which has only the erf form.
+
+The runners `humming` and `triton_kernel` have only the erf form, too. They are refused.
 """
 
 from __future__ import annotations
@@ -20,6 +22,20 @@ RUNNER = "sglang.srt.layers.moe.moe_runner"
 SEQUENCE = f"{RUNNER}.triton_utils.fused_moe._fused_moe_kernel_sequence"
 UNQUANTIZED = "sglang.srt.layers.quantization.unquant.UnquantizedFusedMoEMethod"
 MODEL = "sglang.srt.models.gemma4_causal"
+# Values of --moe-runner-backend.
+ERF_ONLY = ("humming", "triton_kernel")
+
+
+def _refuse_erf(self: Any, *args: Any, **kwargs: Any) -> None:
+    """BEFORE Gemma4MoE.__init__. Raises ValueError under a runner without tanh gelu."""
+    from sglang.srt.layers.moe.utils import get_moe_runner_backend
+
+    backend = get_moe_runner_backend().value
+    if backend in ERF_ONLY:
+        raise ValueError(
+            f"--moe-runner-backend {backend} applies the erf gelu to experts, and Gemma 4's gelu "
+            "is tanh: leave it out, or use triton"
+        )
 
 
 def _tanh(original: Callable[..., Any], *args: Any, activation: str, **kwargs: Any) -> Any:
@@ -55,13 +71,14 @@ PATCH = Patch(
     retire_when='Gemma4MoE names another activation than "gelu"',
     retired=_retired,
     hooks=(
+        Hook(f"{MODEL}.Gemma4MoE.__init__", "a838410016cc", "before", _refuse_erf),
         Hook(SEQUENCE, "1033ffaa70a2", "around", _tanh),
         Hook(
             f"{UNQUANTIZED}._torch_compile_forward", "7531ac49f6fe", "replace", _stay_on_the_runner
         ),
     ),
     relies_on=(
-        Source(f"{MODEL}.Gemma4MoE.__init__", "a838410016cc"),
+        Source(f"{RUNNER}.humming.HummingRunnerCore.apply_activation", "96c814cd0c35"),
         Source("sglang.srt.layers.moe.fused_moe_native.fused_moe_forward_native", "e554138ca5fc"),
         Source(f"{RUNNER}.triton.TritonRunnerCore.run", "aec60a336ba7"),
         Source(f"{RUNNER}.triton_utils.fused_moe.fused_experts_impl", "82e6d73f6321"),

@@ -3,11 +3,16 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
+import copy
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from unittest import mock
 
 import pytest
+import sglang
 import torch
 import transformers
 
@@ -20,6 +25,8 @@ BLOCK_M = 16
 CONFIG = {"BLOCK_SIZE_M": BLOCK_M, "BLOCK_SIZE_N": 32, "BLOCK_SIZE_K": 32, "GROUP_SIZE_M": 1}
 # Only summation order differs; the erf form differs by 2e-4 or more.
 TOLERANCE = 2e-6
+# Two of the values of SGLang's enumeration, as they stand in the names of its CUDA kernels.
+ERF_KIND, TANH_KIND = "ActivationKind)1", "ActivationKind)2"
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +60,7 @@ def run(sequence: Callable[..., torch.Tensor], experts, x, weights, ids) -> torc
     with (
         get_parallel().override(tp_group=None),
         mock.patch.object(fused_moe, "get_exec", return_value=flags),
-        mock.patch.object(fused_moe, "invoke_fused_moe_kernel", in_fp32(fused_moe)),
+        in_fp32(fused_moe) if x.dtype == torch.float32 else contextlib.nullcontext(),
     ):
         return sequence(
         *(x, experts.gate_up_proj.data, experts.down_proj.data, weights, ids),
@@ -62,12 +69,16 @@ def run(sequence: Callable[..., torch.Tensor], experts, x, weights, ids) -> torc
     )  # fmt: skip
 
 
-def in_fp32(fused_moe: ModuleType) -> Callable[..., None]:
+def in_fp32(fused_moe: ModuleType) -> contextlib.AbstractContextManager:
     """Store the sums of the runner's matmul in fp32 instead of FP16."""
     import triton.language as tl
 
     invoke = fused_moe.invoke_fused_moe_kernel
-    return lambda *args, **kwargs: invoke(*args, **{**kwargs, "compute_type": tl.float32})
+
+    def exact(*args, **kwargs) -> None:
+        invoke(*args, **{**kwargs, "compute_type": tl.float32})
+
+    return mock.patch.object(fused_moe, "invoke_fused_moe_kernel", exact)
 
 
 def aligned(ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -83,7 +94,8 @@ def aligned(ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor
         slots += mine + [flat.numel()] * (count * BLOCK_M - len(mine))
         blocks += [expert] * count
     return tuple(
-        torch.tensor(values, dtype=torch.int32) for values in (slots, blocks, [len(slots)])
+        torch.tensor(values, dtype=torch.int32, device=ids.device)
+        for values in (slots, blocks, [len(slots)])
     )
 
 
@@ -112,6 +124,23 @@ def test_experts_equal_transformers(experts, tokens):
     assert stock > 20 * TOLERANCE
 
 
+@pytest.mark.gpu
+def test_the_kernel_on_a_gpu_is_the_tanh_form(experts):
+    """Its name says so. Its values cannot: tanh.approx is as far off as the erf form is."""
+    from sglang.srt.layers.moe.moe_runner.triton_utils.fused_moe import _fused_moe_kernel_sequence
+
+    x = torch.randn(7, HIDDEN, device="cuda", dtype=torch.bfloat16)
+    ids = torch.arange(7 * TOP_K, device="cuda", dtype=torch.int32).view(7, TOP_K) % EXPERTS
+    weights = torch.ones(7, TOP_K, device="cuda")
+    on_gpu = copy.deepcopy(experts).to("cuda", torch.bfloat16)
+    for sequence, kind in ((tanh, TANH_KIND), (_fused_moe_kernel_sequence, ERF_KIND)):
+        with torch.profiler.profile() as profile:
+            run(sequence, on_gpu, x, weights, ids)
+            torch.cuda.synchronize()
+        (name,) = {e.name for e in profile.events() if "act_and_mul_kernel" in e.name}
+        assert kind in name
+
+
 def test_other_activations_are_kept():
     around = hook_of(PATCH, "around", "_fused_moe_kernel_sequence")
     for given, want in {"gelu": "gelu_tanh", "gelu_tanh": "gelu_tanh", "silu": "silu"}.items():
@@ -121,3 +150,38 @@ def test_other_activations_are_kept():
 def test_compiled_single_tokens_stay_on_the_runner():
     """Keep them there: SGLang's fused_moe_forward_native has only the erf form."""
     assert hook_of(PATCH, "replace", "_torch_compile_forward")(None, num_tokens=1) is None
+
+
+@pytest.mark.parametrize(
+    ("backend", "refused"),
+    [("humming", True), ("triton_kernel", True), ("auto", False), ("triton", False)],
+)
+def test_runners_with_the_only_the_erf_form_are_refused(backend, refused, monkeypatch):
+    from sglang.srt.layers.moe import utils
+
+    monkeypatch.setattr(utils, "get_moe_runner_backend", lambda: utils.MoeRunnerBackend(backend))
+    check = hook_of(PATCH, "before", "__init__")
+    if not refused:
+        assert check(None) is None
+        return
+    with pytest.raises(ValueError, match=f"--moe-runner-backend {backend} applies the erf gelu"):
+        check(None)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "moe_runner.humming:HummingRunnerCore.apply_activation",
+        "fused_moe_triton.triton_kernels_moe:triton_kernel_fused_experts",
+    ],
+)
+def test_the_refused_runners_still_have_no_tanh(source):
+    """Read as text: the second one's package is not installed here."""
+    module, _, name = source.partition(":")
+    file = Path(sglang.__file__).parent / "srt/layers/moe" / f"{module.replace('.', '/')}.py"
+    (body,) = (
+        ast.unparse(node)
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.FunctionDef) and node.name == name.rpartition(".")[2]
+    )
+    assert "gelu_and_mul" in body and "tanh" not in body
