@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -20,6 +21,11 @@ import torch
 
 # Compute capabilities whose instructions the emulator has.
 EMULATED = (80, 86, 89, 90)
+# The store at the end of a warp's part of tl.sum. Triton contracts x * x and the first addition of
+# the butterfly to one fma, so lanes hold sums that differ in the last bit, and all of them store.
+SUM_OF_A_WARP = re.compile(
+    r"shared \d+ of block \d+, threads of a warp.*: st\.shared.*standard\.py"
+)
 # The order of thread blocks: options of `tests.ptx.machine.run`.
 BLOCK_ORDERS = {
     "forward": {},
@@ -51,12 +57,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip tests marked `interpreter` if kernels are compiled."""
+    """Skip tests marked `interpreter` if kernels are compiled, else those marked `compiled`."""
     if _emulated_capability(config) is None and not torch.cuda.is_available():
-        return
+        marker, reason = "compiled", "Triton's interpreter does not take this: --emulate does"
+    else:
+        marker, reason = "interpreter", "Triton's interpreter alone takes this"
     for item in items:
-        if item.get_closest_marker("interpreter"):
-            item.add_marker(pytest.mark.skip(reason="Triton's interpreter alone takes this"))
+        if item.get_closest_marker(marker):
+            item.add_marker(pytest.mark.skip(reason=reason))
 
 
 def _emulated_capability(config: pytest.Config) -> int | None:
@@ -78,7 +86,12 @@ def _emulated(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     options = BLOCK_ORDERS[request.config.getoption("--block-order")]
     with EmulatedGpu(capability, **options) as gpu:
         yield
-    assert not gpu.findings
+    found = gpu.findings
+    if request.node.get_closest_marker("last_bit_race"):
+        for what in [w for w in found.get("race", ()) if SUM_OF_A_WARP.search(w)]:
+            del found["race"][what]
+        found = {kind: seen for kind, seen in found.items() if seen}
+    assert not found
 
 
 @pytest.fixture(scope="session")
