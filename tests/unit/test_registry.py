@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Test the patch registry with a stand-in module, hooked through SGLang's real HookRegistry.
 
-Each test of `apply` runs in a fresh interpreter, because HookRegistry cannot undo a hook.
+Each test of `apply` runs in a process of its own, because HookRegistry cannot undo a hook.
 """
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
@@ -52,23 +53,58 @@ ctx = Context(Settings(), sglang="0.5.23")
 """
 
 
+# One interpreter imports SGLang; each piece of code runs in a fork of it.
+FORKING = """
+import io, json, os, sys, traceback
+import sglang.srt.plugins.hook_registry
+import sglang_gemma4_ext.doctor
+exec(sys.argv[1])
+for line in sys.stdin:
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        sys.stdout, status = io.StringIO(), 0
+        try:
+            exec(json.loads(line))
+        except BaseException:
+            sys.stdout, status = io.StringIO(traceback.format_exc()), 1
+        with os.fdopen(writer, "w") as pipe:
+            json.dump([status, sys.stdout.getvalue()], pipe)
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as pipe:
+        print(pipe.read(), flush=True)
+    os.waitpid(child, 0)
+"""
+
+
+@pytest.fixture(scope="module")
+def interpreter(tmp_path_factory) -> Iterator[subprocess.Popen[str]]:
+    folder = tmp_path_factory.mktemp("registry")
+    (folder / "target.py").write_text(TARGET)
+    process = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", FORKING, PRELUDE],
+        cwd=folder,
+        env={"PYTHONPATH": str(folder), "PATH": "/usr/bin:/bin", "HOME": str(folder)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    yield process
+    process.stdin.close()
+    process.wait(timeout=60)
+
+
 @pytest.fixture
-def run(tmp_path: Path):
+def run(interpreter: subprocess.Popen[str]):
     """run(code): execute it beside the stand-in module and return the printed lines."""
-    (tmp_path / "target.py").write_text(TARGET)
 
     def run_code(code: str) -> list[str]:
-        done = subprocess.run(
-            [sys.executable, "-W", "ignore", "-c", PRELUDE + textwrap.dedent(code)],
-            cwd=tmp_path,
-            env={"PYTHONPATH": str(tmp_path), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
-            capture_output=True,
-            text=True,
-            timeout=900,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr[-2000:]
-        return done.stdout.split("\n")[:-1]
+        interpreter.stdin.write(json.dumps(textwrap.dedent(code)) + "\n")
+        interpreter.stdin.flush()
+        status, said = json.loads(interpreter.stdout.readline())
+        assert status == 0, said
+        return said.split("\n")[:-1]
 
     return run_code
 
