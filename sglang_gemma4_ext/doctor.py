@@ -17,9 +17,10 @@ import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from sglang_gemma4_ext import PLUGIN, PREFIX, VERIFIED_SGLANG, __version__, pipes
+from sglang_gemma4_ext import PLUGIN, PREFIX, VERIFIED_SGLANG, __version__, bundle, pipes
 from sglang_gemma4_ext.checkpoint.files import CheckpointError, read_headers
 from sglang_gemma4_ext.checkpoint.hub import local_folder
 from sglang_gemma4_ext.checkpoint.layer_formats import count_formats
@@ -33,7 +34,7 @@ from sglang_gemma4_ext.plan import search
 from sglang_gemma4_ext.plan.geometry import PlanError
 from sglang_gemma4_ext.plan.report import to_json
 from sglang_gemma4_ext.registry import Outcome, Patch, State, apply, changed_sources, decide
-from sglang_gemma4_ext.settings import Settings, SettingsError, plugin_allowed
+from sglang_gemma4_ext.settings import Settings, SettingsError, environment, plugin_allowed
 
 PACKAGES = ("sglang", "sglang-kernel", "torch", "triton", "transformers", "compressed-tensors")
 PLUGIN_GROUP = "sglang.srt.plugins"
@@ -188,7 +189,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--all", action="store_true", help="list every patch, with its reasons")
     parser.add_argument("--model-path", help="a checkpoint: which patches it gets")
+    parser.add_argument("--bundle", type=Path, metavar="FILE", help="write a bug report's bundle")
+    parser.add_argument("--log", type=Path, help="a server's log, whose end goes into the bundle")
     args = parser.parse_args(argv)
+    if args.log is not None and args.bundle is None:
+        parser.error("--log belongs to --bundle FILE: give both")
     if not sglang_version():
         print(f"{PREFIX}SGLang is not installed here", file=sys.stderr)
         return 1
@@ -211,6 +216,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{PREFIX}{error}", file=sys.stderr)
         return 1
     print(json.dumps(data, indent=2) if args.json else render(data, args.all))
+    if args.bundle is not None:
+        try:
+            bundle.write(args.bundle, data, args.log, environment())
+        except OSError as error:
+            print(f"{PREFIX}no bundle: {error}", file=sys.stderr)
+            return 1
     return 0 if data["starts"] else 1
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import shlex
 import sys
 from dataclasses import replace
 from typing import get_args
@@ -24,6 +25,7 @@ from sglang_gemma4_ext.launcher.command_line import DRAFT_MODEL, MODEL, TENSOR_P
 from sglang_gemma4_ext.machine import detect_gpu, gpu_memory
 from sglang_gemma4_ext.plan.question import E4M3_SINCE, parse_allowed
 from sglang_gemma4_ext.quiet import quiet_warnings
+from sglang_gemma4_ext.redaction import redact
 from sglang_gemma4_ext.settings import (
     ChatParsers,
     CpuAttention,
@@ -32,6 +34,7 @@ from sglang_gemma4_ext.settings import (
     Settings,
     SettingsError,
     SwaPolicy,
+    environment,
     parse_names,
     plugin_allowed,
 )
@@ -245,7 +248,9 @@ def _serve(argv: list[str]) -> int:
     """Run SGLang until it ends, remove what it leaves behind, and return the exit status."""
     status, sentence = 0, "stopped"
     run_folder.make_folder()
-    print(f"sglang-gemma4-ext {__version__}: starting SGLang", file=sys.stderr, flush=True)
+    flags = redact(shlex.join(argv), environment())
+    said = f"sglang-gemma4-ext {__version__}: starting SGLang with {flags}"
+    print(said, file=sys.stderr, flush=True)
     try:
         _run(argv)
     except KeyboardInterrupt:

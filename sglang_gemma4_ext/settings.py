@@ -145,6 +145,11 @@ def nvcc_host_compiler(env: Mapping[str, str] = os.environ) -> str:
     return env.get("NVCC_CCBIN", "g++")
 
 
+def environment() -> dict[str, str]:
+    """Return this process's variables, for a bug report to choose from."""
+    return dict(os.environ)
+
+
 def run_folder_path() -> str | None:
     """Return the folder that all processes of a launcher's server share, or None."""
     return os.environ.get(_PREFIX + "RUN_FOLDER") or None

@@ -60,7 +60,13 @@ def test_a_checkpoints_code_does_not_run_and_no_secret_is_printed(checkpoint, tm
     assert marker.read_text() == "ran"
 
 
-def test_the_doctor_prints_no_token():
-    done = run_to_end(module=("-m", "sglang_gemma4_ext.doctor", "--all"), env={"HF_TOKEN": TOKEN})
+def test_the_doctor_prints_and_bundles_no_token(tmp_path):
+    log, out = tmp_path / "server.log", tmp_path / "bundle.json"
+    log.write_text(f"starting with --api-key {KEY}\nHF_TOKEN={TOKEN}\nthe last line\n")
+    flags = ("--all", "--bundle", str(out), "--log", str(log))
+    done = run_to_end(*flags, module=("-m", "sglang_gemma4_ext.doctor"), env={"HF_TOKEN": TOKEN})
     assert "exact_sliding_window" in done.stdout
-    assert TOKEN not in done.stdout
+    written = json.loads(out.read_text())
+    assert written["log"][-1] == "the last line" and written["doctor"]["starts"]
+    for text in (done.stdout, out.read_text()):
+        assert TOKEN not in text and KEY not in text
