@@ -10,13 +10,18 @@ from sglang_gemma4_ext import doctor
 from sglang_gemma4_ext.checkpoint.model_family import read_model_info
 from sglang_gemma4_ext.context import Context
 from sglang_gemma4_ext.machine import NO_GPU, Gpu, Memory
-from sglang_gemma4_ext.plan import report, search, served
+from sglang_gemma4_ext.plan import report, search, served, weights
 from sglang_gemma4_ext.plan.geometry import BUILT_IN
 from sglang_gemma4_ext.plan.question import Question
 from sglang_gemma4_ext.plan.sizes import GIB
 from sglang_gemma4_ext.settings import Settings
 
 A10G = Gpu("nvidia", "NVIDIA A10G", (8, 6))
+
+
+def _asked(gib: int) -> Question:
+    held = weights.estimate(BUILT_IN["12B"], "bf16")
+    return Question(BUILT_IN["12B"], held, gib * GIB, capability=(8, 6))
 
 
 @pytest.fixture
@@ -46,7 +51,9 @@ def test_a_model_that_fits_is_planned_as_plan_does(reported):
 
 def test_a_model_that_does_not_fit_is_said_with_what_would(reported):
     text = doctor.render(reported(16)[1])
-    assert "plan      the weights alone (22.4 GiB) do not fit 16.0 GiB; the nearest" in text
+    held = _asked(16).weights.total / GIB
+    said = f"plan      the weights alone ({held:.1f} GiB) do not fit 16.0 GiB; the nearest that"
+    assert said in text
 
 
 def test_without_a_gpu_there_is_no_plan(reported):
