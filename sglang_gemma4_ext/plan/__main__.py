@@ -77,6 +77,10 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     if args.json:
         print(json.dumps(report.to_json(question, plan, gains), indent=2))
+    elif sys.stdout.isatty():
+        from sglang_gemma4_ext.plan import terminal
+
+        terminal.show(question, plan, gains)
     else:
         print(report.to_text(question, plan, gains))
     return 0 if plan.fits else 1

@@ -8,31 +8,14 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from sglang_gemma4_ext.plan.answer import RESERVE, Plan
+from sglang_gemma4_ext.plan.answer import Plan
+from sglang_gemma4_ext.plan.colours import COLOURS
 from sglang_gemma4_ext.plan.geometry import PlanError
 from sglang_gemma4_ext.plan.sizes import GIB
 
 WIDTH, MARGIN, BAR, GAP, KEY = 1100, 40, 54, 82, 26
 SCALE = WIDTH - 2 * MARGIN
 INK, PAPER, LIMIT = "#1f2430", "#ffffff", "#c0392b"
-# One colour for each purpose, the same in every picture; they differ in lightness too.
-COLOURS = {
-    "CUDA context": "#5b6472",
-    "weights: attention": "#1d4e89",
-    "weights: mlp": "#2f75b5",
-    "weights: experts": "#5fa3d6",
-    "weights: embeddings": "#9cc9ea",
-    "weights: ple": "#c9e2f5",
-    "weights: other": "#7a5195",
-    "weights: towers": "#8c6d46",
-    "weights: draft": "#d1477a",
-    "weights: swizzled scales": "#f2a3c3",
-    RESERVE + "activations": "#b35900",
-    RESERVE + "CUDA graphs": "#e08214",
-    RESERVE + "request table, attention buffers": "#fdb863",
-    RESERVE + "unmodelled": "#fee0b6",
-    "kv": "#2a9d60",
-}
 
 
 def draw(plans: Sequence[tuple[str, Plan]], file: Path) -> None:

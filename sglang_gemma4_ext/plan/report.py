@@ -28,16 +28,18 @@ def to_text(asked: Question, plan: Plan, gains: Sequence[Option] = ()) -> str:
 
     asked: the question before the plan chose
     """
-    question = plan.question
-    verdict = f"{'Yes' if plan.fits else 'No'}: {plan.reason}."
-    lines = [title(plan), "", verdict, *(f"{note}." for note in plan.notes)]
-    if plan.nearest:
-        lines.append(f"The nearest that fits: {plan.nearest}.")
-    lines += ["", *_table(plan.parts, question.memory), *_legend(plan), ""]
+    lines = [title(plan), "", *verdict(plan), ""]
+    lines += [*_table(plan.parts, plan.question.memory), *legend(plan), ""]
     if plan.fits:
-        lines += [*_capacity(asked, plan), *_prefill(plan), *_gains(gains)]
+        lines += [*capacity(asked, plan), *_gains(gains)]
         lines += ["", "Flags:", *(f"  {flag}" for flag in plan.flags)]
     return "\n".join(lines).rstrip()
+
+
+def verdict(plan: Plan) -> list[str]:
+    """Say whether it fits, what else to know, and what would fit."""
+    lines = [f"{'Yes' if plan.fits else 'No'}: {plan.reason}.", *(f"{n}." for n in plan.notes)]
+    return [*lines, f"The nearest that fits: {plan.nearest}."] if plan.nearest else lines
 
 
 def to_json(asked: Question, plan: Plan, gains: Sequence[Option] = ()) -> dict[str, Any]:
@@ -108,7 +110,7 @@ def gpu(question: Question) -> str:
     return f"{name} x {question.tp}" if question.tp > 1 else name
 
 
-def _legend(plan: Plan) -> list[str]:
+def legend(plan: Plan) -> list[str]:
     """Explain the parts with unusual names."""
     words = LEGEND | ({UNMODELLED: SLACK} if plan.question.tight else {})
     return ["", *(f"  {part}: {words[part]}" for part in plan.parts if part in words)]
@@ -123,7 +125,8 @@ def _table(parts: dict[str, int], memory: int) -> list[str]:
     ]
 
 
-def _capacity(asked: Question, plan: Plan) -> list[str]:
+def capacity(asked: Question, plan: Plan) -> list[str]:
+    """Say what the KV pools hold, what limits it, and what prefill costs."""
     pools = plan.pools
     if pools.shared_bytes is None:
         held = f"{pools.full:,} tokens of full attention, {pools.swa:,} of sliding windows"
@@ -139,4 +142,4 @@ def _capacity(asked: Question, plan: Plan) -> list[str]:
         f"  {prompt:>9,} + {new:,} tokens  {count:>6,}"
         for (prompt, new), count in plan.concurrent.items()
     ]
-    return [*lines, "Requests at once, prompt + new tokens:", *rows]
+    return [*lines, "Requests at once, prompt + new tokens:", *rows, *_prefill(plan)]
