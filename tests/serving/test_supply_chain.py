@@ -32,6 +32,10 @@ REFERENCES = {
     "AutoTokenizer": ["evil.EvilTokenizer", "evil.EvilTokenizer"],
 }
 
+# What docs/operations.md says of a request without the key.
+OPEN = {"/health": 200}
+CLOSED = dict.fromkeys(("/metrics", "/docs", "/openapi.json", "/", "/ping", "/server_info"), 401)
+
 
 @pytest.mark.slow
 def test_a_checkpoints_code_does_not_run_and_no_secret_is_printed(checkpoint, tmp_path):
@@ -43,16 +47,21 @@ def test_a_checkpoints_code_does_not_run_and_no_secret_is_printed(checkpoint, tm
         content = json.loads((path / name).read_text())
         (path / name).write_text(json.dumps({**content, "auto_map": REFERENCES}))
     flags = ("--model-path", str(path), "--api-key", KEY, "--admin-api-key", ADMIN)
+    flags += ("--enable-metrics",)
     env = {"HF_TOKEN": TOKEN, "TMPDIR": str(tmp_path), "HF_HOME": str(tmp_path / "hf")}
     with serve(*flags, log_dir=tmp_path / "logs", env=env, ready=READY) as server:
         body = {"text": "x", "sampling_params": {"max_new_tokens": 2}}
         refused = requests.post(f"{server.url}/generate", json=body, timeout=180)
         assert refused.status_code == 401
         key = {"Authorization": f"Bearer {KEY}"}
+        asked = {path: requests.get(f"{server.url}{path}", timeout=180) for path in OPEN | CLOSED}
+        assert {path: answer.status_code for path, answer in asked.items()} == OPEN | CLOSED
+        metrics = requests.get(f"{server.url}/metrics", headers=key, timeout=180)
+        assert metrics.status_code == 200 and "sglang:" in metrics.text
         answer = requests.post(f"{server.url}/generate", json=body, headers=key, timeout=180)
         assert answer.status_code == 200
         log = server.log
-    assert "api_key" in log and "<redacted>" in log
+    assert "--api-key <redacted> --admin-api-key <redacted>" in log
     assert not [secret for secret in (KEY, ADMIN, TOKEN) if secret in log]
     assert not marker.exists()
     # Any loader that trusted the code would have run it.
