@@ -22,7 +22,7 @@ PREFIXES = ("SGLANG_", "TRITON_", "CUDA_", "HF_", "TORCH", "PYTORCH_", "NCCL_", 
 
 
 def write(path: Path, report: dict[str, Any], log: Path | None, env: Mapping[str, str]) -> None:
-    """Write the bundle. Raises OSError where the log cannot be read or the file not written."""
+    """Write the bundle. Raises OSError if the log cannot be read or the file not written."""
     content = {
         "doctor": without_secrets(report, env),
         "environment": settings_of(env, PREFIXES),

@@ -8,12 +8,12 @@ from collections.abc import Iterable, Mapping
 
 HIDDEN = "<redacted>"
 _ANY_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL|AUTH", re.IGNORECASE)
-# The last word of a secret's name: `hf_token` is one, `max_total_tokens` is not.
+# A secret's name ends in one of these words: `hf_token` does, `max_total_tokens` does not.
 _WORDS = r"(?:key|secret|password|passwd|passphrase|credentials?|cookie|authorization)"
 _NAME = rf"(?:[a-z]\w*[_-])*(?:{_WORDS}|token)(?:[_-][ab])?"
 # A value as in JSON, a Python record, a shell or an HTTP header.
 _VALUE = r"""(?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|[^\s,;&'"}\])]+)"""
-# "#new-token: 30" counts tokens.
+# Not a secret: "#new-token: 30" counts tokens.
 _COUNT = r"(?![\w-]*token\s*[=:]\s*\d+(?:\.\d+)?(?:[\s,;)]|$))"
 _PATTERNS = (
     # https://user:password@host
@@ -34,7 +34,7 @@ _PATTERNS = (
 
 
 def redact(text: str, env: Mapping[str, str]) -> str:
-    """Replace secrets in a text, and the values of secret variables wherever they stand."""
+    """Replace secrets in a text, and the values of secret variables anywhere."""
     for value in secret_values(env):
         text = text.replace(value, HIDDEN)
     for pattern, replacement in _PATTERNS:
@@ -49,7 +49,7 @@ def secret_values(env: Mapping[str, str]) -> list[str]:
 
 
 def settings_of(env: Mapping[str, str], prefixes: Iterable[str]) -> dict[str, str]:
-    """Return the variables that begin so, without those of a secret name."""
+    """Return the variables with one of these prefixes, without those of a secret name."""
     chosen = {name: value for name, value in env.items() if name.startswith(tuple(prefixes))}
     return {
         name: HIDDEN if _ANY_SECRET.search(name) else redact(value, env)

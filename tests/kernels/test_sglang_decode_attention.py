@@ -33,7 +33,7 @@ def _cases():
 @pytest.mark.parametrize("splits", [1, 3])
 @pytest.mark.parametrize(("heads", "dtype"), _cases())
 def test_equals_float64(heads, dtype, splits, device):
-    """Requests of one key, of a few and of more than two blocks; keys scattered over the pool."""
+    """Batch requests of one key, of a few and of over two blocks; keys lie all over the pool."""
     from sglang.kernels.ops.attention.decode_attention import decode_attention_fwd
 
     dim, query_heads, key_heads = heads

@@ -21,13 +21,13 @@ by_dtype = pytest.mark.parametrize("dtype", RMS, ids=str)
 
 
 class OnGpu(torch.Tensor):
-    """A tensor that SGLang's host functions take for a GPU's."""
+    """Appear to SGLang's host functions as a tensor on a GPU."""
 
     is_cuda = True
 
 
 def near(got: torch.Tensor, want: torch.Tensor) -> None:
-    """Hold a result to float64."""
+    """Compare a result with float64."""
     found = error(got.as_subclass(torch.Tensor), want)
     assert found.rms <= RMS[got.dtype] and found.worst <= WORST[got.dtype], found
 
@@ -39,7 +39,7 @@ def _bf16(mended_bf16) -> None:
 
 @pytest.fixture
 def drawn(device):
-    """drawn(*shape, dtype=..., scale=...): a seeded tensor, another one at each call."""
+    """drawn(*shape, dtype=..., scale=...): a seeded tensor, different at each call."""
     generator = torch.Generator().manual_seed(5)
 
     def draw(*shape: int, dtype: torch.dtype = torch.float32, scale: float = 1.0) -> torch.Tensor:
@@ -49,7 +49,7 @@ def drawn(device):
 
 
 def norm(x: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Tensor:
-    """float64: transformers' norm of x, its fp32 arithmetic done in float64."""
+    """Compute transformers' norm of x in float64, also where it uses fp32."""
     made = Gemma4RMSNorm(x.shape[-1], EPS, with_scale=False)
     normed = made._norm(x.detach().cpu().double())
     return normed if weight is None else normed * weight.cpu().double()
@@ -63,13 +63,13 @@ HEADS = ((4, 2, 32), (16, 8, 256), (16, 2, 512), (8, 1, 256))
 @pytest.mark.parametrize("heads", HEADS, ids=str)
 @pytest.mark.parametrize("tokens", [1, 3])
 def test_norms_of_query_key_and_value(tokens, heads, dtype, drawn):
-    """One program a head, in place, on slices of the joint projection."""
+    """Run one program a head, in place, on slices of the joint projection."""
     _qkv(tokens, *heads, dtype, drawn, shared=False)
 
 
 @pytest.mark.parametrize("shared", [False, True], ids=["own-keys", "shared-keys"])
 def test_norms_of_many_tokens(shared, drawn):
-    """Above 256 tokens one program takes all heads of a token."""
+    """Use more than 256 tokens, where one program takes all heads of a token."""
     _qkv(257, 4, 2, 32, torch.bfloat16, drawn, shared=shared)
 
 
@@ -101,7 +101,9 @@ def _qkv(tokens, query_heads, key_heads, dim, dtype, drawn, *, shared):
 @pytest.mark.parametrize("hidden", [84, 2816])
 @pytest.mark.parametrize("tokens", [1, 3])
 def test_the_end_of_a_dense_layer(tokens, hidden, dtype, drawn):
-    """The last norm, the residual and the layer's scalar, as transformers' decoder layer ends."""
+    """Compare the last norm, the residual and the layer's scalar with transformers' decoder
+    layer.
+    """
     from sglang.kernels.ops.layernorm.gemma4_fused_ops import gemma_rmsnorm_residual_scalar
 
     x, residual = drawn(tokens, hidden, dtype=dtype, scale=3), drawn(tokens, hidden, dtype=dtype)
@@ -115,7 +117,7 @@ def test_the_end_of_a_dense_layer(tokens, hidden, dtype, drawn):
 @pytest.mark.parametrize("hidden", [84, 2816])
 @pytest.mark.parametrize("tokens", [1, 3])
 def test_the_end_of_a_layer_of_experts(tokens, hidden, dtype, drawn):
-    """The norms of MLP and experts, the norm of their sum, the residual and the scalar."""
+    """Compare the norms of MLP and experts, the norm of their sum, the residual and the scalar."""
     from sglang.kernels.ops.layernorm.gemma4_fused_ops import gemma_dual_rmsnorm_residual_scalar
 
     mlp, experts = (drawn(tokens, hidden, dtype=dtype, scale=3) for _ in range(2))
@@ -130,7 +132,7 @@ def test_the_end_of_a_layer_of_experts(tokens, hidden, dtype, drawn):
 
 @pytest.fixture
 def routed(drawn):
-    """routed(logits, scale, top_k): transformers' weights and experts behind given logits."""
+    """routed(logits, scale, top_k): transformers' weights and experts for given logits."""
 
     def choose(logits: torch.Tensor, scale: torch.Tensor, top_k: int):
         from transformers import Gemma4TextConfig
@@ -154,7 +156,7 @@ def routed(drawn):
 @pytest.mark.parametrize(("experts", "top_k"), [(128, 8), (8, 2), (100, 6)])
 @pytest.mark.parametrize("tokens", [1, 5])
 def test_routing(tokens, experts, top_k, joint, dtype, drawn, routed):
-    """Both of SGLang's routing kernels: the choice, the softmax over it, the expert's scale."""
+    """Run both of SGLang's routing kernels: the choice, its softmax, the expert's scale."""
     from sglang.kernels.ops.moe import gemma4_routing
 
     # Distinct logits, so that every choice has one answer.
@@ -174,7 +176,7 @@ def test_routing(tokens, experts, top_k, joint, dtype, drawn, routed):
 @pytest.mark.parametrize("columns", [1, 1000, 1025])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 def test_soft_cap(columns, dtype, drawn):
-    """cap * tanh(x / cap) in fp32, written as fp32; in place as well for fp32 logits."""
+    """Compute cap * tanh(x / cap) in fp32, written as fp32; for fp32 logits also in place."""
     from sglang.kernels.ops.activation.softcap import (
         softcap_inplace_logits,
         softcap_to_float32_logits,

@@ -25,7 +25,7 @@ BLOCK_M = 16
 CONFIG = {"BLOCK_SIZE_M": BLOCK_M, "BLOCK_SIZE_N": 32, "BLOCK_SIZE_K": 32, "GROUP_SIZE_M": 1}
 # Only summation order differs; the erf form differs by 2e-4 or more.
 TOLERANCE = 2e-6
-# Two of the values of SGLang's enumeration, as they stand in the names of its CUDA kernels.
+# Two values of SGLang's enumeration, as in the names of its CUDA kernels.
 ERF_KIND, TANH_KIND = "ActivationKind)1", "ActivationKind)2"
 
 
@@ -126,7 +126,9 @@ def test_experts_equal_transformers(experts, tokens):
 
 @pytest.mark.gpu
 def test_the_kernel_on_a_gpu_is_the_tanh_form(experts):
-    """Its name says so. Its values cannot: tanh.approx is as far off as the erf form is."""
+    """Read the kernel's name: its values cannot tell, as tanh.approx is as far off as the erf
+    form.
+    """
     from sglang.srt.layers.moe.moe_runner.triton_utils.fused_moe import _fused_moe_kernel_sequence
 
     x = torch.randn(7, HIDDEN, device="cuda", dtype=torch.bfloat16)
@@ -156,7 +158,7 @@ def test_compiled_single_tokens_stay_on_the_runner():
     ("backend", "refused"),
     [("humming", True), ("triton_kernel", True), ("auto", False), ("triton", False)],
 )
-def test_runners_with_the_only_the_erf_form_are_refused(backend, refused, monkeypatch):
+def test_runners_with_only_the_erf_form_are_refused(backend, refused, monkeypatch):
     from sglang.srt.layers.moe import utils
 
     monkeypatch.setattr(utils, "get_moe_runner_backend", lambda: utils.MoeRunnerBackend(backend))
@@ -176,7 +178,7 @@ def test_runners_with_the_only_the_erf_form_are_refused(backend, refused, monkey
     ],
 )
 def test_the_refused_runners_still_have_no_tanh(source):
-    """Read as text: the second one's package is not installed here."""
+    """Read the sources as text: the second runner's package is not installed here."""
     module, _, name = source.partition(":")
     file = Path(sglang.__file__).parent / "srt/layers/moe" / f"{module.replace('.', '/')}.py"
     (body,) = (
