@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Multiply a tile of INT4 weights by a tile of activations; the INT4 kernels share this.
+"""Multiply a tile of INT4 weights by a tile of activations, for all INT4 kernels.
 
 As for NVFP4, out^T = w x^T, and the even and the odd k of a byte are two dots.
 
-A code in the low bits of the FP16 1024 gives 1024 + code, and so does a zero point: the difference
-of the two is exact. Times its group's scale, in fp32, it is rounded once, to the activations'
-dtype. A scale per row is left for the result, so the weights of the dots are whole numbers.
+A code in the low bits of the FP16 1024 gives 1024 + code, and so does a zero point. Their
+difference is exact. Multiplied by its group's scale, in fp32, it is rounded once, to the
+activations' dtype. A scale per row is applied to the result, so the weights of the dots are whole
+numbers.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ def decode_int4(packed, PLAIN: tl.constexpr):
 
 @triton.jit
 def _values(codes, zero, scale, ROWS: tl.constexpr, GROUPS: tl.constexpr, EACH: tl.constexpr):
-    """(code - zero) * scale of [ROWS, GROUPS * EACH]: fp32, or exact fp16 without a scale.
+    """Return (code - zero) * scale of [ROWS, GROUPS * EACH]: fp32, or exact fp16 without a scale.
 
     codes, zero: fp16, zero [ROWS, GROUPS], each with 1024 added; scale: [ROWS, GROUPS] or None
     """
@@ -113,7 +114,7 @@ def multiply_int4(
     WGMMA: tl.constexpr,
     PLAIN: tl.constexpr,
 ):
-    """fp32 [BLOCK_N, BLOCK_M]: w x^T over all of K.
+    """Compute fp32 [BLOCK_N, BLOCK_M]: w x^T over all of K.
 
     x_rows: pointers [BLOCK_M] to fp16, bf16 or fp32 rows; x_mask: [BLOCK_M], rows to read
     rows: int64 [BLOCK_N], rows of the weight, all of which are read
@@ -133,7 +134,7 @@ def multiply_int4(
     for k in range(0, packed_stride, BLOCK_K // 2):
         packed_at = packed_rows[:, None] + (k + byte)[None, :]
         x_at = x_rows[:, None] + (2 * k + element)[None, :]
-        # Past the last group a code is 0 and meets an activation of 0.
+        # Behind the last group a code is 0 and meets an activation of 0.
         inside = (2 * k + part * EACH < 2 * packed_stride)[None, :]
         group = part if GROUP == 0 else 2 * k // GROUP + part
         if EVEN_K:

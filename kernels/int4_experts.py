@@ -58,7 +58,7 @@ def _int4_experts_kernel(
     WGMMA: tl.constexpr,
     PLAIN: tl.constexpr,
 ):
-    """out [T * k, N]: with an ACTIVATION act(gate) * up, else w x times the routing weight.
+    """Compute out [T * k, N]: act(gate) * up with an ACTIVATION, else w x times the routing weight.
 
     slots_ptr: sorted slots, or None: then a block is one slot, and `experts_ptr` are the top-k ids
     SLOTS_A_ROW: how many slots read one row of x: k for gate and up, 1 for down

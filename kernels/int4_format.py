@@ -4,9 +4,10 @@
     weight = (code - zero) * scale
 
 compressed-tensors' `pack-quantized` holds eight codes in an int32. In memory that is two in a byte,
-the one of even k in the low nibble. The zero of a symmetric format is 8. Else each scale has one
-of its own: words hold those of eight rows, row n in nibble n % 8. G is the number of scales in a
-row: 1 for scales per channel.
+the one of even k in the low nibble. The zero of a symmetric format is 8. Otherwise each scale has a
+zero of its own: a word holds those of eight rows, row n in nibble n % 8. G is the number of scales
+in
+a row: 1 for scales per channel.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from sglang_gemma4_ext.kernels._require import require
 
 SYMMETRIC_ZERO = 8
 ROWS_A_WORD = 8
-# A group is a power of two, from the in-features of two tensor-core steps on.
+# A group is a power of two, at least the in-features of two tensor-core steps.
 MIN_GROUP = 32
 
 

@@ -45,7 +45,7 @@ def _int4_linear_kernel(
     WGMMA: tl.constexpr,
     PLAIN: tl.constexpr,
 ):
-    """out [M, N]; with an ACTIVATION, N is half the rows of the weight."""
+    """Compute out [M, N]; with an ACTIVATION, N is half the rows of the weight."""
     GATED: tl.constexpr = ACTIVATION is not None
     COLUMNS: tl.constexpr = BLOCK_N // 2 if GATED else BLOCK_N
     # Neighbouring programs share a weight tile, so a weight is read from memory once.

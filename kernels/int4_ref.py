@@ -18,9 +18,9 @@ def int4_linear_ref(
     zero: torch.Tensor | None,
     bias: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """x w^T + bias, w = (code - zero) * scale.
+    """Compute x w^T + bias, w = (code - zero) * scale.
 
-    x: floating [..., K]; any leading dimensions, an empty batch included
+    x: floating [..., K]; any leading dimensions, also an empty batch
     packed: uint8 [N, K/2], two codes a byte, low nibble first
     scale: floating [N, G]
     zero: int32 [N/8, G], or None for a symmetric format
@@ -51,7 +51,7 @@ def int4_experts_ref(
     w2_zero: torch.Tensor | None,
     activation: Activation,
 ) -> torch.Tensor:
-    """For each token, the sum over its experts of weight * w2(act(gate(x)) * up(x)).
+    """Compute for each token the sum over its experts of weight * w2(act(gate(x)) * up(x)).
 
     x: floating [T, H]; T may be 0
     topk_ids: integer [T, k], 0 to E - 1; a negative id is skipped

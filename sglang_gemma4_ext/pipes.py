@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 
 def run(main: Callable[[], int]) -> int:
-    """Run a command and return its status; 141 where nobody reads its output, as of a shell."""
+    """Run a command and return its status; 141 if nobody reads its output, as in a shell."""
     try:
         try:
             return main()

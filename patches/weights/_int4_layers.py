@@ -116,12 +116,12 @@ def expected(weights: Mapping[Weight, tuple[int, int]], zeros: bool) -> dict[str
 
 
 def mark_unloaded(layer: Any, weight: Weight) -> None:
-    """NaN in every scale, so that one that never comes is found."""
+    """Fill every scale with NaN, so that one that is never loaded is found."""
     getattr(layer, weight.scale).data.fill_(torch.nan)
 
 
 def finish(layer: Any, weight: Weight, where: str, widths: list[int]) -> None:
-    """Check that all of a weight has come. widths: rows of each stacked part.
+    """Check that all of a weight was loaded. widths: rows of each stacked part.
 
     Raises ValueError naming the layer and what it lacks.
     """
@@ -150,7 +150,7 @@ def apply_linear(layer: Any, x: torch.Tensor, bias: torch.Tensor | None) -> torc
 
 
 def apply_experts(layer: Any, activation: str, dispatched: Any) -> Any:
-    """dispatched: SGLang's StandardDispatchOutput; returns its StandardCombineInput."""
+    """Run the experts on SGLang's StandardDispatchOutput; return its StandardCombineInput."""
     from sglang.srt.layers.moe.token_dispatcher import StandardCombineInput
 
     experts = torch.ops.sglang_gemma4_ext.int4_experts if layer.gemma4_fused else int4_experts_ref

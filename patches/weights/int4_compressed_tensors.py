@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Serve compressed-tensors INT4 checkpoints (`pack-quantized`, W4A16) where Marlin cannot.
 
-Marlin refuses experts with Gemma's gelu, and linears whose K 128 does not divide, as in the
+Marlin refuses experts with Gemma's gelu, and linears whose K is not a multiple of 128, as in the
 26B-A4B. The linear scheme subclasses SGLang's own and keeps its class name, by which weight loaders
 recognize the layout. The experts' scheme stores a row of codes as the checkpoint does, where
-SGLang's turns it for Marlin.
+SGLang's transposes it for Marlin.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SCHEMES = f"{QUANTIZATION}.schemes"
 
 
 def _get_quant_method(original: Callable[..., Any], config: Any, layer: Any, prefix: str) -> Any:
-    """AROUND get_quant_method: give our schemes to INT4 layers that Marlin cannot have."""
+    """AROUND get_quant_method: give our schemes to INT4 layers that Marlin cannot serve."""
     from sglang.srt.layers.linear import LinearBase
     from sglang.srt.layers.moe.fused_moe_triton import FusedMoE
     from sglang.srt.layers.quantization.compressed_tensors import compressed_tensors
@@ -100,7 +100,9 @@ def _experts() -> type:
     from sglang.srt.layers.quantization.compressed_tensors import schemes
 
     class CompressedTensorsInt4Experts(schemes.CompressedTensorsMoEScheme):
-        """Its name is not among those whose tensors SGLang's loader transposes."""
+        """Keep the checkpoint's layout: SGLang's loader does not transpose a scheme of this
+        name.
+        """
 
         def __init__(self, args: QuantizationArgs) -> None:
             self.args = args

@@ -15,10 +15,10 @@ from tests.kernels.int4_oracle import Int4, draw_int4
 from tests.kernels.oracle import error
 from tests.kernels.poison import poison_allocations
 
-# RMS and worst error. Weights, the activation's result and the result are rounded, and in the
-# grouped path each slot's product.
+# RMS and worst error. Weights, the activation's result and the result are rounded; the grouped
+# path also rounds each slot's product.
 TOLERANCE = {torch.bfloat16: (8e-3, 4e-2), torch.float16: (1e-3, 5e-3), torch.float32: (1e-6, 1e-5)}
-# Large tiles, because the interpreter's cost is that of programs.
+# Large tiles, because the interpreter's time grows with the number of programs.
 FEW_PROGRAMS = Config(block_m=16, block_n=256, block_k=256)
 
 
@@ -129,7 +129,7 @@ def test_one_expert_takes_all_and_the_others_none(expert, path, device) -> None:
 
 @paths
 def test_padding_rows_and_skipped_slots(path, device) -> None:
-    """A negative id adds nothing; a token with negative ids alone is zero."""
+    """A negative id adds nothing; a token with only negative ids is zero."""
     w13, w2 = _experts(4, 64, 32)
     x, (ids, weights) = _x(9, 64, torch.float16), _routing(9, 4, 2)
     ids[3, 1], ids[5] = -1, -1
@@ -154,7 +154,7 @@ def test_an_expert_of_the_26b_and_its_half(inner, path, device) -> None:
     _check(path(x, ids, weights, w13, w2, device), _exact(x, ids, weights, w13, w2), x.dtype)
 
 
-def test_no_tokens_give_no_rows(device) -> None:
+def test_zero_tokens_give_zero_rows(device) -> None:
     w13, w2 = _experts(4, 64, 32)
     x, (ids, weights) = _x(0, 64, torch.float16), _routing(0, 4, 2)
     assert _decode(x, ids, weights, w13, w2, device).shape == (0, 64)

@@ -13,7 +13,7 @@ from tests.kernels.int4_oracle import Int4, draw_int4
 from tests.kernels.oracle import Error, error
 from tests.kernels.poison import poison_allocations
 
-# One rounding of the weights and one of the result; in fp32 another order of the sum.
+# The weights and the result are rounded once; fp32 sums in another order.
 TOLERANCE = {
     torch.bfloat16: Error(4e-3, 2e-2),
     torch.float16: Error(6e-4, 4e-3),
@@ -47,7 +47,7 @@ def _linear(x: torch.Tensor, weight: Int4, device: str, **options) -> torch.Tens
     return int4_linear(x.to(device), *weight.to(device), **on_device).cpu()
 
 
-# The interpreter alone takes FP32 activations.
+# Only the interpreter takes FP32 activations.
 dtypes = pytest.mark.parametrize(
     "dtype",
     [torch.bfloat16, torch.float16, pytest.param(torch.float32, marks=pytest.mark.interpreter)],
@@ -112,7 +112,7 @@ def test_every_byte_with_every_zero_is_exact(zeros, dtype, device) -> None:
         assert torch.equal(got, (x.double() @ weight.exact.T).to(dtype))
 
 
-def test_weights_are_those_that_compressed_tensors_dequantizes_in_bf16(device) -> None:
+def test_weights_equal_compressed_tensors_in_bf16(device) -> None:
     """One activation of one picks a weight: bit for bit the code times the scale in BF16."""
     weight = draw_int4(64, 64)
     for x in torch.eye(64, dtype=torch.bfloat16).split(16):

@@ -20,7 +20,7 @@ TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 1e-2}
 
 @pytest.mark.parametrize("zeros", [False, True])
 @pytest.mark.parametrize("group", [32, 64, 128, None])
-def test_codes_are_those_that_compressed_tensors_packs(group, zeros) -> None:
+def test_codes_equal_those_of_compressed_tensors(group, zeros) -> None:
     g = torch.Generator().manual_seed(0)
     strategy = "group" if group else "channel"
     args = QuantizationArgs(
@@ -47,7 +47,7 @@ def test_the_weight_is_exact(zeros) -> None:
     assert torch.equal(got.double(), weight.exact)
 
 
-def test_shapes_and_dtypes_that_do_not_fit_are_refused() -> None:
+def test_mismatched_shapes_and_dtypes_are_refused() -> None:
     packed, scale, zero = draw_int4(16, 128)
     with pytest.raises(ValueError, match="packed must be uint8"):
         int4_format.dequantize(packed.int(), scale, zero, torch.float32)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Check that INT4 layers load through SGLang's own loaders, are exact, and say what they lack."""
+"""Load INT4 layers through SGLang's own loaders; check exact results and refusals."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def args(group: int | None = 32, **changes: Any) -> QuantizationArgs:
 
 
 class Linear:
-    """Stand for a stacked linear of SGLang's, with the parameters of our scheme."""
+    """Stand in for a stacked linear of SGLang's, with the parameters of our scheme."""
 
     def __init__(self, quantization: QuantizationArgs, ranks: int = 1, k: int = K) -> None:
         self.layer, self.scheme = torch.nn.Module(), patch._linear()(WHERE, quantization)
@@ -77,7 +77,7 @@ def test_a_stacked_linear_is_exact(group, zeros) -> None:
 
 
 @pytest.mark.parametrize("which", ["packed", "scale", "zero_point"])
-def test_a_tensor_that_never_came_is_named(which) -> None:
+def test_a_tensor_that_was_not_loaded_is_named(which) -> None:
     linear = Linear(args(symmetric=False))
     for shard, rows in enumerate(ROWS):
         linear.load_part(shard, draw_int4(rows, K), without=which if shard else "")
@@ -85,7 +85,7 @@ def test_a_tensor_that_never_came_is_named(which) -> None:
         linear.scheme.process_weights_after_loading(linear.layer)
 
 
-def test_what_is_not_in_the_checkpoints_layout_is_refused() -> None:
+def test_another_layout_is_refused() -> None:
     linear = Linear(args(symmetric=False))
     with pytest.raises(ValueError, match=rf"{WHERE}\.weight_packed: expected .*\[rows, 8\]"):
         linear.load("packed", torch.zeros(32, 4, dtype=torch.int32))
@@ -103,19 +103,19 @@ def test_what_is_not_in_the_checkpoints_layout_is_refused() -> None:
         (args(), 2, 96, "a rank's share has 48 in-features, .* the 32 .* smaller --tp-size"),
     ],
 )
-def test_what_no_kernel_reads_is_refused_by_the_layer(quantization, ranks, k, said) -> None:
+def test_formats_without_a_kernel_are_refused_by_the_layer(quantization, ranks, k, said) -> None:
     with pytest.raises(ValueError, match=f"{WHERE}: {said}"):
         Linear(quantization, ranks, k)
 
 
-def test_static_activation_order_is_the_layout_without_it() -> None:
+def test_static_activation_order_has_the_same_layout() -> None:
     assert Linear(args(actorder="static")).scheme.has_g_idx is False
 
 
 @pytest.mark.parametrize("zeros", [False, True])
 @pytest.mark.parametrize(("group", "by_position"), [(32, False), (None, False), (32, True)])
 def test_half_of_each_expert_loads_by_sglangs_own_loader(group, by_position, zeros) -> None:
-    """The second of two ranks: the last rows of gate and up, the last in-features of down."""
+    """Load the second of two ranks: the last rows of gate and up, the last in-features of down."""
     from sglang.srt.layers.moe.fused_moe_triton.layer import FusedMoE
 
     hidden, inner = 64, 128
@@ -151,7 +151,7 @@ def test_half_of_each_expert_loads_by_sglangs_own_loader(group, by_position, zer
             for leaf, tensor in tensors.items():
                 name = f"{stack}_weight_{leaf}"
                 param = getattr(layer, name)
-                if by_position:  # as SGLang's loader does it for stacked experts
+                if by_position:  # as SGLang's loader does for stacked experts
                     param.weight_loader(param, tensor, name, shard_id, expert)
                 else:
                     param.weight_loader(param, tensor, name, shard_id=shard_id, expert_id=expert)
@@ -170,7 +170,7 @@ def _model(**changes: Any) -> ModelInfo:
     return ModelInfo("", "Gemma4ForConditionalGeneration", extra)
 
 
-def test_the_patch_is_for_int4_of_compressed_tensors() -> None:
+def test_the_patch_applies_to_int4_of_compressed_tensors() -> None:
     stands_down = patch.PATCH.stands_down
     assert stands_down(Context(Settings(), _model(), RTX3090)) is None
     assert stands_down(Context(Settings(cpu=True), _model())) is None
@@ -189,13 +189,13 @@ def test_the_patch_is_for_int4_of_compressed_tensors() -> None:
         (("linear", 2816, 4096), False),
     ],
 )
-def test_on_a_gpu_marlin_keeps_what_it_can(shape, ours, monkeypatch) -> None:
+def test_on_a_gpu_marlin_serves_what_it_can(shape, ours, monkeypatch) -> None:
     monkeypatch.setattr(_layers, "here", lambda: Context(Settings(), _model(), RTX3090))
     monkeypatch.setattr(_layers, "shape_of", lambda layer: shape)
     assert int4.takes(SimpleNamespace(input_size=shape[2]), 32) is ours
 
 
-def test_fused_takes_all_of_them(monkeypatch) -> None:
+def test_fused_serves_all_layers(monkeypatch) -> None:
     here = Context(Settings(nvfp4="fused"), _model(), RTX3090)
     monkeypatch.setattr(_layers, "here", lambda: here)
     assert int4.takes(None, 32)
