@@ -6,8 +6,7 @@
 compressed-tensors' `pack-quantized` holds eight codes in an int32. In memory that is two in a byte,
 the one of even k in the low nibble. The zero of a symmetric format is 8. Otherwise each scale has a
 zero of its own: a word holds those of eight rows, row n in nibble n % 8. G is the number of scales
-in
-a row: 1 for scales per channel.
+in a row: 1 for scales per channel.
 """
 
 from __future__ import annotations

@@ -100,9 +100,7 @@ def _experts() -> type:
     from sglang.srt.layers.quantization.compressed_tensors import schemes
 
     class CompressedTensorsInt4Experts(schemes.CompressedTensorsMoEScheme):
-        """Keep the checkpoint's layout: SGLang's loader does not transpose a scheme of this
-        name.
-        """
+        """Keep the checkpoint's layout: SGLang's loader transposes by the scheme's name."""
 
         def __init__(self, args: QuantizationArgs) -> None:
             self.args = args

@@ -16,7 +16,7 @@ ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def on_a_terminal(*argv: str) -> str:
-    """What the command writes to a terminal of 160 columns."""
+    """Return what the command writes to a terminal of 160 columns."""
     ours, theirs = pty.openpty()
     env = {**os.environ, "COLUMNS": "160", "TERM": "xterm-256color"}
     with subprocess.Popen([*COMMAND, *argv], stdout=theirs, env=env) as process:
