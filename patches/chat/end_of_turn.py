@@ -11,6 +11,7 @@ import inspect
 import logging
 from typing import Any
 
+from sglang_gemma4_ext import PREFIX
 from sglang_gemma4_ext.registry import Hook, Patch
 
 logger = logging.getLogger(__name__)
@@ -46,8 +47,9 @@ def _add(result: None, self: Any) -> None:
     config.hf_eos_token_id = {*(config.hf_eos_token_id or ()), *added.values()}
     if get_parallel().tp_rank == 0:
         logger.info(
-            "sglang-gemma4-ext: generation_config.json does not name the end of a turn; requests "
+            "%sgeneration_config.json does not name the end of a turn; requests "
             "also stop at %s, as the chat template does",
+            PREFIX,
             " and ".join(f"{token} ({index})" for token, index in added.items()),
         )
 

@@ -7,6 +7,7 @@ import inspect
 import logging
 from typing import Any
 
+from sglang_gemma4_ext import PREFIX
 from sglang_gemma4_ext.chat.template import OUTDATED, is_outdated
 from sglang_gemma4_ext.registry import Hook, Patch
 
@@ -19,7 +20,7 @@ def _warn(result: None, self: Any, tokenizer_manager: Any, *args: Any, **kwargs:
     """AFTER load_chat_template, which a server calls once."""
     template = getattr(tokenizer_manager.tokenizer, "chat_template", None)
     if self.chat_template_name is None and is_outdated(template):
-        logger.warning("sglang-gemma4-ext: %s", OUTDATED)
+        logger.warning("%s%s", PREFIX, OUTDATED)
 
 
 def _retired() -> bool:
