@@ -8,7 +8,7 @@ import triton
 
 from sglang_gemma4_ext.kernels._require import require
 from sglang_gemma4_ext.kernels.activation import ACTIVATIONS
-from sglang_gemma4_ext.kernels.nvfp4_format import BLOCK
+from sglang_gemma4_ext.kernels.nvfp4_block import BLOCK
 
 
 def check_weight(

@@ -13,7 +13,7 @@ import triton.language as tl
 
 from sglang_gemma4_ext.kernels._nvfp4_tile import decode, e4m3_as_fp16
 from sglang_gemma4_ext.kernels._require import require
-from sglang_gemma4_ext.kernels.nvfp4_format import BLOCK
+from sglang_gemma4_ext.kernels.nvfp4_block import BLOCK
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 

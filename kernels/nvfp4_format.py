@@ -13,8 +13,8 @@ from __future__ import annotations
 import torch
 
 from sglang_gemma4_ext.kernels._require import require
+from sglang_gemma4_ext.kernels.nvfp4_block import BLOCK
 
-BLOCK = 16
 E2M1_MAX = 6.0
 E4M3_MAX = 448.0
 E4M3_MIN_SUBNORMAL = 2.0**-9

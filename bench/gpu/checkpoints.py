@@ -12,6 +12,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+from sglang_gemma4_ext.kernels.nvfp4_block import BLOCK
 from sglang_gemma4_ext.plan.geometry import BUILT_IN, FULL, SLIDING, Geometry
 
 WEIGHTS = ("bf16", "nvfp4")
@@ -48,7 +49,7 @@ def _toy(geometry: Geometry) -> Geometry:
 
 
 def _modelopt() -> dict:
-    numbers = {"dynamic": False, "num_bits": 4, "type": "float", "group_size": 16}
+    numbers = {"dynamic": False, "num_bits": 4, "type": "float", "group_size": BLOCK}
     return {
         "config_groups": {"group_0": {"weights": numbers, "targets": ["Linear"]}},
         "ignore": ["lm_head", "*router*", "model.vision_tower*", "model.embed_vision*"],

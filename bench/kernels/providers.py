@@ -15,6 +15,7 @@ import triton
 from torch.nn.functional import gelu, linear, silu
 
 from bench.kernels import providers_humming
+from sglang_gemma4_ext.kernels.nvfp4_block import BLOCK
 from sglang_gemma4_ext.kernels.nvfp4_dequant import dequant
 from sglang_gemma4_ext.kernels.nvfp4_linear import nvfp4_linear
 
@@ -40,7 +41,7 @@ def draw(*shape: int, device: str, seed: int = 0) -> Weight:
     generator = torch.Generator(device).manual_seed(seed)
     size = {"generator": generator, "device": device}
     packed = torch.randint(0, 256, (*rows, k // 2), dtype=torch.uint8, **size)
-    block = (torch.rand(*rows, k // 16, **size) * 4 + 0.5).to(torch.float8_e4m3fn)
+    block = (torch.rand(*rows, k // BLOCK, **size) * 4 + 0.5).to(torch.float8_e4m3fn)
     return packed, block, torch.full(tuple(rows), 0.01, device=device)
 
 
@@ -153,7 +154,7 @@ def marlin_experts(w13: Weight, w2: Weight) -> Routed:
         }.items():
             parameter = torch.nn.Parameter(tensor, requires_grad=False)
             setattr(layer, f"{stack}_{name}", parameter)
-    fp4.prepare_moe_nvfp4_layer_for_marlin(layer, group_size=16)
+    fp4.prepare_moe_nvfp4_layer_for_marlin(layer, group_size=BLOCK)
 
     def routed(ids: torch.Tensor, weights: torch.Tensor) -> Call:
         logits = torch.zeros(len(ids), len(w13[0]), device=ids.device)

@@ -5,9 +5,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sglang_gemma4_ext.kernels.nvfp4_block import BLOCK
 from sglang_gemma4_ext.plan.geometry import BUILT_IN, Geometry
-
-BLOCK = 16
 
 
 @dataclass(frozen=True)

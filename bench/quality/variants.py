@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from bench.servers import EXTENSION, STOCK, Side
 from sglang_gemma4_ext import demo
 from sglang_gemma4_ext.demo.training.faults import WRONG_WINDOW
+from sglang_gemma4_ext.kernels.nvfp4_block import BLOCK
 from sglang_gemma4_ext.kernels.nvfp4_format import dequantize
 
 Maker = Callable[[Path], Path]
@@ -127,7 +128,7 @@ def _write(
 def _compressed_tensors_config(ignored: list[str]) -> dict:
     weights = {
         "num_bits": 4, "type": "float", "symmetric": True, "strategy": "tensor_group",
-        "group_size": 16, "dynamic": False, "observer": "minmax",
+        "group_size": BLOCK, "dynamic": False, "observer": "minmax",
     }  # fmt: skip
     group = {"targets": ["Linear"], "weights": weights, "format": "nvfp4-pack-quantized"}
     return {

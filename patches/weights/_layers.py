@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sglang_gemma4_ext.context import Context
-from sglang_gemma4_ext.kernels.nvfp4_format import BLOCK
+from sglang_gemma4_ext.kernels.nvfp4_block import BLOCK
 from sglang_gemma4_ext.kernels.nvfp4_ref import nvfp4_experts_ref, nvfp4_linear_ref
 from sglang_gemma4_ext.patches.weights import _dispatch as checkpoint
 from sglang_gemma4_ext.settings import Settings
@@ -140,8 +140,8 @@ def here() -> Context:
 def require_group_size(where: str, group_size: int | None) -> None:
     if group_size != BLOCK:
         raise ValueError(
-            f"{where}: NVFP4 has one scale for every 16 weights, this checkpoint one for every "
-            f"{group_size}; export it again with group size 16"
+            f"{where}: NVFP4 has one scale for every {BLOCK} weights, this checkpoint one for "
+            f"every {group_size}; export it again with group size {BLOCK}"
         )
 
 

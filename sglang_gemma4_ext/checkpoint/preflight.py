@@ -34,8 +34,9 @@ from sglang_gemma4_ext.checkpoint.model_family import (
     read_model_info,
 )
 from sglang_gemma4_ext.checkpoint.quantization import describe
-from sglang_gemma4_ext.checkpoint.schemes import NVFP4_GROUP, Quantization
+from sglang_gemma4_ext.checkpoint.schemes import Quantization
 from sglang_gemma4_ext.checkpoint.token_ids import check_token_ids
+from sglang_gemma4_ext.kernels.nvfp4_block import BLOCK as NVFP4_GROUP
 
 _LAYER = re.compile(r"(?:model\.)?(?:language_model\.)?(?:model\.)?layers\.(\d{1,6})\.(.+)\.[^.]+")
 _REMOTE = re.compile(r"\w+://")

@@ -16,7 +16,6 @@ from sglang_gemma4_ext.checkpoint.files import (
 from sglang_gemma4_ext.checkpoint.schemes import (
     COMPRESSED_TENSORS,
     MODELOPT,
-    NVFP4_GROUP,
     PLAIN,
     UNKNOWN,
     Format,
@@ -24,6 +23,7 @@ from sglang_gemma4_ext.checkpoint.schemes import (
     Rule,
     Scheme,
 )
+from sglang_gemma4_ext.kernels.nvfp4_block import BLOCK as NVFP4_GROUP
 
 _FP8 = ("fp8", "fbgemm_fp8", "modelopt_fp8")
 # Fields in which a tool lists the modules that it left alone: by name, or by part of a name.

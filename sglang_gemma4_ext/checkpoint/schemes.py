@@ -15,7 +15,6 @@ from typing import Literal
 
 MODELOPT = "modelopt"
 COMPRESSED_TENSORS = "compressed-tensors"
-NVFP4_GROUP = 16
 
 Format = Literal["plain", "nvfp4", "fp8", "int", "bitsandbytes", "unknown"]
 Match = Literal["name", "wildcard", "regex", "part"]

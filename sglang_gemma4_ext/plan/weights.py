@@ -15,7 +15,8 @@ from math import ceil, prod
 
 from sglang_gemma4_ext.checkpoint.files import Tensor
 from sglang_gemma4_ext.checkpoint.model_family import TOWER_WEIGHT
-from sglang_gemma4_ext.checkpoint.schemes import MODELOPT, NVFP4_GROUP, Quantization
+from sglang_gemma4_ext.checkpoint.schemes import MODELOPT, Quantization
+from sglang_gemma4_ext.kernels.nvfp4_block import BLOCK as NVFP4_GROUP
 from sglang_gemma4_ext.plan.geometry import Geometry, PlanError
 
 BF16 = 2.0
