@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import inspect
-import json
 import os
 import shlex
 import sys
@@ -33,6 +32,7 @@ from typing import Any
 from bench.checkpoints.shapes import write_config
 from bench.checkpoints.tokenizer import tokenizer
 from bench.conditions import conditions, without_folders
+from bench.rows import as_line
 from sglang_gemma4_ext.plan.activations import Step, hidden_bytes, layers_bytes, logits_bytes
 from sglang_gemma4_ext.plan.geometry import BUILT_IN, FULL, SLIDING, Geometry
 
@@ -207,7 +207,7 @@ def main() -> None:
         with args.json.open("a") as file:
             for row in rows:
                 del row["formula"]
-                file.write(json.dumps(without_folders(row | where)) + "\n")
+                file.write(as_line(without_folders(row | where)) + "\n")
 
 
 if __name__ == "__main__":

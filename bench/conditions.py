@@ -7,13 +7,16 @@ import datetime
 import json
 import platform
 import re
+import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from bench.rows import as_line
 from sglang_gemma4_ext.machine import processor
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -24,7 +27,7 @@ FOLDERS = re.compile(r"(?<![\w:/.~-])/(?:[\w.+@-]+/)+")
 
 
 def conditions(command: str) -> dict[str, Any]:
-    """Return the conditions, ready for JSON.
+    """Return the conditions of bench/rows.py, ready for JSON.
 
     nvidia-smi names the GPU, because a CUDA context here would cost memory.
     """
@@ -38,6 +41,28 @@ def conditions(command: str) -> dict[str, Any]:
     }
 
 
+def kernel_conditions(module: str) -> dict[str, Any]:
+    """Return the conditions of a kernel bench: also the GPU or None, and whether interpreted."""
+    import torch
+    import triton
+
+    command = shlex.join(["python", "-m", module, *sys.argv[1:]])
+    return conditions(command) | {
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "capability": capability(),
+        "interpreted": triton.knobs.runtime.interpret,
+    }
+
+
+def capability() -> str | None:
+    """Return the name of this GPU's rows, "sm_86"; None without a GPU."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    return "sm_{}{}".format(*torch.cuda.get_device_capability())
+
+
 def without_folders(row: dict[str, Any]) -> dict[str, Any]:
     """Replace absolute paths in the row, so that it does not depend on the machine's folders.
 
@@ -48,8 +73,8 @@ def without_folders(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def write(rows: Iterable[dict[str, Any]], file: Path) -> None:
-    """Write one JSON object a line."""
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    """Write one JSON object a line. Raises ValueError on a row without its conditions."""
+    file.write_text("".join(as_line(row) + "\n" for row in rows))
 
 
 def machine() -> str:

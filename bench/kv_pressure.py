@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import concurrent.futures
-import json
 import re
 import tempfile
 import time
@@ -23,6 +22,7 @@ from pathlib import Path
 from bench.checkpoints.tiny import build
 from bench.checkpoints.tokenizer import prompt_ids
 from bench.conditions import conditions
+from bench.rows import as_line
 from bench.servers import EXTENSION, Server, running
 
 PROMPT, NEW, REQUESTS = 170, 24, 4
@@ -106,7 +106,7 @@ def main() -> None:
                 row = {"server": name, "requests": REQUESTS, "prompt": PROMPT, "new": NEW,
                        "flags": " ".join((*FLAGS, *SERVERS[name]))}  # fmt: skip
                 with args.json.open("a") as file:
-                    file.write(json.dumps(row | asdict(outcome) | where) + "\n")
+                    file.write(as_line(row | asdict(outcome) | where) + "\n")
 
 
 if __name__ == "__main__":

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import triton
+
+from bench.rows import as_line
 
 
 def arguments(description: str, table: str) -> argparse.ArgumentParser:
@@ -38,7 +39,7 @@ def written(rows: Iterable[dict[str, Any]], out: Path | None) -> list[dict[str, 
     kept = []
     with out.open("w") if out else contextlib.nullcontext() as file:
         for row in rows:
-            line = json.dumps(row)
+            line = as_line(row)
             print(line, flush=True)
             if file:
                 file.write(line + "\n")

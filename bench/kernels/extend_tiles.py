@@ -20,8 +20,8 @@ from typing import Any
 import torch
 import triton
 
+from bench.conditions import capability, kernel_conditions
 from bench.kernels.command import arguments, parsed, written
-from bench.kernels.conditions import capability, conditions
 from bench.kernels.cross_compile import compile_all
 from bench.kernels.extend_job import job
 from bench.kernels.timing import measure
@@ -159,7 +159,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parsed(parser, argv)
     _hook()
     torch.manual_seed(0)
-    made_under = conditions("bench.kernels.extend_tiles")
+    made_under = kernel_conditions("bench.kernels.extend_tiles")
     timed = (
         row | made_under
         for dim in HEADS

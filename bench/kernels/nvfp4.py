@@ -20,9 +20,9 @@ from typing import Any
 
 import torch
 
+from bench.conditions import kernel_conditions
 from bench.kernels import nvfp4_table, providers, shapes
 from bench.kernels.command import arguments, parsed, written
-from bench.kernels.conditions import conditions
 from bench.kernels.plot import plot
 from bench.kernels.timing import copies_for, copy_gb_s, measure
 from sglang_gemma4_ext.kernels.nvfp4_dequant import dequant
@@ -182,7 +182,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _all(args: Any) -> Rows:
-    made_under, bandwidth = conditions("bench.kernels.nvfp4"), copy_gb_s()
+    made_under, bandwidth = kernel_conditions("bench.kernels.nvfp4"), copy_gb_s()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     named, tokens = shapes.named(args.tp), args.tokens
     moe = (shapes.experts(args.tp), shapes.EXPERT_COUNT, shapes.TOP_K)

@@ -20,8 +20,8 @@ from typing import Any
 import torch
 import triton
 
+from bench.conditions import capability, kernel_conditions
 from bench.kernels.command import arguments, parsed, written
-from bench.kernels.conditions import capability, conditions
 from bench.kernels.timing import copies_for, measure
 from sglang_gemma4_ext.kernels.router import route, route_ref
 from sglang_gemma4_ext.kernels.router_dispatch import TABLE
@@ -175,7 +175,7 @@ def main(argv: list[str] | None = None) -> int:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)
     tokens, sizes = (TOY_TOKENS, TOY_SIZES) if args.toy else (TOKENS, SIZES)
-    made_under = conditions("bench.kernels.router")
+    made_under = kernel_conditions("bench.kernels.router")
     with torch.inference_mode():
         found = (
             row | made_under

@@ -28,6 +28,7 @@ from typing import Any
 import requests
 
 from bench.conditions import conditions, without_folders
+from bench.rows import as_line
 from bench.servers import EXTENSION, Server, running
 from bench.soak import load, memory
 from sglang_gemma4_ext import demo
@@ -124,7 +125,7 @@ def main() -> int:
     print(json.dumps(row, indent=2))
     if args.json:
         with args.json.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+            file.write(as_line(row) + "\n")
     said = faults(row)
     print(*said, sep="\n", file=sys.stderr)
     return 1 if said else 0
