@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from bench.gpu import __main__ as queue
-from bench.gpu import carry, checkpoints, small_card, steps
+from bench.gpu import carry, checkpoints, prefill_graphs, small_card, steps
 from sglang_gemma4_ext.checkpoint.model_family import read_model_info
 from sglang_gemma4_ext.plan.geometry import BUILT_IN, from_config
 
@@ -252,3 +252,43 @@ def test_what_is_carried_is_pinned_and_trimmed(tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as file:
         assert file.namelist() == [names[0], names[2]]
         assert file.read(names[2]).decode() == "sglang/srt/a.py,,\n"
+
+
+@pytest.fixture
+def two_servers(monkeypatch):
+    """Stand in for both servers: transformers, with `off` added to what graphs answer."""
+
+    class Stub:
+        def __init__(self, command: list[str]):
+            path = command[command.index("--model-path") + 1]
+            self.graphs = command[command.index("--cuda-graph-backend-prefill") + 1] == "breakable"
+            name = prefill_graphs.KINDS["dense"]
+            make = getattr(prefill_graphs.transformers, name).from_pretrained
+            self.model = make(path, dtype=torch.float32, attn_implementation="eager")
+
+        def generate(self, ids, new, *, logprobs_from=0):
+            tokens = [7] * new
+            found = prefill_graphs.expected(self.model, ids, tokens) + 1e-3
+            if self.graphs:
+                found += Stub.off
+            rows = [[value] for value in found.tolist()]
+            inputs = [[None], *rows[: len(ids) - 1]] if logprobs_from == 0 else []
+            meta = {"input_token_logprobs": inputs, "output_token_logprobs": rows[len(ids) - 1 :]}
+            return {"output_ids": tokens, "meta_info": meta}
+
+    @contextlib.contextmanager
+    def started(command, log, **given):
+        yield Stub(command)
+
+    monkeypatch.setattr(prefill_graphs, "started", started)
+    monkeypatch.setattr(prefill_graphs, "wait_until_ready", lambda *args: None)
+    return Stub
+
+
+@pytest.mark.parametrize(("off", "status"), [(0.0, 0), (0.01, 1), (float("nan"), 1)])
+def test_prefill_graphs_that_are_further_off_fail(two_servers, tmp_path, capsys, off, status):
+    two_servers.off = off
+    assert prefill_graphs.main(["--out", str(tmp_path), "--toy"]) == status
+    (row,) = map(json.loads, (tmp_path / "prefill_graphs.jsonl").read_text().splitlines())
+    assert row["kind"] == "dense" and row["eager_rms"] == pytest.approx(1e-3, rel=0.01)
+    assert ("DIFFERENT" in capsys.readouterr().out) is bool(status)
