@@ -5,9 +5,8 @@ SGLang refuses the unified pool on every out-of-tree platform, because it choose
 without asking the platform. On a CPU they are plain PyTorch buffers and Triton kernels, which the
 interpreter runs. Tests compare that pool with transformers without a GPU.
 
-A pool that runs out moves its contents, and first makes its CUDA stream wait for the forward in
-flight.
-On a CPU no forward is in flight: it has ended before the scheduler asks.
+A pool that runs out moves its contents. First it makes its CUDA stream wait for the forward in
+flight. On a CPU no forward is in flight: it has ended before the scheduler asks.
 """
 
 from __future__ import annotations
