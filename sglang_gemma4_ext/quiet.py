@@ -23,7 +23,6 @@ _LOADING = (
     "sglang.srt.mem_cache.allocator.unified_hybrid_swa",
     "sglang.srt.mem_cache.allocator.unified_sub_pool",
     "sglang.srt.mem_cache.kv_cache_configurator",
-    "sglang.srt.mem_cache.memory_pool",
     "sglang.srt.mem_cache.registry",
     "sglang.srt.mem_cache.swa_memory_pool",
     "sglang.srt.mem_cache.unified_memory_pool",
