@@ -25,6 +25,7 @@ from sglang_gemma4_ext.registry import Hook, Patch, Source
 MODULE = "sglang.srt.parser.reasoning_parser"
 DETECTOR = f"{MODULE}.Gemma4Detector"
 CHAT = "sglang.srt.entrypoints.openai.serving_chat.OpenAIServingChat"
+RESPONSES = "sglang.srt.entrypoints.openai.serving_responses.OpenAIServingResponses"
 # Our attributes on a detector and on a request.
 _PLAN, _STAGE = "_gemma4_ext_plan", "_gemma4_ext_stage"
 START, SHOWS_THOUGHTS = "_gemma4_ext_start", "_gemma4_ext_shows_thoughts"
@@ -52,9 +53,22 @@ def _plan_reading(
         start=getattr(request, START, None) or _start_after(self.detector.previous_content),
         tools=Tools(dict(map(_declaration, request.tools or []))) if is_answer else Tools(),
         calls="read" if tool_call_parser_active else "text" if is_answer else "verbatim",
+        keeps_marks=tool_call_parser_active and not _is_json_call(request),
         shows_thoughts=getattr(request, SHOWS_THOUGHTS, False),
     )
     setattr(self.detector, _PLAN, plan)
+
+
+def _is_json_call(request: Any) -> bool:
+    """Whether SGLang forces the request's calls into a JSON array, which a parser of its own reads.
+
+    It does for a demanded call, unless the detector for calls says that it reads those too.
+    """
+    from sglang.srt.function_call.function_call_parser import FunctionCallParser
+
+    is_demanded = getattr(request, "tool_choice", None) not in (None, "auto", "none")
+    detector = FunctionCallParser.ToolCallParserEnum["gemma4"]()
+    return is_demanded and not detector.parses_required_natively()
 
 
 def _declaration(tool: Any) -> tuple[str, Any]:
@@ -83,15 +97,27 @@ def _note_prompt(result: Any, self: Any, request: Any, *args: Any, **kwargs: Any
     Thoughts that are shown as text also go through the detector, which removes their control
     tokens.
     """
-    ids = result.prompt_ids
-    if isinstance(ids, list) and ids and isinstance(ids[0], int):
-        start = _start_after_ids(ids, self.tokenizer_manager.tokenizer)
-    else:
-        start = _start_after(result.prompt or "")
-    setattr(request, START, start)
+    setattr(request, START, _start_of_turn(result, self.tokenizer_manager.tokenizer))
     if self.reasoning_parser == "gemma4" and not request.separate_reasoning:
         request.separate_reasoning = True
         setattr(request, SHOWS_THOUGHTS, True)
+
+
+async def _note_response(
+    original: Any, self: Any, request: Any, *args: Any, **kwargs: Any
+) -> tuple[Any, ...]:
+    """AROUND _make_request: Responses renders the prompt from a chat request, which it drops."""
+    made = await original(self, request, *args, **kwargs)
+    setattr(request, START, _start_of_turn(made[3], self.tokenizer_manager.tokenizer))
+    return made
+
+
+def _start_of_turn(processed: Any, tokenizer: Any) -> Start:
+    """Read off a processed prompt where it leaves the turn."""
+    ids = processed.prompt_ids
+    if isinstance(ids, list) and ids and isinstance(ids[0], int):
+        return _start_after_ids(ids, tokenizer)
+    return _start_after(processed.prompt or "")
 
 
 def _detect_and_parse(self: Any, text: str) -> Any:
@@ -170,6 +196,7 @@ PATCH = Patch(
         Hook(f"{MODULE}.ReasoningParser.__init__", "b63c83ddd095", "after", _plan_reading),
         Hook(f"{CHAT}.__init__", "f4153439ed6e", "after", _keep_special_tokens),
         Hook(f"{CHAT}._process_messages", "00296c1f9bed", "after", _note_prompt),
+        Hook(f"{RESPONSES}._make_request", "d4e8fb380128", "around", _note_response),
     ),
     relies_on=(
         Source(f"{CHAT}._process_reasoning_stream", "0e7dfa43abce"),

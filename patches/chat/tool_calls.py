@@ -13,6 +13,7 @@ import inspect
 from typing import Any
 
 from sglang_gemma4_ext.chat.events import Call, Event, Text
+from sglang_gemma4_ext.chat.literals import MARK
 from sglang_gemma4_ext.chat.markers import MARKER
 from sglang_gemma4_ext.chat.stages import CallStage
 from sglang_gemma4_ext.chat.tools import Tools
@@ -26,7 +27,8 @@ _STATE = "_gemma4_ext_stage"
 
 def _has_tool_call(self: Any, text: str) -> bool:
     """Tell whether the text has control tokens to take out or calls; else SGLang keeps it."""
-    return has_calls(text) or MARKER.search(text) is not None or text.startswith("call:")
+    is_marked = has_calls(text) or MARK in text
+    return is_marked or MARKER.search(text) is not None or text.startswith("call:")
 
 
 def _detect_and_parse(self: Any, text: str, tools: list[Any]) -> Any:

@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from sglang_gemma4_ext.chat.events import Event, Text, Thought
+from sglang_gemma4_ext.chat.events import Call, Event, Text, Thought
+from sglang_gemma4_ext.chat.literals import without_marks
 from sglang_gemma4_ext.chat.tools import Tools
 from sglang_gemma4_ext.chat.turn import CallsAs, Start, Turn
 from sglang_gemma4_ext.chat.wire import Decoder, Encoder, without_frames
@@ -16,14 +17,16 @@ from sglang_gemma4_ext.chat.wire import Decoder, Encoder, without_frames
 class Plan:
     """Set how the turns of a request are read.
 
-    shows_thoughts: thoughts are part of the text, without their control tokens
-    holds_thoughts: a thought is emitted when it has ended
-    needs_text: a turn of nothing but thoughts ends in their text
+    keeps_marks: the text is read once more, so its literals stay marked.
+    shows_thoughts: thoughts are part of the text, without their control tokens.
+    holds_thoughts: a thought is given out when it has ended.
+    needs_text: a turn of nothing but thoughts ends in their text.
     """
 
     start: Start = Start.CONTENT
     tools: Tools = field(default_factory=Tools)
     calls: CallsAs = "verbatim"
+    keeps_marks: bool = False
     shows_thoughts: bool = False
     holds_thoughts: bool = False
     needs_text: bool = False
@@ -36,6 +39,7 @@ class ThoughtStage:
         self._turn = Turn(plan.tools, plan.start, calls=plan.calls)
         self._encoder = Encoder()
         self._shown = _ShownThoughts() if plan.shows_thoughts else None
+        self._keeps_marks = plan.keeps_marks
         self._holds, self._needs_text = plan.holds_thoughts, plan.needs_text
         self._held: list[str] = []
         self._all: list[str] = []
@@ -67,7 +71,8 @@ class ThoughtStage:
         if self._shown is not None:
             events = self._shown.show(events)
         thoughts = "".join(event.text for event in events if isinstance(event, Thought))
-        return thoughts, self._encoder.encode(events)
+        text = self._encoder.encode(events)
+        return without_marks(thoughts), text if self._keeps_marks else without_marks(text)
 
 
 class CallStage:
@@ -87,11 +92,11 @@ class CallStage:
         events: list[Event] = []
         for event in self._decoder.decode(text):
             events += self._turn.feed(event.text) if isinstance(event, Text) else [event]
-        return self._shown.show(events)
+        return _unmarked(self._shown.show(events))
 
     def finish(self) -> list[Event]:
         self._decoder.finish()
-        return self._shown.show(self._turn.finish())
+        return _unmarked(self._shown.show(self._turn.finish()))
 
 
 class _ShownThoughts:
@@ -109,3 +114,12 @@ class _ShownThoughts:
             self._after_thought = isinstance(event, Thought)
             shown.append(Text(event.text) if isinstance(event, Thought) else event)
         return shown
+
+
+def _unmarked(events: list[Event]) -> list[Event]:
+    return [
+        replace(event, arguments=without_marks(event.arguments))
+        if isinstance(event, Call)
+        else replace(event, text=without_marks(event.text))
+        for event in events
+    ]

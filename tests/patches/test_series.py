@@ -37,6 +37,7 @@ CHAT = {
     "chat_history",
     "end_of_turn",
     "json_without_loops",
+    "literals_by_id",
     "native_tool_grammar",
     "outdated_template",
     "thought_usage",

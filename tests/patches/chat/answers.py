@@ -5,11 +5,23 @@ from __future__ import annotations
 
 import pytest
 
+from sglang_gemma4_ext.patches.chat import literals_by_id, reasoning, tool_calls
 from tests.chat.outputs import render_call
+from tests.chat.tokens import encode, spell
 from tests.patches.chat.client import QUESTION, SEARCH, SEARCHED, THINKING, THOUGHT, Scripted
 
+# What reads an answer.
+PARSING = {patch.name: patch for patch in (tool_calls.PATCH, reasoning.PATCH, literals_by_id.PATCH)}
 WEATHER = render_call("get_weather", {"city": "Oslo", "days": 2})
 ASKED = ("get_weather", {"city": "Oslo", "days": 2})
+# A string that ends at the real delimiter alone, and text about control tokens.
+IN_STRING = 'a<|"|>,b:<|"|><tool_call|><|turn>c'
+QUOTED = [
+    *encode('<|tool_call>call:search{q:<|"|>'),
+    *spell(IN_STRING),
+    *encode('<|"|>}<tool_call|>'),
+]
+ABOUT_TOKENS = "<turn|> ends a turn, <|tool_call>call:f{}<tool_call|> calls."
 NO_TOOLS = {"tools": None}
 AS_TEXT = {"separate_reasoning": False}
 # name -> (output, request fields, (finish reason, text, thought, calls), patches it needs)
@@ -97,6 +109,35 @@ ANSWERS = {
         {"tool_choice": "none"},
         ("stop", 'Ok.call:search{q:"x"}', "", []),
         {"reasoning"},
+    ),
+    "delimiters spelled in a string": (
+        QUOTED,
+        {},
+        ("tool_calls", "", "", [("search", {"q": IN_STRING})]),
+        {"literals_by_id", "tool_calls"},
+    ),
+    "control tokens spelled in text": (
+        spell(ABOUT_TOKENS),
+        {},
+        ("stop", ABOUT_TOKENS, "", []),
+        {"literals_by_id", "tool_calls"},
+    ),
+    "control tokens spelled without tools": (
+        spell(ABOUT_TOKENS),
+        NO_TOOLS,
+        ("stop", ABOUT_TOKENS, "", []),
+        {"literals_by_id"},
+    ),
+    "control tokens spelled in a thought": (
+        [
+            *encode("<|channel>thought\n"),
+            *spell("<channel|>?"),
+            *encode("\n<channel|>Ok."),
+            *QUOTED,
+        ],
+        THINKING,
+        ("tool_calls", "Ok.", "<channel|>?", [("search", {"q": IN_STRING})]),
+        {"literals_by_id", "tool_calls"},
     ),
     "end of the turn": (
         f"{SEARCH}<|tool_response>response:search{{value:1}}<tool_response|>Made up.",

@@ -10,8 +10,8 @@ from typing import Any
 
 import openai
 
-from bench.checkpoints.tokenizer import tokenizer
 from tests.chat.outputs import render_call
+from tests.chat.tokens import encode
 
 TOOLS = [
     {"type": "function", "function": {"name": name, "description": "d", "parameters": parameters}}
@@ -28,6 +28,9 @@ THOUGHT = "<|channel>thought\nHm.\n<channel|>"
 SEARCH = render_call("search", {"q": "x"})
 SEARCHED = ("search", {"q": "x"})
 THINKING = {"chat_template_kwargs": {"enable_thinking": True}}
+
+# As text, in which a control token's name is that token, or as tokens.
+Output = str | list[int]
 
 
 @dataclass(frozen=True)
@@ -50,11 +53,10 @@ class Scripted:
     def __init__(
         self, client: openai.OpenAI, model: str, prepare: Callable[[list[int]], dict[str, Any]]
     ):
-        self.client, self._model, self._prepare = client, model, prepare
-        self._tokenizer = tokenizer()
+        self.client, self.model, self._prepare = client, model, prepare
 
-    def say(self, output: str, *, stream: bool, **fields: Any) -> Reply:
-        """Return the whole answer; a streamed one is joined by the client's own accumulator."""
+    def say(self, output: Output, *, stream: bool, **fields: Any) -> Reply:
+        """The whole answer, as the client's own accumulator joins it where it is streamed."""
         request = self._request(output, **fields)
         completions = self.client.chat.completions
         if stream:
@@ -74,31 +76,34 @@ class Scripted:
             message=message,
         )
 
-    def deltas(self, output: str, **fields: Any) -> list[Any]:
-        """Return the parts of a streamed answer in order."""
+    def deltas(self, output: Output, **fields: Any) -> list[Any]:
+        """The parts of a streamed answer as they come."""
         request = self._request(output, **fields)
         chunks = self.client.chat.completions.create(**request, stream=True)
         return [chunk.choices[0].delta for chunk in chunks if chunk.choices]
 
-    def tokens(self, output: str, **fields: Any) -> int:
-        """Count the tokens that the engine generated."""
+    def tokens(self, output: Output, **fields: Any) -> int:
+        """How many tokens the engine generated."""
         answer = self.client.chat.completions.create(**self._request(output, **fields))
         return answer.usage.completion_tokens
 
+    def prepare(self, output: Output) -> dict[str, Any]:
+        """Arrange that the next request gets this output; fields of the request that say so."""
+        return self._prepare(encode(output) if isinstance(output, str) else output)
+
     def _request(
         self,
-        output: str,
+        output: Output,
         *,
         tools: list[Any] | None = TOOLS,
         messages: list[Any] = QUESTION,
         max_tokens: int = 900,
         **fields: Any,
     ) -> dict[str, Any]:
-        ids = self._tokenizer.encode(output, add_special_tokens=False)
         return {
-            "model": self._model,
+            "model": self.model,
             "messages": messages,
             "max_tokens": max_tokens,
-            "extra_body": {**self._prepare(ids), **fields},
+            "extra_body": {**self.prepare(output), **fields},
             **({"tools": tools} if tools else {}),
         }

@@ -10,7 +10,7 @@ import pytest
 
 from bench.checkpoints.tokenizer import TOKEN_ID, tokenizer
 from sglang_gemma4_ext.patches.chat import end_of_turn
-from tests.patches.chat.serving_layer import gemma_tokenizer
+from tests.patches.chat.engine import gemma_tokenizer
 from tests.patches.hooks import hook_of
 
 add = hook_of(end_of_turn.PATCH, "after", "init_tokenizer")

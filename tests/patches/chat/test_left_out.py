@@ -6,13 +6,14 @@ from __future__ import annotations
 import pytest
 
 from tests.patches.chat import answers
+from tests.patches.chat.answers import PARSING
 from tests.patches.chat.client import Scripted
-from tests.patches.chat.scripted_layer import PATCHES, serving
+from tests.patches.chat.serving_layer import serving
 
 
-@pytest.mark.parametrize("left_out", PATCHES)
+@pytest.mark.parametrize("left_out", PARSING)
 def test_without_a_patch_its_answers_are_wrong(left_out):
-    with serving(*(patch for name, patch in PATCHES.items() if name != left_out)) as running:
+    with serving(*(patch for name, patch in PARSING.items() if name != left_out)) as running:
         for name, (output, fields, expected, needs) in answers.ANSWERS.items():
             if left_out in needs:
                 assert not right_both_ways(running, output, fields, expected), name

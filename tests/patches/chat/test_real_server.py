@@ -6,7 +6,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import openai
 import pytest
@@ -14,13 +13,15 @@ import requests
 
 from tests.patches.chat.answers import *  # noqa: F403 (the tests that every server passes)
 from tests.patches.chat.client import SEARCH, SEARCHED, THINKING, THOUGHT, TOOLS, Scripted
+from tests.patches.chat.endpoint_answers import *  # noqa: F403
+from tests.patches.chat.endpoint_answers import Speaker
+from tests.patches.chat.engine import TEMPLATES
 from tests.patches.chat.say import Say
-from tests.patches.chat.serving_layer import TEMPLATES
+from tests.probes import model_says
 from tests.serving.harness import Server, serve
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
 
-ROOT = Path(__file__).parents[3]
 HOSTILE = '<|tool_call>call:search{v:[[<|"|>note 1] x<|"|>]]}<tool_call|>'
 
 
@@ -30,10 +31,9 @@ def server(request, checkpoint, tmp_path_factory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("chat") / request.param
     shutil.copytree(checkpoint(request.param), folder)
     shutil.copy(TEMPLATES / "2026-07-15_large.jinja", folder / "chat_template.jinja")
-    # With overlap the processor would see the output of the previous step.
-    flags = ("--dtype", "float32", "--enable-custom-logit-processor", "--disable-overlap-schedule")
+    flags = ("--dtype", "float32", *model_says.FLAGS)
     log_dir = tmp_path_factory.mktemp("log")
-    env = {"PYTHONPATH": str(ROOT)}  # the scheduler finds Say there
+    env = model_says.installed(log_dir)
     with serve("--model-path", str(folder), *flags, log_dir=log_dir, env=env) as running:
         yield running
 
@@ -47,6 +47,16 @@ def scripted(server) -> Scripted:
         client.models.list().data[0].id,
         lambda ids: {"custom_logit_processor": processor, "custom_params": {"output": ids}},
     )
+
+
+@pytest.fixture(scope="module")
+def speaker(server, scripted) -> Speaker:
+    def post(path: str, body: dict) -> str:
+        answer = requests.post(f"{server.url}{path}", json=body, timeout=300)
+        assert answer.status_code == 200, answer.text
+        return answer.text
+
+    return Speaker(scripted.client, scripted.model, model_says.asks_for, post, counts_thoughts=True)
 
 
 def test_the_summary_says_that_answers_are_parsed(server):

@@ -13,22 +13,23 @@ import pytest
 
 from tests.chat.test_turn import alarm
 from tests.patches.chat.answers import *  # noqa: F403 (the tests that every server passes)
+from tests.patches.chat.answers import PARSING
 from tests.patches.chat.client import SEARCH, THOUGHT, TOOLS, Scripted
-from tests.patches.chat.scripted_layer import PATCHES, serving
+from tests.patches.chat.serving_layer import serving
 
 HOSTILE = '<|tool_call>call:search{v:[[<|"|>note 1] x<|"|>]]}<tool_call|>'
 
 
 @pytest.fixture(scope="module")
 def scripted() -> Iterator[Scripted]:
-    with serving(*PATCHES.values()) as running:
+    with serving(*PARSING.values()) as running:
         yield running
 
 
 def test_the_endpoint_for_calls_parses_a_hostile_text_quickly(apply, endpoints):
     from sglang.srt.entrypoints.openai.protocol import Tool
 
-    apply(*PATCHES.values())
+    apply(*PARSING.values())
     tools = [Tool(**tool) for tool in TOOLS]
     with alarm(1):
         answer = endpoints(
@@ -38,8 +39,8 @@ def test_the_endpoint_for_calls_parses_a_hostile_text_quickly(apply, endpoints):
     assert answer["calls"][0]["parameters"] == '{"v": [["note 1] x"]]}'
 
 
-def test_the_endpoint_for_thoughts_keeps_calls_in_the_text(apply, endpoints):
-    apply(*PATCHES.values())
+def test_the_endpoint_for_thoughts_leaves_calls_as_they_are(apply, endpoints):
+    apply(*PARSING.values())
     with alarm(1):
         answer = endpoints(
             "separate_reasoning_request",
