@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from sglang_gemma4_ext import PLUGIN, PREFIX, VERIFIED_SGLANG, __version__, bundle, pipes
+from sglang_gemma4_ext.chat.parsers import describe_checkpoint
+from sglang_gemma4_ext.chat.template_files import read_template
 from sglang_gemma4_ext.checkpoint.files import CheckpointError, read_headers
 from sglang_gemma4_ext.checkpoint.hub import local_folder
 from sglang_gemma4_ext.checkpoint.layer_formats import count_formats
@@ -62,9 +64,17 @@ def report(outcomes: Sequence[Outcome], ctx: Context) -> dict[str, Any]:
         "model": ctx.model.path if ctx.model else None,
         "plan": _plan(ctx),
         "formats": _formats(ctx.model),
+        "chat": _chat(ctx),
         "patches": [_patch_report(outcome) for outcome in outcomes],
         "starts": _plugin_installed() and not any(o.stops_server for o in outcomes),
     }
+
+
+def _chat(ctx: Context) -> list[str]:
+    """Say which parsers the checkpoint gets where no flag names one."""
+    if ctx.model is None or not ctx.model.is_gemma4:
+        return []
+    return describe_checkpoint(read_template(ctx.model.path), ctx.settings.chat_parsers)
 
 
 def _formats(model: ModelInfo | None) -> dict[str, dict[str, int]]:
@@ -108,6 +118,7 @@ def render(data: dict[str, Any], everything: bool = False) -> str:
         f"model     {data['model'] or 'none given (--model-path): for this machine alone'}",
         *_plan_words(data),
         *_format_lines(data["formats"]),
+        *(f"{'' if i else 'chat':<10}{line}" for i, line in enumerate(data["chat"])),
         "",
     ]
     if data["packages"]["sglang"] != data["verified_on_sglang"]:

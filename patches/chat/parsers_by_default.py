@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from sglang_gemma4_ext.chat.template import declares_tools
+from sglang_gemma4_ext.chat.parsers import SWITCH, default_parser
 from sglang_gemma4_ext.chat.template_files import read_template
 from sglang_gemma4_ext.context import Context
 from sglang_gemma4_ext.registry import Hook, Patch, Source
@@ -19,7 +19,6 @@ from sglang_gemma4_ext.settings import Settings
 # Runs once the model's path is final; platforms set their defaults there.
 DEFAULTS = "sglang.srt.arg_groups.platform_hook.handle_platform_defaults"
 DETECTION = "sglang.srt.parser.template_detection"
-PARSER = "gemma4"
 FLAGS = ("tool_call_parser", "reasoning_parser")
 
 
@@ -27,19 +26,21 @@ def _choose(server_args: Any) -> None:
     """BEFORE handle_platform_defaults: choose each parser that the user left out."""
     from sglang.srt.arg_groups.overrides import declare_resolution, resolving_view
 
-    if Settings.from_env().chat_parsers == "off":
-        return
+    setting = Settings.from_env().chat_parsers
     cfg = resolving_view(server_args)
     missing = [flag for flag in FLAGS if getattr(cfg, flag) is None]
+    if not missing or setting == "off":
+        return
     path = cfg.tokenizer_path or cfg.model_path
-    if missing and declares_tools(read_template(path, cfg.revision, cfg.chat_template)):
+    parser, _ = default_parser(read_template(path, cfg.revision, cfg.chat_template), setting)
+    if parser:
         declare_resolution(
-            server_args, "gemma4_ext.parsers_by_default", **dict.fromkeys(missing, PARSER)
+            server_args, "gemma4_ext.parsers_by_default", **dict.fromkeys(missing, parser)
         )
 
 
 def _stands_down(ctx: Context) -> str | None:
-    return "by --gemma4-chat-parsers off" if ctx.settings.chat_parsers == "off" else None
+    return f"by {SWITCH}" if ctx.settings.chat_parsers == "off" else None
 
 
 def _retired() -> bool:

@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from sglang_gemma4_ext import __version__, shutdown
+from sglang_gemma4_ext.chat.parsers import default_parser, describe
+from sglang_gemma4_ext.chat.template_files import read_template
 from sglang_gemma4_ext.checkpoint.model_family import (
     MULTIMODAL_ARCHITECTURES,
     read_model_info,
 )
-from sglang_gemma4_ext.checkpoint.quantization import describe
+from sglang_gemma4_ext.checkpoint.quantization import describe as describe_quantization
 from sglang_gemma4_ext.context import sglang_version
 from sglang_gemma4_ext.launcher.memory_summary import describe_memory
+from sglang_gemma4_ext.launcher.root_page import chat_page_command, describe_at_root
 from sglang_gemma4_ext.machine import detect_gpu
 from sglang_gemma4_ext.registry import Outcome, State
 from sglang_gemma4_ext.settings import Settings
@@ -37,7 +40,7 @@ def summarize(server_args: Any) -> str:
         f"  model      {describe_model(cfg.model_path, cfg.revision, cfg.enable_multimodal)}",
         f"  device     {describe_device(settings, cfg)}",
         *_memory(cfg, settings),
-        *_chat(cfg, settings),
+        *_chat(server_args, cfg, settings),
         *describe_patches(plugin.outcomes()),
     ]
     return "\n".join(lines)
@@ -50,7 +53,7 @@ def describe_model(path: str, revision: str | None, multimodal: bool | None) -> 
         return f"{path}: not a Gemma 4, served as plain SGLang would"
     kind = f"{model.text.get('num_experts')} experts" if model.is_moe else "dense"
     parts = [model.architecture, kind]
-    if quantization := describe(model).label:
+    if quantization := describe_quantization(model).label:
         parts.append(quantization)
     if model.architecture in MULTIMODAL_ARCHITECTURES:
         parts.append(
@@ -75,27 +78,25 @@ def _made_tokens() -> int | None:
     return state.scheduler_info.get("max_total_num_tokens") if state else None
 
 
-def _chat(cfg: Any, settings: Settings) -> list[str]:
+def _chat(server_args: Any, cfg: Any, settings: Settings) -> list[str]:
     model = read_model_info(cfg.model_path, cfg.revision)
     if model is None or not model.is_gemma4:
         return []
-    return [f"  chat       {describe_chat(cfg, settings)}"]
+    return [f"  chat       {describe_chat(server_args, cfg, settings)}"]
 
 
-def describe_chat(cfg: Any, settings: Settings) -> str:
-    """Tell which parsers read the answers, or why none does."""
-    calls, thoughts = cfg.tool_call_parser, cfg.reasoning_parser
-    if calls != thoughts:
-        return f"tool calls {_parsed_by(calls)}, thoughts {_parsed_by(thoughts)}"
-    why = ""
-    if not calls:
-        is_off = settings.chat_parsers == "off"
-        why = " (--gemma4-chat-parsers off)" if is_off else " (no chat template with tools)"
-    return f"tool calls and thoughts {_parsed_by(calls)}{why}"
-
-
-def _parsed_by(parser: str | None) -> str:
-    return f"parsed by {parser}" if parser else "left in the text"
+def describe_chat(server_args: Any, cfg: Any, settings: Settings) -> str:
+    """Which parsers read the answers, and why. server_args: what the user gave; cfg: resolved."""
+    path = cfg.tokenizer_path or cfg.model_path
+    template = read_template(path, cfg.revision, cfg.chat_template)
+    _, why = default_parser(template, settings.chat_parsers)
+    calls, thoughts = (
+        (getattr(cfg, flag), f"by --{flag.replace('_', '-')}")
+        if getattr(server_args, flag)
+        else (getattr(cfg, flag), why)
+        for flag in ("tool_call_parser", "reasoning_parser")
+    )
+    return describe(calls, thoughts)
 
 
 def describe_device(settings: Settings, cfg: Any) -> str:
@@ -141,10 +142,17 @@ def announce_when_ready(server_args: Any, *args: Any, **kwargs: Any):
         shutdown.started()
         said = f"{summarize(server_args)}\n{example_request(server_args)}"
         print(said, file=sys.stderr, flush=True)
+        _describe_at_root(server_args.url())
         if theirs is not None:
             theirs()
 
     return (server_args, *args), {**kwargs, "launch_callback": ready}
+
+
+def _describe_at_root(url: str) -> None:
+    from sglang.srt.entrypoints.http_server import app
+
+    describe_at_root(app, url)
 
 
 def example_request(server_args: Any) -> str:
@@ -165,6 +173,7 @@ def example_request(server_args: Any) -> str:
         f"\nReady: {url}  (OpenAI API at {url}/v1). Try:\n"
         f"  curl {url}{route}{key} -H 'Content-Type: application/json' \\\n"
         f"    -d {shlex.quote(json.dumps(body))}\n"
+        f"Chat page: {chat_page_command(url)}\n"
     )
 
 

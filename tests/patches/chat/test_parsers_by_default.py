@@ -4,17 +4,20 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from sglang_gemma4_ext.chat.template_files import read_template
+from sglang_gemma4_ext.checkpoint.model_family import read_model_info
 from sglang_gemma4_ext.context import Context
+from sglang_gemma4_ext.doctor import render, report
 from sglang_gemma4_ext.launcher.summary import describe_chat
 from sglang_gemma4_ext.machine import Gpu
 from sglang_gemma4_ext.patches.chat import parsers_by_default
 from sglang_gemma4_ext.settings import Settings, SettingsError
-from tests.patches.chat.serving_layer import template
+from tests.patches.chat.engine import template
 from tests.patches.hooks import hook_of
 
 choose = hook_of(parsers_by_default.PATCH, "before", "handle_platform_defaults")
@@ -90,28 +93,51 @@ def test_the_doctor_names_the_setting_that_turns_it_off():
     assert parsers_by_default.PATCH.stands_down(Context(Settings(), None, gpu, "0.5.23")) is None
 
 
+TOOLS = "the chat template declares tools; --gemma4-chat-parsers off turns it off"
+NONE = {"tool_call_parser": None, "reasoning_parser": None}
+HERMES = {"tool_call_parser": "hermes", "reasoning_parser": None}
+
+
 @pytest.mark.parametrize(
-    ("calls", "thoughts", "setting", "line"),
+    ("given", "resolved", "setting", "line"),
     [
-        ("gemma4", "gemma4", "auto", "tool calls and thoughts parsed by gemma4"),
-        ("hermes", "gemma4", "auto", "tool calls parsed by hermes, thoughts parsed by gemma4"),
+        (NONE, BOTH, "auto", f"tool calls and thoughts parsed by gemma4 ({TOOLS})"),
         (
-            None,
-            None,
-            "off",
-            "tool calls and thoughts left in the text (--gemma4-chat-parsers off)",
-        ),
-        (
-            None,
-            None,
+            HERMES,
+            BOTH | {"tool_call_parser": "hermes"},
             "auto",
-            "tool calls and thoughts left in the text (no chat template with tools)",
+            "tool calls parsed by hermes (by --tool-call-parser), "
+            f"thoughts parsed by gemma4 ({TOOLS})",
         ),
+        (NONE, NONE, "off", "tool calls and thoughts left in the text (--gemma4-chat-parsers off)"),
     ],
 )
-def test_the_summary_names_the_parsers(calls, thoughts, setting, line):
-    cfg = SimpleNamespace(tool_call_parser=calls, reasoning_parser=thoughts)
-    assert describe_chat(cfg, Settings(chat_parsers=setting)) == line
+def test_the_summary_says_who_parses_and_why(folder, given, resolved, setting, line):
+    model = {"model_path": folder, "tokenizer_path": None, "revision": None, "chat_template": None}
+    cfg = SimpleNamespace(**model, **resolved)
+    found = describe_chat(SimpleNamespace(**given), cfg, Settings(chat_parsers=setting))
+    assert found == line
+
+
+def doctor_on(folder, setting="auto"):
+    config = {"architectures": ["Gemma4ForCausalLM"], "model_type": "gemma4_text"}
+    Path(folder, "config.json").write_text(json.dumps(config))
+    Path(folder, "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
+    model = read_model_info(folder)
+    ctx = Context(Settings(chat_parsers=setting), model, Gpu("none", "", None), "0.5.23")
+    return render(report([], ctx))
+
+
+def test_the_doctor_says_which_parsers_a_checkpoint_gets_and_why(folder):
+    assert f"chat      tool calls and thoughts parsed by gemma4 ({TOOLS})\n" in doctor_on(folder)
+    off = doctor_on(folder, "off")
+    assert "thoughts left in the text (--gemma4-chat-parsers off)" in off
+    Path(folder, "chat_template.jinja").write_text(template("earlier"))
+    assert f"\n{'':<10}the chat template of this checkpoint is older" in doctor_on(folder)
+    Path(folder, "chat_template.jinja").write_text("{{ messages }}")
+    assert "left in the text (the chat template declares no tools)" in doctor_on(folder)
+    Path(folder, "chat_template.jinja").unlink()
+    assert "left in the text (no chat template was found)" in doctor_on(folder)
 
 
 @pytest.mark.parametrize(

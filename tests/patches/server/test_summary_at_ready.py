@@ -20,9 +20,12 @@ def test_the_text_is_printed_when_ready_and_sglangs_own_callback_runs(monkeypatc
     monkeypatch.setattr(summary, "summarize", lambda args: "SUMMARY")
     monkeypatch.setattr(summary, "example_request", lambda args: "REQUEST")
     monkeypatch.setattr(shutdown, "_started", False)
+    told: list[str] = []
+    monkeypatch.setattr(summary, "describe_at_root", lambda app, url: told.append(url))
     announce, theirs = hook_of(PATCH, "before", "launch_server"), []
-    _args, kwargs = announce(SimpleNamespace(), launch_callback=lambda: theirs.append(1))
+    args = SimpleNamespace(url=lambda: "http://host:1")
+    _args, kwargs = announce(args, launch_callback=lambda: theirs.append(1))
     assert capsys.readouterr().err == ""
     kwargs["launch_callback"]()
     assert capsys.readouterr().err == "SUMMARY\nREQUEST\n"
-    assert theirs == [1] and shutdown._started
+    assert theirs == [1] and shutdown._started and told == ["http://host:1"]
