@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from sglang_gemma4_ext.chat.alternatives import TooMany, alternatives
 from sglang_gemma4_ext.chat.ebnf import TEXT, literal, number_rules, pattern_rules
-from sglang_gemma4_ext.chat.schemas import joined, resolve
+from sglang_gemma4_ext.chat.schemas import listed, resolve
+from sglang_gemma4_ext.chat.written import written
 
 # Keywords that restrict a value and that no rule here expresses.
 UNENFORCED = (
@@ -68,12 +70,12 @@ class ArgumentRules:
         """Return an expression for all that stands between the braces of a call."""
         if self.root is None or self.root == {}:
             return '""'
-        alternatives = list(self._alternatives(self.root, ()))
-        bodies = [
-            self._pairs(part)
-            for part in alternatives
-            if part.get("type") in (None, "object") or "object" in part["type"]
-        ]
+        try:
+            found = alternatives(self.root, self.root)
+        except TooMany:
+            self.unenforced.add("what has too many alternatives")
+            return "pairs"
+        bodies = [self._pairs(part) for part in found if part.get("type") in (None, "object")]
         return _choice(bodies) if bodies else "pairs"
 
     def value(self, schema: Any, chain: tuple[str, ...] = ()) -> str:
@@ -84,8 +86,13 @@ class ArgumentRules:
             self.unenforced.add("what lies too deep")
             return "value"
         self._level += 1
-        parts = list(dict.fromkeys(self._parts(schema, chain)))
-        self._level -= 1
+        try:
+            parts = list(dict.fromkeys(self._parts(schema, chain)))
+        except TooMany:
+            self.unenforced.add("what has too many alternatives")
+            parts = []
+        finally:
+            self._level -= 1
         return _choice(parts) if parts else "value"
 
     def _parts(self, schema: Mapping[str, Any], chain: tuple[str, ...]) -> Iterable[str]:
@@ -97,7 +104,7 @@ class ArgumentRules:
             for part in schema[words.pop()]:
                 yield self.value(part, chain)
         else:
-            for part in self._alternatives(schema, chain):
+            for part in alternatives(self.root, schema, chain):
                 yield self._plain(part)
 
     def _referenced(self, ref: str, chain: tuple[str, ...]) -> str:
@@ -111,51 +118,14 @@ class ArgumentRules:
             self.rules.append(f"{name} ::= {expression}")
         return self._by_ref[ref]
 
-    def _alternatives(self, schema: Any, chain: tuple[str, ...]) -> Iterable[Mapping[str, Any]]:
-        """Yield the alternatives of a schema without `$ref`, `allOf`, `anyOf` and type lists."""
-        while isinstance(schema, Mapping) and "$ref" in schema:
-            ref = schema["$ref"]
-            if ref in chain:
-                return
-            found = resolve(self.root, ref)
-            siblings = {k: v for k, v in schema.items() if k != "$ref"}
-            chain = (*chain, ref)
-            schema = joined(siblings, found) if isinstance(found, Mapping) else siblings
-        if not isinstance(schema, Mapping):
-            yield {}
-            return
-        if parts := schema.get("allOf"):
-            whole = {k: v for k, v in schema.items() if k != "allOf"}
-            for part in parts:
-                for first in self._alternatives(part, chain):
-                    whole = joined(whole, first)
-                    break
-            yield from self._alternatives(whole, chain)
-            return
-        for word in ("anyOf", "oneOf"):
-            if parts := schema.get(word):
-                rest = {k: v for k, v in schema.items() if k != word}
-                for part in parts:
-                    for found in self._alternatives(part, chain):
-                        yield from self._alternatives(joined(rest, found), chain)
-                return
-        kinds = schema.get("type")
-        if isinstance(kinds, list):
-            for kind in kinds:
-                yield {**schema, "type": kind}
-        else:
-            yield schema
-        if schema.get("nullable") is True:
-            yield {"type": "null"}
-
     def _plain(self, schema: Mapping[str, Any]) -> str:
         """Return an expression for a value whose schema has one type, or none."""
         self.unenforced.update(word for word in UNENFORCED if word in schema)
         if "const" in schema:
-            return self._written(schema["const"])
+            return written(schema["const"], self.quote)
         if isinstance(values := schema.get("enum"), list) and values:
             fit = [v for v in values if _is_of(v, schema.get("type"))]
-            return _choice(self._written(value) for value in fit or values)
+            return _choice(written(value, self.quote) for value in fit or values)
         kind = schema.get("type") or _inferred(schema)
         if kind == "object":
             return f'"{{" {self._pairs(schema)} "}}"'
@@ -173,8 +143,7 @@ class ArgumentRules:
         There are two chains of rules: `first` before the first pair is written, `next` after it.
         """
         properties = schema.get("properties")
-        required = schema.get("required")
-        required = [name for name in required if isinstance(name, str)] if required else []
+        required = [name for name in listed(schema, "required") if isinstance(name, str)]
         more = schema.get("additionalProperties", None if isinstance(properties, Mapping) else True)
         known = dict(properties) if isinstance(properties, Mapping) else {}
         for name in required:
@@ -256,23 +225,6 @@ class ArgumentRules:
             return kind
         self.rules += made[1]
         return made[0]
-
-    def _written(self, value: Any) -> str:
-        """Write one value as the template does."""
-        if isinstance(value, str):
-            return f"{self.quote} {literal(value)} {self.quote}"
-        if value is None:
-            return '"null"'
-        if isinstance(value, bool):
-            return '"true"' if value else '"false"'
-        if isinstance(value, Mapping):
-            pairs = sorted(value.items(), key=lambda pair: pair[0].lower())
-            inner = ' "," '.join(f"{literal(k + ':')} {self._written(v)}" for k, v in pairs)
-            return f'"{{" {inner} "}}"'
-        if isinstance(value, list):
-            inner = ' "," '.join(map(self._written, value))
-            return f'"[" {inner} "]"'
-        return literal(repr(value))
 
     def _rule(self, expression: str) -> str:
         name = self._new_name()

@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sglang_gemma4_ext.chat.schemas import joined, resolve
+from sglang_gemma4_ext.chat.schemas import joined, listed, resolve
 
 # References may double at each level; parts beyond these limits become plain objects.
 MOST_PARTS = 4096
@@ -154,12 +154,17 @@ def _one_of(folded: list[dict[str, Any]]) -> tuple[dict[str, Any], str]:
             out = _merged_objects(shapes)
         elif len(types) == 1 and all("enum" in part for part in shapes):
             values = [value for part in shapes for value in part["enum"]]
-            out["enum"] = [v for i, v in enumerate(values) if v not in values[:i]]
+            out["enum"] = list({_identity(value): value for value in values}.values())
         else:
             note = "One of: " + ", ".join(dict.fromkeys(map(_name, shapes)))
     if nullable:
         out["nullable"] = True
     return out, note
+
+
+def _identity(value: Any) -> Any:
+    """Equal for equal values, 1 and True apart; hashable."""
+    return (type(value), value) if isinstance(value, str | int | float) else repr(value)
 
 
 def _merged_objects(shapes: list[dict[str, Any]]) -> dict[str, Any]:
@@ -211,9 +216,10 @@ def _settle_type(out: dict[str, Any]) -> None:
 
 
 def _settle_enum(out: dict[str, Any], in_items: bool) -> None:
-    """Give an enum its values' type; name values that are not strings in the description."""
-    values = out.get("enum")
-    if not isinstance(values, list) or not values:
+    """Give an enum its values' type, and name values that are not strings in the description."""
+    values = listed(out, "enum")
+    if not values:
+        out.pop("enum", None)
         return
     known = [value for value in values if value is not None]
     if len(known) < len(values):

@@ -38,9 +38,15 @@ def joined(outer: Mapping[str, Any], inner: Mapping[str, Any]) -> dict[str, Any]
     required = [
         name
         for part in (outer, inner)
-        if isinstance(part.get("required"), list)
-        for name in part["required"]
+        for name in listed(part, "required")
+        if isinstance(name, str)
     ]
     if required:
         out["required"] = list(dict.fromkeys(required))
     return out
+
+
+def listed(schema: Mapping[str, Any], word: str) -> list[Any]:
+    """What a keyword lists; a keyword that has no list says nothing."""
+    parts = schema.get(word)
+    return parts if isinstance(parts, list) else []

@@ -13,16 +13,15 @@ from enum import Enum
 from typing import Literal
 
 from sglang_gemma4_ext.chat import markers as m
-from sglang_gemma4_ext.chat.calls import CALL_WORD, Calls
+from sglang_gemma4_ext.chat.calls import Calls
 from sglang_gemma4_ext.chat.errors import BrokenCall, CutCall
-from sglang_gemma4_ext.chat.events import Event, JoinedThoughts, Text, Thought
+from sglang_gemma4_ext.chat.events import Event
+from sglang_gemma4_ext.chat.output import Output
 from sglang_gemma4_ext.chat.reader import Reader, Wait
 from sglang_gemma4_ext.chat.repair import marker_here
 from sglang_gemma4_ext.chat.tools import Tools
+from sglang_gemma4_ext.chat.unmarked import called_name
 
-_UNMARKED = re.compile(r"call:(\w[\w.\-/:]{0,255})\{")
-_UNMARKED_START = re.compile(r"call:(?:\w[\w.\-/:]{0,255})?")
-_MOST_UNMARKED = 264
 _SPACES = re.compile(r"\s*")
 _MOST_SPACES = 32
 
@@ -56,12 +55,10 @@ class Turn:
         calls: CallsAs = "read",
     ):
         self._tools = tools or Tools()
-        self._reads_calls, self._verbatim = calls != "text", calls == "verbatim"
+        self._reads_calls = calls != "text"
         self._reader = Reader()
         self._calls = Calls(self._reader, self._tools)
-        self._events: list[Event] = []
-        self._thoughts = JoinedThoughts()
-        self._spaces: str | None = None
+        self._out = Output(is_verbatim=calls == "verbatim")
         self._machine: Wait | None = self._run(start)
 
     @property
@@ -83,8 +80,7 @@ class Turn:
                 next(self._machine)
             except StopIteration:
                 self._machine = None
-        events, self._events = self._events, []
-        return events
+        return self._out.take()
 
     def _run(self, start: Start) -> Wait:
         if start is Start.CONTENT and (yield from self._starts_with_label()):
@@ -96,7 +92,7 @@ class Turn:
             if is_fresh and (yield from self._unmarked_call()):
                 continue
             is_fresh = False
-            found = yield from self._up_to_marker(self._give_text)
+            found = yield from self._up_to_marker(self._out.text)
             if found is None:
                 return
             if found == m.CALL_OPEN and self._reads_calls:
@@ -111,10 +107,7 @@ class Turn:
                 return
             else:
                 self._reader.take(len(found))
-                if self._verbatim:
-                    self._give_text(found)
-                elif found == m.QUOTE:
-                    self._give_text('"')
+                self._out.marker(found)
 
     def _up_to_marker(self, give: Callable[[str], None]) -> Generator[None, None, str | None]:
         """Emit the text up to the next control token; return the token, or None at the end."""
@@ -132,21 +125,11 @@ class Turn:
 
     def _drain(self, found: str) -> Wait:
         """Read past the end of the turn; text behind it is not the model's answer."""
-        if self._verbatim:
-            self._give_text(found)
+        if self._out.is_verbatim:
+            self._out.text(found)
         while not self._reader.ended:
             self._reader.take(self._reader.left, record=False)
             yield
-
-    def _give_text(self, text: str) -> None:
-        """Emit text unchanged, except for white space between calls, which is layout."""
-        if self._spaces is not None:
-            self._spaces += text
-            if self._spaces.isspace() or not self._spaces:
-                return
-            text, self._spaces = self._spaces, None
-        if text:
-            self._events.append(Text(text))
 
     def _starts_with_label(self) -> Generator[None, None, bool]:
         """Tell whether the turn starts with the label of a thought without its opening token."""
@@ -160,10 +143,10 @@ class Turn:
     def _thought(self) -> Wait:
         """Read a thought to its closing token, or to a call or the end of the turn."""
         reader = self._reader
-        self._thoughts.begin()
+        self._out.begin_thought()
         yield from self._skip_label()
         while True:
-            found = yield from self._up_to_marker(self._give_thought)
+            found = yield from self._up_to_marker(self._out.thought)
             if found is None or found in m.TURN_ENDS:
                 return
             if found == m.CALL_OPEN and not self._reads_calls:
@@ -178,7 +161,7 @@ class Turn:
             if found == m.THOUGHT_OPEN:
                 yield from self._skip_label()
             elif found == m.QUOTE:
-                self._give_thought('"')
+                self._out.thought('"')
 
     def _skip_label(self) -> Wait:
         reader = self._reader
@@ -187,31 +170,25 @@ class Turn:
         elif reader.ended and m.THOUGHT_LABEL.startswith(reader.text[reader.pos :]):
             reader.take(reader.left)
 
-    def _give_thought(self, text: str) -> None:
-        text = self._thoughts.add(text)
-        if text:
-            self._events.append(Thought(text))
-
     def _call(self) -> Wait:
         """Read the calls of one pair of tokens; what cannot be parsed as a call is text."""
         self._open_pair()
         pair = self._calls.read()
         try:
             while _goes_on(pair):
-                self._give_calls()
+                self._out.calls(self._calls.certain())
                 yield
         except BrokenCall:
-            self._spaces = None
-            self._give_calls()
-            self._give_broken(self._calls.drop())
+            self._out.keep_spaces()
+            self._out.calls(self._calls.certain())
+            self._out.broken(self._calls.drop())
         except CutCall:
             self._reader.take(self._reader.left)
-            self._give_calls()
+            self._out.calls(self._calls.certain())
             self._calls.drop()
         else:
-            self._give_calls()
-        if self._verbatim:
-            self._give_text("".join(self._reader.record))
+            self._out.calls(self._calls.certain())
+        self._out.read_calls(self._reader.record)
 
     def _call_in_thought(self) -> Generator[None, None, bool]:
         """Read a call that stands in a thought; return True if it ended the thought.
@@ -233,25 +210,18 @@ class Turn:
             reader.take(reader.left)
             return True
         if is_call:
-            self._give_calls()
-            if self._verbatim:
-                self._give_text("".join(reader.record))
+            self._out.calls(self._calls.certain())
+            self._out.read_calls(reader.record)
             return True
         thought = "".join(reader.record)
         self._calls.drop()
-        self._give_thought(thought)
+        self._out.thought(thought)
         return False
 
     def _unmarked_call(self) -> Generator[None, None, bool]:
         """Read a call without its opening token, if it is closed and its tool is declared."""
-        reader = self._reader
-        while not (found := _UNMARKED.match(reader.text, reader.pos)):
-            here = reader.text[reader.pos : reader.pos + _MOST_UNMARKED]
-            may_come = CALL_WORD.startswith(here) or _UNMARKED_START.fullmatch(here)
-            if reader.ended or not may_come or len(here) == _MOST_UNMARKED:
-                return False
-            yield
-        if self._verbatim or not self._tools.declares(found.group(1)):
+        name = yield from called_name(self._reader)
+        if name is None or self._out.is_verbatim or not self._tools.declares(name):
             return False
         self._calls.begin()
         try:
@@ -260,26 +230,16 @@ class Turn:
         except (BrokenCall, CutCall):
             is_closed = False
         if is_closed:
-            self._give_calls()
+            self._out.calls(self._calls.certain())
         else:
-            text = "".join(reader.record)
+            text = "".join(self._reader.record)
             self._calls.drop()
-            self._give_broken(text)
+            self._out.broken(text)
         return is_closed
 
     def _open_pair(self) -> None:
         self._calls.begin()
         self._reader.take(len(m.CALL_OPEN))
-
-    def _give_calls(self) -> None:
-        calls = self._calls.certain()
-        if not self._verbatim:
-            self._spaces = "" if calls else self._spaces
-            self._events += calls
-
-    def _give_broken(self, text: str) -> None:
-        if not self._verbatim:
-            self._give_text(m.without_markers(text))
 
 
 def _goes_on(generator: Wait) -> bool:
