@@ -5,13 +5,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 LINT := .venv-lint
+CHAT := .venv-chat
 # Two workers, each with one core: a server's start keeps little more than one busy.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 
-.PHONY: serve test test-slow lint format setup clean
+.PHONY: serve chat test test-slow lint format setup clean
 
 serve: setup  ## serve the bundled demo model; FLAGS="--port 8000 ..." are passed on
 	$(BIN)/python -m sglang_gemma4_ext.launch_server --demo $(FLAGS)
+
+chat: $(CHAT)/.ready  ## a chat page for a running server; FLAGS="--server ADDRESS ..." are passed on
+	$(CHAT)/bin/python -m sglang_gemma4_ext.chat_page $(FLAGS)
 
 test: setup lint  ## everything that a commit must pass; ARGS="-k name" selects
 	$(PYTEST) -m "not slow and not gpu" $(ARGS)
@@ -33,6 +37,12 @@ $(LINT)/.ready: requirements.lock Makefile
 	$(LINT)/bin/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock ruff mypy
 	touch $@
 
+# In an environment of its own: see the extra `chat` in pyproject.toml.
+$(CHAT)/.ready: requirements-chat.lock Makefile
+	$(PYTHON) -m venv $(CHAT)
+	$(CHAT)/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements-chat.lock
+	touch $@
+
 setup: $(READY)
 
 $(READY): requirements.lock pyproject.toml Makefile
@@ -44,4 +54,4 @@ $(READY): requirements.lock pyproject.toml Makefile
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(LINT) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) $(LINT) $(CHAT) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

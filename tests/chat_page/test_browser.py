@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The chat page of a real server in headless Chromium, as `make chat` sets it up."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+
+from bench.processes import free_port
+from tests.chat.outputs import render_call
+from tests.chat.tokens import encode
+from tests.chat_page.browser import DRIVER, ENTER, Browser, chromium
+from tests.patches.chat.engine import TEMPLATES
+from tests.probes import model_says
+from tests.serving.harness import Server, serve
+
+pytestmark = [
+    pytest.mark.server,
+    pytest.mark.slow,
+    pytest.mark.skipif(DRIVER is None, reason="chromedriver is not installed (chromium-driver)"),
+]
+ROOT = Path(__file__).resolve().parents[2]
+TOOLS = '[{"name": "get_weather", "parameters": {"type": "object", "properties": {}}}]'
+CALL = render_call("get_weather", {"city": "Oslo"})
+
+
+@pytest.fixture(scope="module")
+def server(checkpoint, tmp_path_factory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("page")
+    flags = ["--model-path", str(checkpoint("dense")), "--dtype", "float32"]
+    flags += ["--chat-template", str(TEMPLATES / "2026-07-15_large.jinja"), *model_says.FLAGS]
+    with serve(*flags, log_dir=folder, env=model_says.installed(folder / "probe")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def page(server) -> Iterator[str]:
+    """The page's address."""
+    made = ["make", ".venv-chat/.ready", f"PYTHON={sys.executable}"]
+    subprocess.run(made, cwd=ROOT, check=True, timeout=900)
+    port = free_port()
+    command = [str(ROOT / ".venv-chat/bin/python"), "-m", "sglang_gemma4_ext.chat_page"]
+    flags = ["--server", server.url, "--port", str(port)]
+    process = subprocess.Popen([*command, *flags], cwd=ROOT)
+    try:
+        url = f"http://127.0.0.1:{port}/"
+        _wait_until_it_answers(url, process)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
+
+
+def _wait_until_it_answers(url: str, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 180
+    while process.poll() is None:
+        try:
+            assert requests.get(url, timeout=60).status_code == 200
+            return
+        except requests.ConnectionError:
+            assert time.monotonic() < deadline, "the page does not open"
+            time.sleep(0.5)
+    raise AssertionError("the page's process has ended")
+
+
+@pytest.fixture
+def browser() -> Iterator[Browser]:
+    with chromium() as opened:
+        yield opened
+
+
+def say(output: str) -> str:
+    return model_says.asks_for(encode(output)) + ENTER
+
+
+def test_a_call_its_result_and_an_answer_in_a_browser(browser, page):
+    browser.open(page)
+    browser.wait_for("Settings")
+    browser.press("Settings")
+    browser.wait_for("Tools (JSON)")
+    browser.click("input[type=checkbox]")
+    browser.type("textarea[placeholder^='[']", TOOLS)
+    thought = "<|channel>thought\nWhere is Oslo?\n<channel|>"
+    browser.type("textarea[placeholder='Message']", say(f"{thought}Let me look.{CALL}"))
+    browser.wait_for("Calls get_weather")
+    browser.wait_for("Let me look.")
+    assert "Where is Oslo?" not in browser.text(), "a complete thought is folded away"
+    assert "Oslo" not in browser.text().split("Calls get_weather")[1].split("Settings")[0]
+    answer = say("It is sunny.\n<channel|>Sunny.")
+    browser.type("textarea[placeholder^='The model waits for the result of get_weather']", answer)
+    browser.wait_for("Result of get_weather")
+    browser.wait_for("Sunny.")
+    assert "say:" not in browser.text().split("Result of get_weather")[1]
