@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A control token that the model spells out in ordinary tokens stays text.
+"""Keep as text a control token that the model spells out in ordinary tokens.
 
 SGLang's parsers get text alone, in which `<|"|>` in a string and the token of that name look alike.
 The ids come with the text from the tokenizer manager, so literals are marked there.
@@ -38,7 +38,7 @@ def _note_response(self: Any, *args: Any, **kwargs: Any) -> None:
 
 
 def _note(serving: Any, request: Any) -> None:
-    """The reasoning parser reads every answer, and takes the marks out again."""
+    """Mark the request if our reasoning parser reads its answer, and so takes the marks out."""
     params = request.sampling_params
     shows_controls = isinstance(params, dict) and params.get("skip_special_tokens") is False
     if serving.reasoning_parser == PARSER and shows_controls:
@@ -52,7 +52,7 @@ def _generate(original: Any, self: Any, obj: Any, request: Any = None) -> Any:
 
 
 async def _marked(outputs: AsyncGenerator[Any, None], manager: Any) -> AsyncGenerator[Any, None]:
-    """The same outputs: dicts, or one list of them where several choices are not streamed."""
+    """Yield the same outputs: dicts, or one list of them for several choices that do not stream."""
     tokenizer = manager.tokenizer
     controls = marker_ids(tokenizer, MARKERS)
     decode = functools.partial(
@@ -70,7 +70,7 @@ async def _marked(outputs: AsyncGenerator[Any, None], manager: Any) -> AsyncGene
 
 
 class _Choice:
-    """How much of one choice has been read; its text with marks, once it has any."""
+    """Keep how much of one choice has been read, and its text once it has marks."""
 
     def __init__(self, literals: Literals):
         self._literals = literals
@@ -106,7 +106,7 @@ class _Choice:
 
 
 def _stands_down(ctx: Context) -> str | None:
-    """The marks are taken out by the patches that read the text."""
+    """Stand down where no patch reads the text, which takes the marks out."""
     missing = sorted({"reasoning", "tool_calls"} & set(ctx.settings.disable))
     return f"without the patch {missing[0]}" if missing else None
 

@@ -60,7 +60,7 @@ def _plan_reading(
 
 
 def _is_json_call(request: Any) -> bool:
-    """Whether SGLang forces the request's calls into a JSON array, which a parser of its own reads.
+    """Tell whether SGLang forces the request's calls into a JSON array, with a parser of its own.
 
     It does for a demanded call, unless the detector for calls says that it reads those too.
     """

@@ -16,7 +16,7 @@ MOST_LEVELS = 40
 
 
 class TooMany(Exception):
-    """The schema has too many alternatives, or lies too deep, to write them out."""
+    """Report a schema with too many alternatives, or of too many levels, to write out."""
 
 
 def alternatives(root: Any, schema: Any, chain: tuple[str, ...] = ()) -> list[Mapping[str, Any]]:

@@ -18,7 +18,7 @@ Decode = Callable[[Sequence[int]], str]
 
 
 def without_marks(text: str) -> str:
-    """The text as the model wrote it."""
+    """Return the text as the model wrote it."""
     return text.replace(MARK, "") if MARK in text else text
 
 
@@ -63,7 +63,7 @@ class Literals:
         return "".join(pieces) + joined[start:]
 
     def _is_literal(self, text: str) -> bool:
-        """Whether the next thing that reads like a control token is ordinary text."""
+        """Tell whether the next thing that reads like a control token is ordinary text."""
         if self._is_lost or not self._found or self._found[0][0] != text:
             # Text and ids do not agree: the text is read as it stands from here on.
             self._is_lost = True
@@ -71,7 +71,7 @@ class Literals:
         return not self._found.popleft()[1]
 
     def _skip(self) -> None:
-        """All up to the last control token in the unread ids is accounted for."""
+        """Forget the unread ids up to their last control token."""
         last = max(i for i, token in enumerate(self._unread) if token in self._controls)
         self._unread, self._segment = self._unread[last + 1 :], []
 

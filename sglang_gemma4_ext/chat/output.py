@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is given out of a turn: texts, thoughts and calls, without the layout between them."""
+"""Give out texts, thoughts and calls of a turn, without the layout between them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sglang_gemma4_ext.chat.events import Call, Event, JoinedThoughts, Text, Tho
 
 
 class Output:
-    """The events of a turn since they were last taken.
+    """Collect the events of a turn until they are taken.
 
     is_verbatim: thoughts are taken out, and all else is given as it was read, calls as their text.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which parsers read the answers of a server, and why: for the choice, the summary and doctor."""
+"""Choose the parsers of a server's answers, and say why in the summary and doctor."""
 
 from __future__ import annotations
 

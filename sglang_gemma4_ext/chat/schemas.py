@@ -47,6 +47,6 @@ def joined(outer: Mapping[str, Any], inner: Mapping[str, Any]) -> dict[str, Any]
 
 
 def listed(schema: Mapping[str, Any], word: str) -> list[Any]:
-    """What a keyword lists; a keyword that has no list says nothing."""
+    """Return what a keyword lists; a keyword without a list says nothing."""
     parts = schema.get(word)
     return parts if isinstance(parts, list) else []

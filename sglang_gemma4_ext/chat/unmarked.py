@@ -15,7 +15,7 @@ _MOST = 264
 
 
 def called_name(reader: Reader) -> Generator[None, None, str | None]:
-    """The tool that the text at hand calls, or None. Waits as long as it may become a call."""
+    """Return the tool that the text calls, or None. Wait as long as it may become a call."""
     while not (found := _CALL.match(reader.text, reader.pos)):
         here = reader.text[reader.pos : reader.pos + _MOST]
         may_come = CALL_WORD.startswith(here) or _START.fullmatch(here)

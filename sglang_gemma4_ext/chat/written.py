@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One given value in the grammar: a `const` or an entry of an `enum`, as the template writes it."""
+"""Write a `const` or an entry of an `enum` as the chat template does, for the grammar."""
 
 from __future__ import annotations
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A chat page for a running server: `python -m sglang_gemma4_ext.chat_page`, or `make chat`."""
+"""Serve a chat page for a running server: `make chat`, `python -m sglang_gemma4_ext.chat_page`."""

@@ -19,7 +19,7 @@ MISSING = (
 
 
 class Refusal(Exception):
-    """The page cannot open; the message says why and what to do."""
+    """Report that the page cannot open; the message says why and what to do."""
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -35,7 +35,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def address_of(server: str) -> str:
-    """The server's address without a trailing `/v1`."""
+    """Return the server's address without a trailing `/v1`."""
     if "://" not in server:
         server = f"http://{server}"
     return server.rstrip("/").removesuffix("/v1")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A conversation with an OpenAI-compatible server, apart from any page.
+"""Hold a conversation with an OpenAI-compatible server, apart from any page.
 
 An answer is shown in parts, in the order in which they come: thoughts, text, calls. A call stays
 open until its result is given; what the user types then is the result.
@@ -17,7 +17,7 @@ Kind = Literal["question", "text", "thought", "call", "result", "note"]
 
 @dataclass
 class Part:
-    """A piece of the conversation as it is shown. name: the tool of a call or a result."""
+    """Hold a piece of the conversation for display. name: the tool of a call or a result."""
 
     kind: Kind
     text: str
@@ -43,7 +43,7 @@ class Conversation:
 
     @property
     def open_call(self) -> dict[str, Any] | None:
-        """The first call that has no result yet."""
+        """Return the first call that has no result yet."""
         results = {m["tool_call_id"] for m in self.history if m["role"] == "tool"}
         calls = (call for m in self.history for call in m.get("tool_calls", ()))
         return next((call for call in calls if call["id"] not in results), None)
@@ -138,7 +138,7 @@ def read_tools(text: str) -> list[dict[str, Any]]:
 
 
 def _sentence(error: Any) -> str:
-    """What the server said, or that it said nothing."""
+    """Say what the server answered, or that it did not."""
     body = error.body if isinstance(error.body, dict) else {}
     said = body.get("message") or getattr(error, "message", "") or str(error)
     return f"The server refused: {said}" if body else f"The server did not answer: {said}"

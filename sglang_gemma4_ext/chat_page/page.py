@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The page itself, in gradio: a chat with thoughts and calls folded away."""
+"""Build the page in gradio: a chat with thoughts and calls folded away."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ASKS = "Message"
 
 
 def shown(parts: list[Part]) -> list[dict[str, Any]]:
-    """The parts as gradio's messages; those with a title are folded once they are complete."""
+    """Return the parts as gradio's messages; complete ones with a title are folded."""
     return [_message(part) for part in parts]
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a browser finds at the server's address: where the API is, and how to open a chat page."""
+"""Say at the server's address where the API is, and how to open a chat page."""
 
 from __future__ import annotations
 

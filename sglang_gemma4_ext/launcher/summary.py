@@ -86,7 +86,7 @@ def _chat(server_args: Any, cfg: Any, settings: Settings) -> list[str]:
 
 
 def describe_chat(server_args: Any, cfg: Any, settings: Settings) -> str:
-    """Which parsers read the answers, and why. server_args: what the user gave; cfg: resolved."""
+    """Say which parsers read the answers, and why. server_args: the user's; cfg: resolved."""
     path = cfg.tokenizer_path or cfg.model_path
     template = read_template(path, cfg.revision, cfg.chat_template)
     _, why = default_parser(template, settings.chat_parsers)

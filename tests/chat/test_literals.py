@@ -31,7 +31,7 @@ def literals() -> Literals:
 
 
 def expected(ids: list[int]) -> str:
-    """The literals of each run of ordinary tokens are marked; control tokens are not."""
+    """Mark the literals of each run of ordinary tokens, and no control token."""
     runs = itertools.groupby(ids, key=lambda token: token in CONTROLS)
     return "".join(
         decode(run) if are_controls

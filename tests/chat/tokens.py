@@ -10,12 +10,12 @@ from bench.checkpoints.tokenizer import tokenizer
 
 
 def encode(text: str) -> list[int]:
-    """Each control token in the text is one token."""
+    """Encode a text; each control token in it is one token."""
     return _tokenizer().encode(text, add_special_tokens=False)
 
 
 def spell(text: str) -> list[int]:
-    """One token a character, none of them a control token."""
+    """Encode a text as one token a character, none of them a control token."""
     return list(itertools.chain.from_iterable(map(encode, text)))
 
 

@@ -23,7 +23,7 @@ FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=900,9
 
 
 class Browser:
-    """One window. Elements are named by CSS selectors."""
+    """Drive one window. CSS selectors name elements."""
 
     def __init__(self, session: str):
         self._session = session

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The chat page of a real server in headless Chromium, as `make chat` sets it up."""
+"""Drive the chat page of a real server in headless Chromium, as `make chat` sets it up."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def server(checkpoint, tmp_path_factory) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def page(server) -> Iterator[str]:
-    """The page's address."""
+    """Serve the page and yield its address."""
     made = ["make", ".venv-chat/.ready", f"PYTHON={sys.executable}"]
     subprocess.run(made, cwd=ROOT, check=True, timeout=900)
     port = free_port()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The chat page without a browser: conversations over SGLang's serving layer, and refusals."""
+"""Check the page without a browser: conversations over SGLang's serving layer, refusals."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def scripted() -> Iterator[Scripted]:
 
 
 def asked(scripted: Scripted, conversation: Conversation, output: str, **options) -> list[Part]:
-    """The parts that one answer adds."""
+    """Return the parts that one answer adds."""
     before = len(conversation.parts)
     scripted.prepare(output)
     for _ in conversation.answer(scripted.client, scripted.model, Options(**options)):

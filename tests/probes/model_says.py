@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A plugin of SGLang for tests: the model writes what the last `say:` in the prompt asks for.
+"""Have a test server's model write what the last `say:` in the prompt asks for.
 
 It reaches endpoints that have no field for a logit processor. `installed` puts it into one server,
 which needs FLAGS; `asks_for` is what a message then has to hold.
@@ -20,7 +20,7 @@ _ASKED = re.compile(r"say:((?:[0-9a-f]{3})*);")
 
 
 def installed(folder: Path) -> dict[str, str]:
-    """The environment of a server with the plugin."""
+    """Return the environment of a server with the plugin."""
     return environment_with(folder, __name__)
 
 

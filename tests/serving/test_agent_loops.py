@@ -69,7 +69,7 @@ def server(request, checkpoint, tmp_path_factory) -> Iterator[Server]:
 
 
 def converse(client: openai.OpenAI, number: int) -> tuple[str, bool]:
-    """One agent's loop. Returns how it demanded calls, and whether its first turn has an end."""
+    """Run one agent's loop. Return how it demanded calls, and whether its first turn has an end."""
     demand = list(DEMANDS)[number % len(DEMANDS)]
     fields, names = DEMANDS[demand]
     thinks, streams = bool(number // 4 % 2), bool(number // 8 % 2)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `/` says, on an app with SGLang's own kind of route."""
+"""Check what `/` says, on an app with SGLang's own kind of route."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ class Scripted:
         self.client, self.model, self._prepare = client, model, prepare
 
     def say(self, output: Output, *, stream: bool, **fields: Any) -> Reply:
-        """The whole answer, as the client's own accumulator joins it where it is streamed."""
+        """Return the whole answer; the client's own accumulator joins a streamed one."""
         request = self._request(output, **fields)
         completions = self.client.chat.completions
         if stream:
@@ -77,13 +77,13 @@ class Scripted:
         )
 
     def deltas(self, output: Output, **fields: Any) -> list[Any]:
-        """The parts of a streamed answer as they come."""
+        """Return the parts of a streamed answer as they come."""
         request = self._request(output, **fields)
         chunks = self.client.chat.completions.create(**request, stream=True)
         return [chunk.choices[0].delta for chunk in chunks if chunk.choices]
 
     def tokens(self, output: Output, **fields: Any) -> int:
-        """How many tokens the engine generated."""
+        """Return how many tokens the engine generated."""
         answer = self.client.chat.completions.create(**self._request(output, **fields))
         return answer.usage.completion_tokens
 

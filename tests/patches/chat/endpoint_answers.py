@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What clients of every endpoint must get, on any server that has the patches.
+"""Hold what clients of every endpoint must get, on any server that has the patches.
 
 A module that imports these tests has a fixture `speaker`.
 """

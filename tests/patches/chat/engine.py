@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A tokenizer manager without scheduler and model: it "generates" the tokens that a test forces.
+"""Stand in for scheduler and model: "generate" the tokens that a test forces.
 
 It obeys the request's grammar as SGLang's XGrammar backend compiles it.
 """
@@ -34,7 +34,7 @@ def gemma_tokenizer(name: str = "2026-07-15_small") -> transformers.PreTrainedTo
 
 
 class Engine:
-    """A tokenizer manager whose scheduler and model are `force`, one list of tokens a request."""
+    """Answer as a tokenizer manager does, with the tokens in `force`."""
 
     def __init__(self, made: transformers.PreTrainedTokenizerFast, **parsers: str | None):
         self.tokenizer = made
@@ -98,7 +98,7 @@ class Engine:
             yield whole if len(whole) > 1 else whole[0]
 
     def grammar_of(self, request: Any) -> Any:
-        """The grammar that SGLang's scheduler would hold this request to."""
+        """Return the grammar that SGLang's scheduler would hold this request to."""
         params = request.sampling_params
         kinds = {"json_schema": "json", "regex": "regex", "ebnf": "ebnf", "structural_tag": None}
         kind = next((kind for kind in kinds if params.get(kind)), None)

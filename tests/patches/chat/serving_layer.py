@@ -93,7 +93,7 @@ class Layer:
         self.client = TestClient(app)
 
     def openai_client(self) -> openai.OpenAI:
-        """The openai SDK on this layer."""
+        """Return the openai SDK on this layer."""
 
         def forward(request: httpx.Request) -> httpx.Response:
             answer = self.client.post(request.url.path, json=json.loads(request.content))
@@ -128,7 +128,7 @@ def layer(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def layers(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A function that makes a `Layer`, in a configuration until `monkeypatch` is undone."""
+    """Return a function that makes a `Layer`, in a configuration until `monkeypatch` is undone."""
     from sglang.srt.entrypoints.openai import serving_responses  # noqa: F401
 
     made = {
@@ -155,7 +155,7 @@ def layers(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def on_layer(layer: Any) -> Scripted:
-    """The openai client on a layer with both parsers, its engine told what to write."""
+    """Return the openai client on a layer with both parsers, its engine told what to write."""
     made: Layer = layer("2026-07-15_large", tool_call_parser="gemma4", reasoning_parser="gemma4")
 
     def prepare(ids: list[int]) -> dict[str, Any]:
@@ -167,7 +167,7 @@ def on_layer(layer: Any) -> Scripted:
 
 @contextlib.contextmanager
 def serving(*patches: Patch) -> Iterator[Scripted]:
-    """The same with these patches, for a test or a module."""
+    """Yield the same with these patches, for a test or a module."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         applier(monkeypatch)(*patches)
         yield on_layer(layers(monkeypatch))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every endpoint over SGLang's serving layer in this process, all chat patches on."""
+"""Check every endpoint over SGLang's serving layer in this process, all chat patches on."""
 
 from __future__ import annotations
 

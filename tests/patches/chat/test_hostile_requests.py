@@ -40,7 +40,7 @@ def tool(name: str, schema: Any, **more: Any) -> dict[str, Any]:
 
 
 def post(layer: Layer, tools: list[Any], choice: Any = "required", **more: Any) -> Any:
-    """The status; fails on a traceback, on a refusal of several lines, and on a long wait."""
+    """Return the status; fail on a traceback, a refusal of several lines, or a long wait."""
     body = {"messages": [{"role": "user", "content": "Hi"}], "tools": tools, "tool_choice": choice}
     content = json.dumps({"model": "m", "max_tokens": 40, **body, **more}, ensure_ascii=True)
     with alarm(SECONDS):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The outputs of SGLang's tokenizer manager in all their shapes, with literals marked."""
+"""Mark literals in SGLang's tokenizer manager's outputs, in all their shapes."""
 
 from __future__ import annotations
 

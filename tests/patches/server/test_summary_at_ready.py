@@ -21,7 +21,7 @@ def test_the_text_is_printed_when_ready_and_sglangs_own_callback_runs(monkeypatc
     monkeypatch.setattr(summary, "example_request", lambda args: "REQUEST")
     monkeypatch.setattr(shutdown, "_started", False)
     told: list[str] = []
-    monkeypatch.setattr(summary, "describe_at_root", lambda app, url: told.append(url))
+    monkeypatch.setattr(summary, "_describe_at_root", told.append)
     announce, theirs = hook_of(PATCH, "before", "launch_server"), []
     args = SimpleNamespace(url=lambda: "http://host:1")
     _args, kwargs = announce(args, launch_callback=lambda: theirs.append(1))
