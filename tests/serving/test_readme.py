@@ -18,8 +18,9 @@ from tests.serving.harness import START_SECONDS, environment, free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
-# Lines of a start up to "Ready", where nothing went wrong. SGLang 0.5.23 alone prints over 160.
-MOST_LINES = 45
+# Lines of a start up to "Ready", where nothing went wrong. SGLang 0.5.23 alone prints over 80; its
+# own command also warns at import of what a CPU lacks.
+MOST_LINES = {"make": 30, "sglang": 45}
 
 MAKE_SERVE = 'make serve FLAGS="--port 8000"'
 SGLANG_SERVE = "SGLANG_PLATFORM=gemma4_cpu .venv/bin/sglang serve"
@@ -91,7 +92,7 @@ def test_the_demo_is_served_as_written(start: str, tmp_path: Path):
         assert server.logs("max_tokens")
         before, ready, after = server.log.partition("Ready: ")
         lines = [line for line in before.replace("\r", "\n").splitlines() if line.strip()]
-        assert len(lines) <= MOST_LINES, before
+        assert len(lines) <= MOST_LINES["make" if start == MAKE_SERVE else "sglang"], before
         assert "Traceback" not in before and "Multiple AROUND hooks" not in before
         assert before.index("The server is fired up") < before.index("  patches    ")
         request = re.search(r"^  curl (?:.*\\\n)*.*$", ready + after, re.MULTILINE)[0]
