@@ -36,11 +36,12 @@ _LOADING = (
     "uvicorn.error",
 )
 _KEPT = "UNIFIED MEMORY POOL ENABLED"
-# Lines of a start, by module: warnings that a Gemma 4 server has no use for.
+# Warnings and errors of a sound start, by module, that a Gemma 4 server has no use for.
 _MARKED = {
     "sglang.kernels.jit.utils.arch": "Cannot detect CUDA architecture",
     "sglang.srt.arg_groups.overrides": "does not support Intel AMX",
     "sglang.srt.distributed.bootstrap": "shared memory based AllReduce is disabled",
+    "sglang.srt.entrypoints.engine": "Using custom SIGQUIT handler",
     "sglang.srt.models.registry": "Ignore import error when loading",
     "sglang.srt.plugins.hook_registry": "plugin=gemma4_ext",
     "sglang.srt.utils.common": "Fail to set RLIMIT",
@@ -59,7 +60,7 @@ class _ToDebug(logging.Filter):
         self.loading, self.mark, self.scales = loading, mark, scales
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if record.levelno not in (logging.INFO, logging.WARNING) or not self._chosen(record):
+        if record.levelno < logging.INFO or not self._chosen(record):
             return True
         record.levelno, record.levelname = logging.DEBUG, "DEBUG"
         return logging.getLogger().isEnabledFor(logging.DEBUG)

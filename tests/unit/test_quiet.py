@@ -36,15 +36,17 @@ def test_the_lines_appear_only_at_debug_level(filtered, caplog, level):
     log = logging.getLogger
     log(HOOKS).info("Applied 1 hook(s) to a.b (from: %s)", "plugin=gemma4_ext, dist=x")
     log(ENGINE).info("server_args={'a': 1}")
+    log(ENGINE).error("Using custom SIGQUIT handler: ours")
     log("sglang.srt.utils.common").warning("Fail to set RLIMIT_NOFILE: too much")
     log(MODEL).warning(*UNSET, ["a.input_scale", "b.w13_input_scale", "c.k_scale"])
     log(HOOKS).info("Applied 1 hook(s) to a.b (from: plugin=another)")
     log(ENGINE).warning("server_args=odd")
+    log(ENGINE).error("the engine failed")
     log(POOL).info("UNIFIED MEMORY POOL ENABLED")
     log(MODEL).warning(*UNSET, ["a.input_scale", "b.weight"])
     shown = [record.levelname for record in caplog.records]
-    demoted = ["DEBUG"] * 4 if level == logging.DEBUG else []
-    assert shown == [*demoted, "INFO", "WARNING", "INFO", "WARNING"]
+    demoted = ["DEBUG"] * 5 if level == logging.DEBUG else []
+    assert shown == [*demoted, "INFO", "WARNING", "ERROR", "INFO", "WARNING"]
 
 
 def test_each_quiet_module_exists():
