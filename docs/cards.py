@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sglang_gemma4_ext.plan import compare, figure
+from sglang_gemma4_ext.plan.cards import CARDS
 from sglang_gemma4_ext.plan.compare import Machine, Row
 from sglang_gemma4_ext.plan.geometry import BUILT_IN
 from sglang_gemma4_ext.plan.sizes import GIB
@@ -45,7 +46,37 @@ def page() -> str:
     found = {model: compare.rows(model) for model in BUILT_IN}
     figures = [f"![Gemma 4 {model}: longest request by card](cards/{model}.svg)" for model in found]
     tables = [section(machine, found) for machine in compare.MACHINES]
-    return "\n\n".join([HEAD.rstrip(), *figures, *tables]) + "\n"
+    return "\n\n".join([HEAD.rstrip(), *figures, *tables, peers()]) + "\n"
+
+
+# What others report for a card and a model, the weights that we would serve there, and why less.
+PEERS = (
+    ("llama.cpp, 26B-A4B, RTX 3090", "context of 40,960, q8 KV", "26B-A4B", "rtx3090", "nvfp4", ""),
+    ("vLLM, 26B-A4B, 24 GB, attention in BF16", "74K KV tokens", "26B-A4B", "rtx4090",
+     "nvfp4-mlp", ""),
+    ("vLLM, 26B-A4B, 24 GB, all in NVFP4", "232K KV tokens", "26B-A4B", "rtx4090", "nvfp4", ""),
+    ("vLLM, 31B NVFP4, RTX PRO 6000", "876K KV tokens", "31B", "rtxpro6000", "nvfp4",
+     "Lower: the memory patches are not for Blackwell. SGLang's ratio of 0.8 sliding tokens for a "
+     "full one makes a full token cost nine times its bytes."),
+)  # fmt: skip
+
+
+def peers() -> str:
+    """Render what others report beside the plan."""
+    lines = [
+        "## Beside what others report",
+        "",
+        "Their figures are public reports, not run again here. KV tokens are those of full",
+        "attention. In a shared buffer they are an upper bound, as if no layer slid.",
+        "",
+        "| who | they report | plan: longest request | plan: KV tokens | compared |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for who, theirs, model, card, fmt, why in PEERS:
+        plan = compare.plan_of(model, Machine(CARDS[card]), fmt)
+        ours = f"{plan.longest_request:,} | {plan.kv_tokens:,}"
+        lines.append(f"| {who} | {theirs} | {ours} | {why or 'Higher.'} |")
+    return "\n".join(lines)
 
 
 def section(machine: Machine, found: dict[str, list[Row]]) -> str:

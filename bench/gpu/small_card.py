@@ -38,11 +38,15 @@ def plan() -> dict:
 
 
 def flags_here(found: dict, memory_bytes: int) -> list[str]:
-    """Convert the plan's flags: --mem-fraction-static gives as many bytes of this GPU's memory."""
+    """Convert the plan's flags: --mem-fraction-static gives as many bytes of this GPU's memory.
+
+    SGLang multiplies it by what is free before it loads weights: all but the CUDA context.
+    """
     flags = [part for flag in found["flags"] for part in flag.split()]
     if "--mem-fraction-static" in flags:
         at = flags.index("--mem-fraction-static") + 1
-        share = float(flags[at]) * found["memory_bytes"] / memory_bytes
+        context = found["parts_bytes"]["CUDA context"]
+        share = float(flags[at]) * (found["memory_bytes"] - context) / (memory_bytes - context)
         flags[at] = f"{share:.4f}"
     return flags
 

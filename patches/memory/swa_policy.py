@@ -5,7 +5,8 @@ SGLang gives the sliding pool 0.8 tokens for each full one. A sliding token of t
 times a full one. Therefore the full pool, which bounds context, gets a ninth of the memory.
 plan/policy.py decides, for the planner too. `--gemma4-swa-policy auto` chooses:
 
-1. nothing where the user gave --swa-full-tokens-ratio or --enable-unified-memory;
+1. nothing where the user gave --swa-full-tokens-ratio or --enable-unified-memory, and nothing on a
+   GPU that this extension is not for;
 2. SGLang's own `--enable-unified-memory` where SGLang allows it and we have tested it beside the
    server's other features: then no split exists, and none admits more requests;
 3. otherwise the fixed split whose worst load is best, solved from the byte budget that SGLang has
@@ -54,6 +55,8 @@ def _choose(server_args: Any) -> None:
         declare_resolution(server_args, "gemma4_swa_policy", enable_unified_memory=True)
     elif split.kind == "solved":
         logger.info("KV split (auto): not one shared pool, %s", split.reason)
+    elif split.reason:
+        logger.info("KV split (auto): SGLang's own ratio, %s", split.reason)
     elif split.ratio != pools.UPSTREAM_RATIO:
         ratio = split.ratio
         declare_resolution(server_args, "gemma4_swa_policy", swa_full_tokens_ratio=ratio)
@@ -94,10 +97,11 @@ def _solved_ratio(kvc: Any, budget_bytes: int) -> float | None:
     from sglang.srt.model_executor import pool_configurator
     from sglang.srt.runtime_context import get_memory, get_schedule, get_spec
 
-    schedule = get_schedule()
+    schedule, gpu = get_schedule(), detect_gpu()
     configurator = pool_configurator.create_memory_pool_configurator(kvc)
     if (
         Settings.from_env().swa_policy != "auto"
+        or not (gpu.vendor == "none" or gpu.is_target)
         or type(configurator) is not pool_configurator.HybridSWAPoolConfigurator
         or get_memory().enable_unified_memory
         or schedule._swa_full_tokens_ratio_explicitly_set

@@ -73,9 +73,14 @@ def rows(model: str, machines: Iterable[Machine] = MACHINES) -> list[Row]:
     return found
 
 
-def _row(model: str, machine: Machine, fmt: str) -> Row:
+def plan_of(model: str, machine: Machine, fmt: str) -> Plan:
+    """Return the best plan of a released model in a format on a machine."""
+    return search.best(_question(model, machine, fmt))
+
+
+def _question(model: str, machine: Machine, fmt: str) -> Question:
     subject = served.read(model, fmt=fmt, tp=machine.count)
-    question = Question(
+    return Question(
         geometry=subject.geometry,
         weights=subject.weights,
         memory=machine.card.memory,
@@ -83,6 +88,10 @@ def _row(model: str, machine: Machine, fmt: str) -> Row:
         card=machine.card.title,
         tp=machine.count,
     )
+
+
+def _row(model: str, machine: Machine, fmt: str) -> Row:
+    question = _question(model, machine, fmt)
     plan, longer = search.best(question), 0
     if question.runs_e4m3 and question.is_free:
         narrow = search.best(replace(question, kv_dtype="fp8_e4m3"))

@@ -13,8 +13,8 @@ from sglang_gemma4_ext.plan.question import Question, check
 from sglang_gemma4_ext.plan.sizes import GIB
 
 BEYOND = (
-    "This GPU is a Blackwell: the extension leaves the reserve to SGLang and solves the split of "
-    "KV memory; its other patches are for compute capability 8.0 to 9.x"
+    "This GPU is a Blackwell: the extension leaves the reserve and the split of KV memory to "
+    "SGLang; its memory patches are for compute capability 8.0 to 9.x"
 )
 NO_FP8_KV = (
     "The checkpoint declares an FP8 KV cache: it is counted in BF16, at two bytes a value, for "

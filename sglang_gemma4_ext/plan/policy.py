@@ -40,7 +40,7 @@ class Server:
 class Split:
     """Hold the decision: `shared` bytes, a `fixed` ratio, or a ratio `solved` from the budget.
 
-    reason: why the bytes are not shared, if the policy would share them
+    reason: why the bytes are not shared, if the policy would share them, or not solved
     """
 
     kind: Literal["shared", "fixed", "solved"]
@@ -50,6 +50,8 @@ class Split:
 
 def decide(policy: SwaPolicy, *, is_moe: bool, server: Server) -> Split:
     """Split by the policy, where the user gave neither a ratio nor the unified pool."""
+    if policy == "auto" and not server.is_target:
+        return Split("fixed", UPSTREAM_RATIO, "because no other is tested on this GPU")
     if policy == "upstream":
         return Split("fixed", UPSTREAM_RATIO)
     if policy == "seed":
@@ -60,8 +62,6 @@ def decide(policy: SwaPolicy, *, is_moe: bool, server: Server) -> Split:
 
 def _not_shared(server: Server) -> str:
     """Return why the pools cannot share their bytes, or an empty string."""
-    if not server.is_target:
-        return "because it is not tested on this GPU"
     if flag := next(iter(server.beside), None):
         return f"because --{flag.replace('_', '-')} is set"
     if server.spread:

@@ -102,6 +102,18 @@ def test_more_tokens_are_drawn_higher(found):
     assert [y for _, y in sorted(marks)] == sorted(y for _, y in marks)
 
 
+def test_where_others_report_more_the_reason_is_said():
+    text = cards.peers()
+    assert f"\n{text}\n" in cards.PAGE.read_text()
+    for who, theirs, *_, why in cards.PEERS:
+        row = next(line for line in text.splitlines() if line.startswith(f"| {who} |"))
+        reported = float(re.search(r"([\d,.]+)K?", theirs)[1].replace(",", ""))
+        reported *= 1000 if "K KV" in theirs else 1
+        longest, tokens = (int(cell.replace(",", "")) for cell in row.split(" | ")[2:4])
+        ours = tokens if "KV tokens" in theirs else longest
+        assert (ours < reported) == bool(why), row
+
+
 def test_compare_prints_and_draws_a_model(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(compare.rows, "__defaults__", (SAMPLE,))
     file = tmp_path / "31B.svg"

@@ -119,7 +119,7 @@ def test_the_users_flag_takes_precedence(declared, policy, flag):
         ({"disaggregation_mode": "decode"}, "spread over"),
         ({"pp_size": 2}, "spread over"),
         ({"kv_cache_dtype": "nvfp4"}, "--kv-cache-dtype is nvfp4"),
-        ({"gpu": B200}, "not tested on this GPU"),
+        ({"gpu": B200}, "no other is tested on this GPU"),
     ],
 )
 def test_the_log_says_why_memory_is_not_shared(declared, caplog, flags, reason):
@@ -143,6 +143,8 @@ def test_plan_and_server_split_alike(declared, model, draft, policy_name, name):
     assert served.get("enable_unified_memory", False) == (answer.pools.shared_bytes is not None)
     if policy_name != "auto":
         assert answer.ratio == served.get("swa_full_tokens_ratio", pools.UPSTREAM_RATIO)
+    elif name == "b200":
+        assert answer.ratio == pools.UPSTREAM_RATIO
     elif answer.pools.shared_bytes is None:
         serving = pools.Serving(chunk=answer.load.chunk, draft_tokens=draft.tokens)
         assert answer.ratio == pools.solve_ratio(
@@ -187,6 +189,11 @@ def test_a_draft_gets_the_solved_split(monkeypatch, tmp_path):
     assert ratio < 0.2
     fewer = solved(monkeypatch, tmp_path, max_running_requests=4)
     assert fewer == pools.solve_ratio(40 * GIB, kv, window, context, serving, max_requests=4)
+
+
+def test_nothing_is_solved_on_a_blackwell(monkeypatch, tmp_path):
+    monkeypatch.setattr(swa_policy, "detect_gpu", lambda: B200)
+    assert solved(monkeypatch, tmp_path) is None
 
 
 @pytest.mark.parametrize(
