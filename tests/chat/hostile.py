@@ -81,8 +81,8 @@ HOSTILE: dict[str, dict[str, Any]] = {
     "product of unions": object_of(
         {"allOf": [{"anyOf": [{"type": "string"}] * 30}] * 30, "anyOf": [{"oneOf": [{}] * 30}] * 30}
     ),
-    "deep unions": object_of(deep_union(900)),
-    "deep union at the root": deep_union(900),
+    "deep unions": object_of(deep_union(300)),
+    "deep union at the root": deep_union(300),
     "deep value": object_of({"const": deep_value(900)}),
     "deep items": deep_items(900),
     "recursive": {"type": "object", "properties": {"a": {"$ref": "#"}}},
