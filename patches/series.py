@@ -23,6 +23,7 @@ from sglang_gemma4_ext.patches.checkpoints import (
 )
 from sglang_gemma4_ext.patches.cpu import (
     cpu_exact_kv_cache,
+    cpu_fp8_linears,
     cpu_interpreter_bf16,
     cpu_softcap,
     cpu_speculative_ops,
@@ -139,6 +140,7 @@ PATCHES: tuple[Patch, ...] = (
     cpu_torch_attention.PATCH,
     cpu_softcap.PATCH,
     cpu_exact_kv_cache.PATCH,
+    cpu_fp8_linears.PATCH,
     cpu_unified_memory.PATCH,
     cpu_interpreter_bf16.PATCH,
     cpu_speculative_ops.PATCH,

@@ -69,7 +69,7 @@ def quantize_checkpoint(
     compressor.compress_model(model)
     model.save_pretrained(out)
     compressor.update_config(out)
-    finish(src, out, functools.partial(_dequantize, symmetric=symmetric))
+    finish(src, out, functools.partial(dequantize_module, symmetric=symmetric))
     if stacked:
         file = out / "model.safetensors"
         save_file(_stack(load_file(file)), file, metadata={"format": "pt"})
@@ -107,7 +107,7 @@ def _set_scales(linear: torch.nn.Module, args: QuantizationArgs) -> None:
         linear.weight_zero_point.data.copy_(zero)
 
 
-def _dequantize(leaves: Mapping[str, torch.Tensor], symmetric: bool) -> torch.Tensor:
+def dequantize_module(leaves: Mapping[str, torch.Tensor], symmetric: bool) -> torch.Tensor:
     """PackedQuantizationCompressor.decompress in fp32: by itself it computes in bf16."""
     shape, scale = torch.Size(leaves["weight_shape"].tolist()), leaves["weight_scale"]
     zero = None

@@ -72,13 +72,13 @@ def compressed_tensors(src: Path, out: Path, *, scheme: str = "NVFP4A16") -> Pat
     ]
     groups = {"group_0": preset_name_to_scheme(scheme, ["Linear"])}
     apply_quantization_config(model, QuantizationConfig(config_groups=groups, ignore=ignore))
-    for stack in _stacks(model):
-        _set_scales(stack)
+    for stack in stacks(model):
+        set_scales(stack)
     compressor = ModelCompressor.from_pretrained_model(model)
     compressor.compress_model(model)
     model.save_pretrained(out)
     compressor.update_config(out)
-    return finish(src, out, _compressed_tensors_dequantize)
+    return finish(src, out, compressed_tensors_dequantize)
 
 
 def llmcompressor_moe(out: Path) -> Path:
@@ -88,7 +88,7 @@ def llmcompressor_moe(out: Path) -> Path:
     for name in ("config.json", "model.safetensors"):
         shutil.copy(FIXTURE / name, out / name)
     tokenizer().save_pretrained(out)
-    write_reference(out, _compressed_tensors_dequantize)
+    write_reference(out, compressed_tensors_dequantize)
     return out
 
 
@@ -125,7 +125,7 @@ def _modelopt_dequantize(leaves: Mapping[str, torch.Tensor]) -> torch.Tensor:
     )
 
 
-def _compressed_tensors_dequantize(leaves: Mapping[str, torch.Tensor]) -> torch.Tensor:
+def compressed_tensors_dequantize(leaves: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """Decompress in fp32; NVFP4PackedCompressor.decompress by itself computes in bf16."""
     from compressed_tensors.compressors.nvfp4 import unpack_fp4_from_uint8
     from compressed_tensors.quantization.lifecycle.forward import dequantize
@@ -155,7 +155,7 @@ def split_experts(model: torch.nn.Module) -> None:
         model.set_submodule(name, holder)
 
 
-def _stacks(model: torch.nn.Module) -> Iterator[list[torch.nn.Linear]]:
+def stacks(model: torch.nn.Module) -> Iterator[list[torch.nn.Linear]]:
     """Yield the quantized linears in the groups that the server stacks."""
     stacks: dict[str, list[torch.nn.Linear]] = {}
     for name, module in model.named_modules():
@@ -165,7 +165,7 @@ def _stacks(model: torch.nn.Module) -> Iterator[list[torch.nn.Linear]]:
     yield from stacks.values()
 
 
-def _set_scales(stack: list[torch.nn.Linear]) -> None:
+def set_scales(stack: list[torch.nn.Linear]) -> None:
     """Compute the scales of llm-compressor's minmax observer with its functions."""
     from compressed_tensors.quantization.utils import calculate_qparams, generate_gparam
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.checkpoints import int4, nvfp4, real_tools
+from tests.checkpoints import int4, mixed, nvfp4, real_tools
 from tests.serving.harness import Server, serve
 from tests.serving.parity import FP32_TOLERANCE, Reference, prompt_ids
 
@@ -71,6 +71,7 @@ CASES = (
 )
 # The same code paths as above, with other tools or in other combinations.
 SLOW_CASES = (
+    Case("mixed-formats-moe", "moe", mixed.quantize_checkpoint),
     Case("int4-moe-64-zeros", "moe", integers(group=64, symmetric=False)),
     Case("int4-dense-channel", "dense", integers(group=None)),
     Case("int4-dense-channel-zeros", "dense", integers(group=None, symmetric=False)),
