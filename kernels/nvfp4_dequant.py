@@ -2,7 +2,7 @@
 """Dequantize NVFP4 weights to BF16, FP16 or FP32, bit for bit as `nvfp4_format.dequantize`.
 
 This is for baselines and conversions. The matmuls decode in registers. The reference behind
---gemma4-nvfp4 dequant unpacks some rows of N at a time in PyTorch.
+--gemma4-weights dequant unpacks some rows of N at a time in PyTorch.
 """
 
 from __future__ import annotations

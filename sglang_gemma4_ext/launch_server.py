@@ -29,11 +29,11 @@ from sglang_gemma4_ext.redaction import redact
 from sglang_gemma4_ext.settings import (
     ChatParsers,
     CpuAttention,
-    Nvfp4Backend,
     Router,
     Settings,
     SettingsError,
     SwaPolicy,
+    WeightKernels,
     environment,
     parse_names,
     plugin_allowed,
@@ -63,12 +63,20 @@ def build_parser() -> argparse.ArgumentParser:
         help="leave out patches by name (python -m sglang_gemma4_ext.doctor lists them)",
     )
     group.add_argument(
+        "--gemma4-weights",
+        choices=get_args(WeightKernels),
+        default=Settings.weights,
+        help="kernels for NVFP4 and INT4 weights: our fused Triton kernels, SGLang's Marlin kernels "
+        "or the exact dequantize-then-matmul reference; auto: fused for experts, where measured "
+        "faster and where Marlin refuses, else Marlin; without a GPU the reference "
+        "(default: %(default)s)",
+    )
+    group.add_argument(  # the former name of --gemma4-weights
         "--gemma4-nvfp4",
-        choices=get_args(Nvfp4Backend),
-        default=Settings.nvfp4,
-        help="kernels for NVFP4 weights: our fused Triton kernels, SGLang's Marlin kernels or the "
-        "exact dequantize-then-matmul reference; auto: fused where measured faster and for "
-        "experts, else Marlin; without a GPU the reference (default: %(default)s)",
+        dest="gemma4_weights",
+        choices=get_args(WeightKernels),
+        default=argparse.SUPPRESS,
+        help=argparse.SUPPRESS,
     )
     group.add_argument(
         "--gemma4-swa-policy",
@@ -158,7 +166,7 @@ def _prepare(ours: argparse.Namespace, line: CommandLine) -> CommandLine:
     settings = Settings(
         disable=ours.gemma4_ext_disable,
         cpu_attention=ours.gemma4_cpu_attention,
-        nvfp4=ours.gemma4_nvfp4,
+        weights=ours.gemma4_weights,
         swa_policy=ours.gemma4_swa_policy,
         router=ours.gemma4_router,
         chat_parsers=ours.gemma4_chat_parsers,

@@ -18,7 +18,7 @@ CPU_PLATFORM = "gemma4_cpu"
 CPU_WARNINGS = ("Triton is not supported on current platform", "Only CUDA")
 
 CpuAttention = Literal["torch_native", "triton"]
-Nvfp4Backend = Literal["auto", "fused", "marlin", "dequant"]
+WeightKernels = Literal["auto", "fused", "marlin", "dequant"]
 SwaPolicy = Literal["auto", "seed", "upstream"]
 Router = Literal["auto", "fused", "sglang"]
 ChatParsers = Literal["auto", "off"]
@@ -37,8 +37,8 @@ class Settings:
     disable: names of patches left out
     cpu_attention: attention of the CPU reference: SGLang's torch_native, or its Triton kernels in
         Triton's interpreter (slow; for testing kernels)
-    nvfp4: kernels for NVFP4 weights. `fused`: our Triton kernels (in the interpreter without a
-        GPU). `marlin`: SGLang's kernel. `dequant`: the exact dequantize-then-matmul reference.
+    weights: kernels for NVFP4 and INT4 weights. `fused`: our Triton kernels (in the interpreter
+        without a GPU). `marlin`: SGLang's. `dequant`: the exact dequantize-then-matmul reference.
         `auto` on a GPU: Marlin for linears, our kernels for experts that Marlin refuses and for
         shapes that a committed benchmark shows faster. `auto` without a GPU: the reference.
     swa_policy: split of KV memory between full and sliding layers; see plan/pools.py
@@ -51,7 +51,7 @@ class Settings:
 
     disable: frozenset[str] = frozenset()
     cpu_attention: CpuAttention = "torch_native"
-    nvfp4: Nvfp4Backend = "auto"
+    weights: WeightKernels = "auto"
     swa_policy: SwaPolicy = "auto"
     router: Router = "auto"
     chat_parsers: ChatParsers = "auto"
@@ -61,16 +61,16 @@ class Settings:
 
     def __post_init__(self) -> None:
         _require("--gemma4-cpu-attention", self.cpu_attention, get_args(CpuAttention))
-        _require("--gemma4-nvfp4", self.nvfp4, get_args(Nvfp4Backend))
+        _require("--gemma4-weights", self.weights, get_args(WeightKernels))
         _require("--gemma4-swa-policy", self.swa_policy, get_args(SwaPolicy))
-        if self.cpu and self.nvfp4 == "fused" and self.cpu_attention != "triton":
+        if self.cpu and self.weights == "fused" and self.cpu_attention != "triton":
             raise SettingsError(
-                "--gemma4-nvfp4 fused needs a GPU and none was found; without one it runs in "
+                "--gemma4-weights fused needs a GPU and none was found; without one it runs in "
                 "Triton's interpreter: add --gemma4-cpu-attention triton, or leave it out"
             )
-        if self.cpu and self.nvfp4 == "marlin":
+        if self.cpu and self.weights == "marlin":
             raise SettingsError(
-                "--gemma4-nvfp4 marlin needs a GPU and none was found; leave it out for the exact "
+                "--gemma4-weights marlin needs a GPU and none was found; leave it out for the exact "
                 "reference"
             )
         _require("--gemma4-router", self.router, get_args(Router))
@@ -86,7 +86,7 @@ class Settings:
         return cls(
             disable=parse_names(given("DISABLE", "")),
             cpu_attention=given("CPU_ATTENTION", cls.cpu_attention),
-            nvfp4=given("NVFP4", cls.nvfp4),
+            weights=given("WEIGHTS", given("NVFP4", cls.weights)),
             swa_policy=given("SWA_POLICY", cls.swa_policy),
             router=given("ROUTER", cls.router),
             chat_parsers=given("CHAT_PARSERS", cls.chat_parsers),
@@ -110,7 +110,7 @@ class Settings:
         """
         env[_PREFIX + "DISABLE"] = ",".join(sorted(self.disable))
         env[_PREFIX + "CPU_ATTENTION"] = self.cpu_attention
-        env[_PREFIX + "NVFP4"] = self.nvfp4
+        env[_PREFIX + "WEIGHTS"] = self.weights
         env[_PREFIX + "SWA_POLICY"] = self.swa_policy
         env[_PREFIX + "ROUTER"] = self.router
         env[_PREFIX + "CHAT_PARSERS"] = self.chat_parsers

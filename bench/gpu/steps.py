@@ -135,8 +135,8 @@ STEPS = (
         _bench("bench.kernels.nvfp4", "nvfp4"), after="marlin_build",
     ),
     Step(
-        "nvfp4_serving", 250, "NVFP4 26B-A4B: --gemma4-nvfp4 fused; stock has no Marlin for gelu",
-        _serving("26B-A4B", "nvfp4", ("decode burst",), "--gemma4-nvfp4 fused"),
+        "nvfp4_serving", 250, "NVFP4 26B-A4B: --gemma4-weights fused; stock has no Marlin for gelu",
+        _serving("26B-A4B", "nvfp4", ("decode burst",), "--gemma4-weights fused"),
         after="marlin_build",
     ),
     Step(

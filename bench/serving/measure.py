@@ -19,7 +19,7 @@ class Setup:
     """Hold what both sides are started with.
 
     mtp: flags that add drafts; if given, every repeat runs without and with them
-    extension_flags: for the extension alone, such as --gemma4-nvfp4
+    extension_flags: for the extension alone, such as --gemma4-weights
     """
 
     flags: tuple[str, ...]

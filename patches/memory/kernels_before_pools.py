@@ -164,7 +164,7 @@ def _free_bytes(device: str) -> int:
 
 def _stands_down(ctx: Context) -> str | None:
     if ctx.settings.cpu:
-        compiles = ctx.settings.nvfp4 == "fused" or ctx.settings.cpu_attention == "triton"
+        compiles = ctx.settings.weights == "fused" or ctx.settings.cpu_attention == "triton"
         return None if compiles else "no kernel is compiled: everything runs in PyTorch"
     return None if ctx.gpu.is_target else "not tried on this GPU"
 

@@ -22,12 +22,12 @@ def stands_down(ctx: Context, quant_format: str) -> str | None:
         return f"it is for NVIDIA GPUs of compute capability 8.0 to 9.x; here: {ctx.gpu}"
     # Marlin cannot serve the experts of a Gemma 4: see `MARLIN_ACTIVATIONS`.
     needed = ctx.settings.cpu or (ctx.model is not None and ctx.model.is_moe)
-    if ctx.settings.nvfp4 == "marlin" and (ctx.settings.cpu or not needed):
-        return "--gemma4-nvfp4 marlin leaves NVFP4 to SGLang's kernels"
-    if ctx.settings.nvfp4 == "auto" and not needed and not table(ctx).faster:
+    if ctx.settings.weights == "marlin" and (ctx.settings.cpu or not needed):
+        return "--gemma4-weights marlin leaves NVFP4 to SGLang's kernels"
+    if ctx.settings.weights == "auto" and not needed and not table(ctx).faster:
         return (
             "SGLang's Marlin kernels serve NVFP4 on this GPU: the fused ones were not measured to "
-            "be faster on it (--gemma4-nvfp4 fused still selects them)"
+            "be faster on it (--gemma4-weights fused still selects them)"
         )
     if ctx.model is None:
         return None
@@ -41,7 +41,7 @@ def stands_down(ctx: Context, quant_format: str) -> str | None:
 
 def uses_fused(ctx: Context) -> bool:
     """Tell whether the fused kernels multiply the layers that are ours in this process."""
-    return ctx.settings.nvfp4 == "fused" or shared_with_marlin(ctx)
+    return ctx.settings.weights == "fused" or shared_with_marlin(ctx)
 
 
 def takes(ctx: Context, layer: Layer, n: int, k: int, activation: str | None = None) -> bool:
@@ -51,13 +51,13 @@ def takes(ctx: Context, layer: Layer, n: int, k: int, activation: str | None = N
     """
     if not shared_with_marlin(ctx) or (layer == "experts" and activation not in MARLIN_ACTIVATIONS):
         return True
-    return ctx.settings.nvfp4 == "auto" and (layer, n, k) in table(ctx).faster
+    return ctx.settings.weights == "auto" and (layer, n, k) in table(ctx).faster
 
 
 def shared_with_marlin(ctx: Context) -> bool:
     """Tell whether weights that are not ours go to SGLang's Marlin."""
     on_a_gpu = ctx.gpu.is_target and not ctx.settings.cpu
-    return on_a_gpu and ctx.settings.nvfp4 in ("auto", "marlin")
+    return on_a_gpu and ctx.settings.weights in ("auto", "marlin")
 
 
 def table(ctx: Context) -> Table:

@@ -159,10 +159,10 @@ def require_runnable_experts(layer: Any) -> None:
     from sglang.srt.model_executor.cuda_graph_config import cuda_graph_fully_disabled
 
     settings = here().settings
-    if settings.nvfp4 == "dequant" and not settings.cpu and not cuda_graph_fully_disabled():
+    if settings.weights == "dequant" and not settings.cpu and not cuda_graph_fully_disabled():
         raise ValueError(
-            "--gemma4-nvfp4 dequant reads expert ids on the host, which a CUDA graph cannot hold; "
-            "start with --cuda-graph-backend-decode disabled --cuda-graph-backend-prefill disabled"
+            "--gemma4-weights dequant reads expert ids on the host, which a CUDA graph cannot hold;"
+            " start with --cuda-graph-backend-decode disabled --cuda-graph-backend-prefill disabled"
         )
     if layer.moe_ep_size > 1:
         raise ValueError(

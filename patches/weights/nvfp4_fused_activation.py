@@ -36,7 +36,7 @@ def _stands_down(ctx: Context) -> str | None:
     if all(reasons):
         return reasons[0] if ctx.model is None else "the fused NVFP4 kernels have nothing to do"
     if not checkpoint.uses_fused(ctx):
-        return "NVFP4 weights are not multiplied by the fused kernels (--gemma4-nvfp4 fused)"
+        return "NVFP4 weights are not multiplied by the fused kernels (--gemma4-weights fused)"
     return None
 
 

@@ -18,7 +18,7 @@ def main(path: str, disable: str = "") -> None:
     from sglang_gemma4_ext.settings import Settings
 
     left_out = frozenset(filter(None, [disable]))
-    Settings(cpu=True, nvfp4="fused", cpu_attention="triton", disable=left_out).export()
+    Settings(cpu=True, weights="fused", cpu_attention="triton", disable=left_out).export()
     from sglang.srt.plugins import load_plugins
 
     load_plugins()

@@ -212,7 +212,7 @@ def test_a_value_outside_the_choices():
         "--grammar-backend: 'xgramar' is not one of its values (did you mean xgrammar?): "
         "xgrammar, outlines, llguidance, none"
     )
-    assert last_line("--gemma4-nvfp4", "x").startswith("--gemma4-nvfp4: invalid choice: 'x'")
+    assert last_line("--gemma4-weights", "x").startswith("--gemma4-weights: invalid choice: 'x'")
 
 
 def test_a_hub_name_offline():

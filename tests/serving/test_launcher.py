@@ -28,10 +28,10 @@ STOPPED = "sglang-gemma4-ext: stopped"
 def test_help_shows_our_flags_and_sglangs():
     done = run_to_end("--help")
     assert done.returncode == 0
-    flags = ("--gemma4-ext-disable", "--gemma4-nvfp4", "--gemma4-cpu-attention", "--demo")
+    flags = ("--gemma4-ext-disable", "--gemma4-weights", "--gemma4-cpu-attention", "--demo")
     for flag in (*flags, "--model-path", "--mem-fraction-static", "--tp-size"):
         assert flag in done.stdout
-    assert done.stdout.index("--gemma4-nvfp4") < done.stdout.index("Flags of SGLang")
+    assert done.stdout.index("--gemma4-weights") < done.stdout.index("Flags of SGLang")
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ def findings(checkpoint: Path, folder: Path, backend: str) -> list[dict[str, Any
     """Return what the probe wrote while a server answered a prompt of 3 tokens with 3."""
     env = environment_with(folder / "plugin", memory_probe.__name__)
     file = folder / "findings.jsonl"
-    flags = ("--model-path", str(checkpoint), *FLAGS, "--gemma4-nvfp4", backend)
+    flags = ("--model-path", str(checkpoint), *FLAGS, "--gemma4-weights", backend)
     with serve(*flags, log_dir=folder, env={**env, memory_probe.PROBE: str(file)}) as server:
         server.generate(prompt_ids(3), 3)
     return [json.loads(line) for line in file.read_text().splitlines()]

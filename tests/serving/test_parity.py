@@ -27,7 +27,7 @@ NEW_TOKENS = 64
 INTERPRETED = {20: 64, 5: 4, 31: 4, 32: 4, 33: 4, 300: 2}
 FIXED = ("--gemma4-swa-policy", "upstream")
 TRITON = ("--gemma4-cpu-attention", "triton", "--triton-attention-num-kv-splits", "2")
-FUSED = (*TRITON, "--gemma4-nvfp4", "fused")
+FUSED = (*TRITON, "--gemma4-weights", "fused")
 INTERPRETED_FUSED = {5: 8, 31: 3, 70: 2}
 
 

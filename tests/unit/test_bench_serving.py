@@ -153,7 +153,7 @@ def test_retractions_are_read_from_the_servers_counter(
 
 
 def test_both_sides_start_from_the_same_environment(monkeypatch) -> None:
-    for name in ("SGLANG_PLUGINS", "SGLANG_PLATFORM", "SGLANG_GEMMA4_EXT_NVFP4"):
+    for name in ("SGLANG_PLUGINS", "SGLANG_PLATFORM", "SGLANG_GEMMA4_EXT_WEIGHTS"):
         monkeypatch.setenv(name, "ours")
     ours, stock = servers.environment(EXTENSION), servers.environment(STOCK)
     assert stock == ours | {"SGLANG_PLUGINS": "none"}

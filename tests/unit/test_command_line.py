@@ -19,6 +19,19 @@ def test_both_spellings_are_read_and_the_last_value_counts():
     assert CommandLine(["--model-path"]).value(*MODEL) is None
 
 
+@pytest.mark.parametrize("flag", ["--gemma4-weights", "--gemma4-nvfp4"])
+def test_the_former_name_of_the_weights_flag_works(flag):
+    ours, _ = launch_server.build_parser().parse_known_args([flag, "dequant"])
+    assert ours.gemma4_weights == "dequant"
+    assert launch_server.build_parser().parse_known_args([])[0].gemma4_weights == "auto"
+
+
+@pytest.mark.parametrize("name", ["WEIGHTS", "NVFP4"])
+def test_the_former_name_of_its_variable_works(name):
+    env = {f"SGLANG_GEMMA4_EXT_{name}": "dequant"}
+    assert Settings.from_env(env).weights == "dequant"
+
+
 def test_the_model_may_be_the_first_argument():
     assert CommandLine(["a/b", "--port", "1"]).argv == ["--model-path", "a/b", "--port", "1"]
 

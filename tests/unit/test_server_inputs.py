@@ -12,7 +12,11 @@ import pytest
 from sglang_gemma4_ext import launch_server
 from sglang_gemma4_ext.checkpoint.files import CheckpointError
 from sglang_gemma4_ext.checkpoint.gguf import architecture
+from sglang_gemma4_ext.checkpoint.model_family import read_model_info
 from sglang_gemma4_ext.checkpoint.server_inputs import Inputs, check_inputs
+from sglang_gemma4_ext.launcher.command_line import CommandLine
+from sglang_gemma4_ext.launcher.on_cpu import require_cpu_formats
+from sglang_gemma4_ext.settings import SettingsError
 
 
 @pytest.mark.parametrize("name", ["gemma4", "llama"])
@@ -60,6 +64,26 @@ def test_flags_of_the_launcher(flags, sentence, checkpoint, capsys, monkeypatch)
     status = launch_server.main(["--model-path", str(checkpoint("dense")), *flags])
     assert status == launch_server.BAD_INPUT
     assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("targets", "starts"), [("self_attn", True), ("experts", False)])
+def test_fp8_linears_of_compressed_tensors_need_no_gpu(
+    targets, starts, checkpoint, tmp_path
+) -> None:
+    path = shutil.copytree(checkpoint("moe"), tmp_path / "fp8")
+    config = json.loads((path / "config.json").read_text())
+    group = {"targets": [f"re:.*{targets}.*"], "weights": {"num_bits": 8, "type": "float"}}
+    config["quantization_config"] = {
+        "quant_method": "compressed-tensors",
+        "config_groups": {"g": group},
+    }
+    (path / "config.json").write_text(json.dumps(config))
+    line, target = CommandLine(["--model-path", str(path)]), read_model_info(str(path))
+    if starts:
+        require_cpu_formats(line, target)
+    else:
+        with pytest.raises(SettingsError, match="has FP8 layers, which SGLang computes on a GPU"):
+            require_cpu_formats(line, target)
 
 
 def test_fp8_layers_without_a_gpu(checkpoint, tmp_path, capsys, monkeypatch) -> None:

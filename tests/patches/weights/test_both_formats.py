@@ -73,19 +73,19 @@ def test_hf_quant_config_alone_is_enough(tmp_path: Path) -> None:
     ],
 )
 def test_on_a_gpu_only_dequant_selects_the_exact_path(patch, nvfp4, gpu, reason) -> None:
-    found = patch.stands_down(Context(Settings(nvfp4=nvfp4), gpu=gpu))
+    found = patch.stands_down(Context(Settings(weights=nvfp4), gpu=gpu))
     assert found is None if reason is None else reason in found
 
 
 @pytest.mark.parametrize("nvfp4", ["auto", "dequant"])
 def test_without_a_gpu_auto_selects_the_exact_path(nvfp4: str) -> None:
     for patch in FORMATS.values():
-        assert patch.stands_down(Context(Settings(nvfp4=nvfp4, cpu=True))) is None
+        assert patch.stands_down(Context(Settings(weights=nvfp4, cpu=True))) is None
 
 
 def test_without_a_gpu_marlin_is_refused() -> None:
-    with pytest.raises(SettingsError, match="--gemma4-nvfp4 marlin needs a GPU"):
-        Settings(nvfp4="marlin", cpu=True)
+    with pytest.raises(SettingsError, match="--gemma4-weights marlin needs a GPU"):
+        Settings(weights="marlin", cpu=True)
 
 
 def _config(**changes: Any) -> SimpleNamespace:

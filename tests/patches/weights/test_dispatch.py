@@ -161,13 +161,13 @@ def test_auto_takes_exactly_the_faster_shapes(measured) -> None:
     assert takes(measured, "experts", 1408, 2816, "silu")
     for shape in (("linear", 1408, 2816), ("experts", 704, 2816, "silu"), ("linear", 32, 48)):
         assert not takes(measured, *shape)
-        assert not takes(Context(Settings(nvfp4="marlin"), gpu=A10G), *shape)
-        assert takes(Context(Settings(nvfp4="fused"), gpu=A10G), *shape)
+        assert not takes(Context(Settings(weights="marlin"), gpu=A10G), *shape)
+        assert takes(Context(Settings(weights="fused"), gpu=A10G), *shape)
 
 
 @pytest.mark.parametrize("nvfp4", ["auto", "marlin"])
 def test_experts_that_marlin_cannot_serve_are_ours(nvfp4) -> None:
-    ctx = Context(Settings(nvfp4=nvfp4), MOE, A10G)
+    ctx = Context(Settings(weights=nvfp4), MOE, A10G)
     assert stands_down(ctx, "modelopt") is None
     assert uses_fused(ctx)
     assert takes(ctx, "experts", 1408, 2816, "gelu")
@@ -255,20 +255,20 @@ def test_experts_are_dispatched_by_their_shard_shape(
 
 def test_fused_kernels_run_as_the_settings_say() -> None:
     for settings, fused in (
-        (Settings(nvfp4="fused"), True),
-        (Settings(nvfp4="dequant"), False),
+        (Settings(weights="fused"), True),
+        (Settings(weights="dequant"), False),
         (Settings(cpu=True), False),
-        (Settings(cpu=True, nvfp4="fused", cpu_attention="triton"), True),
+        (Settings(cpu=True, weights="fused", cpu_attention="triton"), True),
     ):
         assert uses_fused(Context(settings, gpu=A10G)) is fused
-    assert stands_down(Context(Settings(nvfp4="fused"), gpu=A10G), "modelopt") is None
+    assert stands_down(Context(Settings(weights="fused"), gpu=A10G), "modelopt") is None
     b200 = Gpu("nvidia", "NVIDIA B200", (10, 0))
-    assert "8.0 to 9.x" in stands_down(Context(Settings(nvfp4="fused"), gpu=b200), "modelopt")
+    assert "8.0 to 9.x" in stands_down(Context(Settings(weights="fused"), gpu=b200), "modelopt")
 
 
 def test_fused_without_a_gpu_needs_the_interpreter() -> None:
     with pytest.raises(SettingsError, match="add --gemma4-cpu-attention triton"):
-        Settings(cpu=True, nvfp4="fused")
+        Settings(cpu=True, weights="fused")
 
 
 def _rows() -> list[dict[str, str]]:

@@ -196,6 +196,6 @@ def test_on_a_gpu_marlin_serves_what_it_can(shape, ours, monkeypatch) -> None:
 
 
 def test_fused_serves_all_layers(monkeypatch) -> None:
-    here = Context(Settings(nvfp4="fused"), _model(), RTX3090)
+    here = Context(Settings(weights="fused"), _model(), RTX3090)
     monkeypatch.setattr(_layers, "here", lambda: here)
     assert int4.takes(None, 32)

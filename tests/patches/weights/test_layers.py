@@ -137,7 +137,7 @@ def test_dequantized_experts_refuse_graphs_at_start(
 ) -> None:
     from sglang.srt.model_executor import cuda_graph_config
 
-    settings = Settings(nvfp4=nvfp4, cpu=cpu)
+    settings = Settings(weights=nvfp4, cpu=cpu)
     monkeypatch.setattr(_layers, "here", lambda: SimpleNamespace(settings=settings))
     monkeypatch.setattr(cuda_graph_config, "cuda_graph_fully_disabled", lambda: not graphs)
     layer = SimpleNamespace(moe_ep_size=1, layer_name=WHERE)

@@ -28,8 +28,8 @@ def test_the_activation_is_fused_only_with_our_kernels(nvfp4, algorithm, active)
     config = {"quantization_config": quantization}
     model = ModelInfo("", "Gemma4ForConditionalGeneration", config)
     for settings in (
-        Settings(nvfp4=nvfp4),
-        Settings(nvfp4=nvfp4, cpu=True, cpu_attention="triton"),
+        Settings(weights=nvfp4),
+        Settings(weights=nvfp4, cpu=True, cpu_attention="triton"),
     ):
         reason = nvfp4_fused_activation.PATCH.stands_down(Context(settings, model, A10G))
         assert (reason is None) is active
