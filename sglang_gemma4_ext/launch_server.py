@@ -66,7 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--gemma4-weights",
         choices=get_args(WeightKernels),
         default=Settings.weights,
-        help="kernels for NVFP4 and INT4 weights: our fused Triton kernels, SGLang's Marlin kernels "
+        help="kernels for NVFP4 and INT4 weights: our fused Triton kernels, SGLang's Marlin, "
         "or the exact dequantize-then-matmul reference; auto: fused for experts, where measured "
         "faster and where Marlin refuses, else Marlin; without a GPU the reference "
         "(default: %(default)s)",
