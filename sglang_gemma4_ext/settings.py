@@ -70,8 +70,8 @@ class Settings:
             )
         if self.cpu and self.weights == "marlin":
             raise SettingsError(
-                "--gemma4-weights marlin needs a GPU and none was found; leave it out for the exact "
-                "reference"
+                "--gemma4-weights marlin needs a GPU and none was found; leave it out for the "
+                "exact reference"
             )
         _require("--gemma4-router", self.router, get_args(Router))
         _require("--gemma4-chat-parsers", self.chat_parsers, get_args(ChatParsers))
