@@ -8,7 +8,7 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import NoReturn, get_args
 
 from sglang_gemma4_ext import PREFIX, pipes
 from sglang_gemma4_ext.checkpoint.files import CheckpointError
@@ -22,8 +22,14 @@ from sglang_gemma4_ext.plan.weights import FORMATS
 from sglang_gemma4_ext.settings import SwaPolicy
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong in one sentence, without the whole usage."""
+        self.exit(2, f"{PREFIX}{message}; --help lists all flags\n")
+
+
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="python -m sglang_gemma4_ext.plan", description=__doc__, allow_abbrev=False
     )
     add = parser.add_argument

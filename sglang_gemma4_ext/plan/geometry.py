@@ -7,6 +7,7 @@ of DeepMind's `gemma` package (4.0.1) and, for the 12B, of an independent PyTorc
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -117,14 +118,20 @@ BUILT_IN: dict[str, Geometry] = {
 }  # fmt: skip
 
 
-def built_in(name: str) -> Geometry:
-    """Return a released model by name, in any case. Raises PlanError."""
-    for key, geometry in BUILT_IN.items():
-        if key.lower() == name.lower().removeprefix("gemma-4-").removesuffix("-it"):
-            return geometry
-    raise PlanError(
-        f"{name!r} is neither a folder with a config.json nor one of {', '.join(BUILT_IN)}"
-    )
+_RELEASED = re.compile(rf"(?:gemma-4-)?({'|'.join(BUILT_IN)})(?:-.*)?", re.IGNORECASE)
+
+
+def built_in(path: str) -> Geometry:
+    """Return a released model by name, in any case, or by a hub name that holds it.
+
+    Raises PlanError.
+    """
+    found = _RELEASED.fullmatch(path.rpartition("/")[2])
+    if found is None or path.startswith(("/", ".", "~")):
+        raise PlanError(
+            f"{path!r} is neither a folder with a config.json nor one of {', '.join(BUILT_IN)}"
+        )
+    return next(shape for name, shape in BUILT_IN.items() if name.lower() == found[1].lower())
 
 
 def from_config(model: ModelInfo) -> Geometry:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -17,6 +18,8 @@ from sglang_gemma4_ext.plan import weights
 from sglang_gemma4_ext.plan.geometry import Geometry, PlanError, built_in, from_config
 from sglang_gemma4_ext.plan.weights import Weights
 
+# Formats in names of checkpoints whose weights the planner cannot estimate.
+_OTHER_FORMAT = re.compile(r"awq|gptq|gguf|bnb|int[48]|[48]bit|w[48]a|q[2-8]")
 DRAFT_FLAG = "--speculative-draft-model-path"
 DEFAULT_DRAFT_TOKENS = 4
 
@@ -71,7 +74,7 @@ def read(
     """
     path = str(local_folder(path) or path)
     model = _model(path)
-    geometry = from_config(model) if model else built_in(path.rpartition("/")[2])
+    geometry = from_config(model) if model else built_in(path)
     quantization = describe(model) if model else Quantization()
     held = _weights(path, geometry, fmt, tp, multimodal, quantization)
     drafting = _draft(draft, draft_tokens, model) if draft else NO_DRAFT
@@ -105,7 +108,19 @@ def _weights(
         )
     if multimodal:
         raise PlanError("--enable-multimodal needs a checkpoint's folder: its towers are summed")
-    return weights.estimate(geometry, fmt or "bf16", tp)
+    named = "bf16" if fmt or folder.exists() else _named_format(path)
+    return weights.estimate(geometry, fmt or named, tp)
+
+
+def _named_format(name: str) -> str:
+    """Return the format that a model's name tells. Raises PlanError if it tells another."""
+    tail = name.rpartition("/")[2].lower()
+    if _OTHER_FORMAT.search(tail):
+        raise PlanError(
+            f"the planner does not know how {name} is quantized: download it and give its folder, "
+            f"or say --weights {{{','.join(weights.FORMATS)}}}"
+        )
+    return next((fmt for fmt in ("nvfp4", "fp8") if fmt in tail), "bf16")
 
 
 def _draft(path: str, tokens: int | None, target: ModelInfo | None) -> Draft:

@@ -19,7 +19,7 @@ from bench.checkpoints.shapes import write_config
 from sglang_gemma4_ext.checkpoint.files import Tensor, read_headers
 from sglang_gemma4_ext.checkpoint.model_family import read_model_info
 from sglang_gemma4_ext.plan import __main__ as cli
-from sglang_gemma4_ext.plan import planner, plot
+from sglang_gemma4_ext.plan import planner, plot, served
 from sglang_gemma4_ext.plan.cards import CARDS, find_card
 from sglang_gemma4_ext.plan.geometry import BUILT_IN, PlanError, from_config
 from sglang_gemma4_ext.plan.question import Question
@@ -406,3 +406,38 @@ def test_a_checkpoint_that_declares_fp8_keys_is_read(capsys, tmp_path, gpu, size
     (folder / "config.json").write_text(json.dumps({**config, "quantization_config": declared}))
     _, out, _ = run(capsys, "--model", str(folder), "--weights", "nvfp4", "--gpu", gpu, "--json")
     assert json.loads(out)["kv_bytes_per_token"]["full"] == size
+
+
+@pytest.mark.parametrize(
+    ("name", "geometry", "source"),
+    [
+        ("31b", "31B", "estimated, bf16"),
+        ("gemma-4-31b", "31B", "estimated, bf16"),
+        ("google/gemma-4-26B-A4B-it", "26B-A4B", "estimated, bf16"),
+        ("nvidia/Gemma-4-31B-IT-NVFP4", "31B", "estimated, nvfp4"),
+        ("RedHatAI/gemma-4-12B-it-FP8-dynamic", "12B", "estimated, fp8"),
+    ],
+)
+def test_a_hub_name_tells_model_and_format(name, geometry, source):
+    subject = served.read(name)
+    assert (subject.geometry.name, subject.weights.source) == (geometry, source)
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--model", "x/gemma-4-26B-A4B-it-AWQ-4bit", "--gpu", "l4"], "or say --weights {bf16,fp8"),
+        (["--model", "/nowhere/31B", "--gpu", "l4"], "'/nowhere/31B' is neither a folder"),
+        (["--model", "27B", "--gpu", "l4"], "'27B' is neither a folder"),
+        (["--model", "31B", "--gpu", "l4", "--weights", "int4"], "invalid choice: 'int4'"),
+        (["--model", "31B", "--gpu", "l4", "--kv-cache-dtype", "fp8"], "invalid choice: 'fp8'"),
+        (["--gpu", "l4"], "required: --model-path"),
+        (["--model", "31B", "--gpus", "l4"], "unrecognized arguments: --gpus l4"),
+    ],
+)
+def test_a_wrong_question_gets_one_line(argv, said):
+    command = [sys.executable, "-m", "sglang_gemma4_ext.plan", *argv]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("sglang-gemma4-ext: ") and said in line
