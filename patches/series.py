@@ -17,7 +17,10 @@ from sglang_gemma4_ext.patches.chat import (
 )
 from sglang_gemma4_ext.patches.checkpoints import (
     causal_lm_config,
-    outer_tie_rules,
+    checked_download,
+    every_tensor_loaded,
+    names_of_transformers,
+    outer_config_rules,
     unified_kv_scales,
     unified_without_ple,
 )
@@ -89,7 +92,10 @@ PATCHES: tuple[Patch, ...] = (
     summary_at_ready.PATCH,
     causal_lm_config.PATCH,
     unified_without_ple.PATCH,
-    outer_tie_rules.PATCH,
+    outer_config_rules.PATCH,
+    checked_download.PATCH,
+    every_tensor_loaded.PATCH,
+    names_of_transformers.PATCH,
     text_only.PATCH,
     positions_from_zero.PATCH,
     embedding_scale.PATCH,

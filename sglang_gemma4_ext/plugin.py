@@ -117,6 +117,30 @@ def _on_model_path(server_args: Any, previous: Any) -> None:
     if _outcomes is not None:
         # The schedulers start later and use only the hook of ModelConfig.
         require_bootstrap()
+        _check_checkpoints(cfg)
+
+
+def _check_checkpoints(cfg: Any) -> None:
+    """Exit with one sentence if a checkpoint is wrong; our launcher has looked before."""
+    if Settings.from_env().launched or multiprocessing.parent_process() is not None:
+        return
+    from sglang_gemma4_ext.checkpoint.files import CheckpointError
+    from sglang_gemma4_ext.checkpoint.server_inputs import Inputs, check_inputs
+
+    own_tokenizer = cfg.tokenizer_path in (None, cfg.model_path) and not cfg.skip_tokenizer_init
+    inputs = Inputs(
+        cfg.model_path,
+        cfg.speculative_draft_model_path,
+        revision=cfg.revision,
+        draft_revision=cfg.speculative_draft_model_revision,
+        load_format=cfg.load_format,
+        own_tokenizer=own_tokenizer,
+        lora=bool(cfg.enable_lora or cfg.lora_paths),
+    )
+    try:
+        check_inputs(inputs)
+    except CheckpointError as error:
+        raise SystemExit(f"{PREFIX}{error}") from None
 
 
 def _on_model_config(*args: Any, **kwargs: Any) -> None:

@@ -25,9 +25,8 @@ FULL = "full_attention"
 # The weight itself, as the formats name it; a layer's other tensors come with one of these.
 WEIGHT_LEAVES = ("weight", "weight_packed", "qweight")
 _PREFIXES = {
-    "multimodal": ("model.language_model.", "language_model."),
-    # SGLang's text class loads no names without a prefix, although transformers does.
-    "text": ("model.", "model.language_model."),
+    "multimodal": ("model.language_model.", "language_model.", "model.model.language_model."),
+    "text": ("model.", "model.language_model.", "model.model.", ""),
 }
 # Marks names of the language model that lack the prefix by which SGLang finds them.
 _NO_PREFIX = "no prefix: "

@@ -101,6 +101,10 @@ ALWAYS = {
     "request_fields",
     "request_processor",
     "request_samples",
+    "checked_download",
+    "every_tensor_loaded",
+    "names_of_transformers",
+    "outer_config_rules",
     "metrics_key",
     "request_sampling",
     "request_tokens",
@@ -117,13 +121,12 @@ ALWAYS = {
         (
             "Gemma4ForConditionalGeneration",
             {},
-            {"outer_tie_rules", "text_only", "positions_from_zero"},
+            {"text_only", "positions_from_zero"},
         ),
         (
             "Gemma4ForConditionalGeneration",
             {"num_experts": 8},
             {
-                "outer_tie_rules",
                 "text_only",
                 "positions_from_zero",
                 "router_scale",
@@ -133,14 +136,13 @@ ALWAYS = {
         (
             "Gemma4ForConditionalGeneration",
             {"num_kv_shared_layers": 18},
-            {"outer_tie_rules", "text_only", "positions_from_zero", "shared_layers_without_kv"},
+            {"text_only", "positions_from_zero", "shared_layers_without_kv"},
         ),
         ("Gemma4ForCausalLM", None, {"causal_lm_config"}),
         (
             "Gemma4UnifiedForConditionalGeneration",
             {},
             {
-                "outer_tie_rules",
                 "text_only",
                 "positions_from_zero",
                 "unified_without_ple",

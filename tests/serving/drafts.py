@@ -37,6 +37,38 @@ class DraftReference:
         return whole[0].tolist()
 
     @torch.inference_mode()
+    def penalized(
+        self, prompt: Sequence[int], new: int, *, frequency: float, presence: float
+    ) -> list[int]:
+        """Return the prompt and `new` greedy tokens under OpenAI's two penalties of new tokens."""
+        tokens = list(prompt)
+        while len(tokens) < len(prompt) + new:
+            logits = self.target(torch.tensor([tokens])).logits[0, -1].float()
+            counts = torch.bincount(
+                torch.tensor(tokens[len(prompt) :]).long(), minlength=len(logits)
+            )
+            logits -= frequency * counts + presence * (counts > 0)
+            tokens.append(int(logits.argmax()))
+        return tokens
+
+    @torch.inference_mode()
+    def allowed(self, prompt: Sequence[int], choices: Sequence[Sequence[int]]) -> list[int]:
+        """Return the prompt and the greedy path through `choices`, all of one length."""
+        tokens, left = list(prompt), [list(choice) for choice in choices]
+        for index in range(len(left[0])):
+            logits = self.target(torch.tensor([tokens])).logits[0, -1]
+            best = max((choice[index] for choice in left), key=lambda token: logits[token].item())
+            tokens.append(best)
+            left = [choice for choice in left if choice[index] == best]
+        return tokens
+
+    @torch.inference_mode()
+    def log_probs(self, tokens: Sequence[int], start: int) -> torch.Tensor:
+        """Return the log-probability of each token from `start` on, fp32."""
+        table = self.target(torch.tensor([list(tokens)])).logits[0, start - 1 : -1].float()
+        return table.log_softmax(-1).gather(1, torch.tensor(tokens[start:])[:, None])[:, 0]
+
+    @torch.inference_mode()
     def worst(self, folder: Path) -> float:
         """Return max |logits - transformers'| over all recorded draft forwards; infinite if none.
 

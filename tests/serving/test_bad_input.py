@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from sglang_gemma4_ext import PREFIX
 from tests.checkpoints.nvfp4 import quantize_checkpoint
-from tests.serving.harness import free_port, run_to_end
+from tests.serving.harness import STOCK, free_port, run_to_end
 
 Damage = Callable[[Path], None]
 
@@ -121,6 +121,19 @@ def test_a_folder_without_a_checkpoint(tmp_path):
 )
 def test_a_damaged_checkpoint(checkpoint, damaged, damage, expected):
     assert expected in last_line("--model-path", damaged(checkpoint("dense"), damage))
+
+
+SERVE = ("-c", "import sys; from sglang.cli.main import main; sys.exit(main())", "serve")
+
+
+@pytest.mark.parametrize("module", [STOCK, SERVE])
+@pytest.mark.slow
+def test_a_damaged_checkpoint_under_sglangs_own_commands(checkpoint, damaged, module):
+    path = damaged(checkpoint("dense"), retensor("layers.1.mlp.up_proj.weight", lambda t: None))
+    done = run_to_end("--model-path", path, "--device", "cpu", module=module)
+    assert done.returncode == 1, done.stdout[-3000:]
+    last = done.stdout.rstrip().splitlines()[-1]
+    assert last.startswith(f"{PREFIX}{path} lacks 1 tensor that its config.json asks for")
 
 
 @pytest.mark.parametrize(

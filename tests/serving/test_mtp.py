@@ -9,19 +9,23 @@ transformers' assistant.
 from __future__ import annotations
 
 import concurrent.futures
+import itertools
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
+from bench.checkpoints.tokenizer import MAX_LENGTH
+from tests.chat.masked import made_tokenizer
 from tests.checkpoints.assistant import build_assistant
 from tests.probes import draft_probe
 from tests.serving.drafts import LOGITS_TOLERANCE, DraftReference
 from tests.serving.harness import Server, serve
-from tests.serving.parity import Reference, prompt_ids
+from tests.serving.parity import FP32_TOLERANCE, Reference, prompt_ids
 
 pytestmark = pytest.mark.server
 
@@ -139,6 +143,62 @@ def test_sampling_from_the_only_likely_token_is_greedy(running: Running):
     sampling = {"temperature": 1.0, "top_k": 20, "top_p": 0.9}
     answer = running.server.generate(known[:length], new, logprobs_from=-1, **sampling)
     assert len(answer["output_ids"]) == new
+
+
+def test_log_probabilities_of_drafted_tokens(running: Running):
+    known, (length, new) = running.known[-1], running.case.load[-1]
+    running.order(known=running.known, wrong_every=5)
+    answer = running.server.generate(known[:length], new, logprobs_from=-1)
+    assert answer["output_ids"] == known[length : length + new]
+    served = torch.tensor([value for value, *_ in answer["meta_info"]["output_token_logprobs"]])
+    expected = running.reference.log_probs(known[: length + new], length)
+    assert (served - expected).abs().max() <= FP32_TOLERANCE
+
+
+def test_penalties(running: Running):
+    """Drafts are right but for every fifth token, so that several are verified at once."""
+    length, new = running.case.load[0]
+    prompt, new = running.known[0][:length], min(new, 4 if "triton" in running.case.name else 24)
+    penalties = {"frequency": 1.5, "presence": 1.0}
+    expected = running.reference.penalized(prompt, new, **penalties)
+    assert expected != running.known[0][: length + new]
+    running.order(known=[expected], wrong_every=5)
+    named = {f"{name}_penalty": value for name, value in penalties.items()}
+    answer = running.server.generate(prompt, new, logprobs_from=-1, **named)
+    assert answer["output_ids"] == expected[length:]
+
+
+def test_a_grammar(running: Running):
+    """Constrain to six letters, which the toy tokenizer writes as six tokens."""
+    length, _ = running.case.load[0]
+    prompt = running.known[0][:length]
+    texts = ["".join(letters) for letters in itertools.product("ab", "cd", "ef", "gh", "ij", "kl")]
+    choices = [made_tokenizer().encode(text, add_special_tokens=False) for text in texts]
+    choices = [choice for choice in choices if len(choice) == 6]
+    assert len(choices) == len(texts)
+    expected = running.reference.allowed(prompt, choices)
+    for known in (expected, running.known[0]):  # drafts that the grammar allows, and others
+        running.order(known=[known], wrong_every=5)
+        answer = running.server.generate(
+            prompt, 12, logprobs_from=-1, regex="[ab][cd][ef][gh][ij][kl]", ignore_eos=False
+        )
+        assert answer["output_ids"][:6] == expected[length:]
+        assert answer["text"] == made_tokenizer().decode(expected[length:])
+
+
+def test_the_end_of_the_context(running: Running):
+    """Stop at the context's end, in the middle of a draft too."""
+    if "triton" in running.case.name:
+        pytest.skip("2,000 tokens take an hour in Triton's interpreter")
+    for room in (1, 3, 6):
+        prompt = prompt_ids(MAX_LENGTH - room, seed=8)
+        expected = running.reference.greedy(prompt, room)
+        running.order(known=[expected], wrong_every=5)
+        answer = running.server.generate(prompt, 64, logprobs_from=-1)
+        found = answer["output_ids"]
+        assert 0 < len(found) <= room and found == expected[len(prompt) :][: len(found)], room
+        assert answer["meta_info"]["finish_reason"]["type"] == "length"
+    assert running.server.generate(running.known[0][:5], 4)["output_ids"]
 
 
 def test_concurrent_requests(running: Running):

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.checkpoints import int4, mixed, nvfp4, real_tools
+from tests.checkpoints import int4, layouts, mixed, nvfp4, real_tools
 from tests.serving.harness import Server, serve
 from tests.serving.parity import FP32_TOLERANCE, Reference, prompt_ids
 
@@ -90,6 +90,12 @@ SLOW_CASES = (
     Case("dense-triton-shared", "dense", flags=TRITON, load=INTERPRETED),
     Case("e2b-triton-fixed", "e2b", flags=(*TRITON, *FIXED), load=INTERPRETED),
     Case("real-compressed-tensors-dense", "dense", real_tools.compressed_tensors),
+    # Layouts of checkpoints that other tools write.
+    Case("untied", "dense", layouts.untied),
+    Case("redundant-values", "dense", layouts.redundant),
+    Case("redundant-keys", "e2b", layouts.redundant),
+    Case("causal-without-prefix", "causal", layouts.renamed("model.", "")),
+    Case("doubled-prefix", "unified", layouts.renamed("model.", "model.model.")),
     # Every NVFP4 matmul uses our Triton kernels, in the interpreter.
     Case("fused-dense", "dense", ours("modelopt", shared_scales=False), FUSED, INTERPRETED_FUSED),
     Case("fused-moe", "moe", ours("ct_w4a4", shared_scales=False), FUSED, INTERPRETED_FUSED),

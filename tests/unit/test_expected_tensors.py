@@ -8,6 +8,7 @@ import json
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 from sglang_gemma4_ext.checkpoint.expected import Difference, compare
 from sglang_gemma4_ext.checkpoint.files import CheckpointError, read_headers
@@ -43,9 +44,9 @@ def test_exactly_the_saved_tensors_are_expected(whole) -> None:
         assert compare(rest, model, quantization).missing == (name,)
 
 
-@pytest.mark.parametrize(("kind", "loads"), [("dense", True), ("causal", False)])
-def test_a_base_model_saved_alone(kind, loads, checkpoint, tmp_path) -> None:
-    """Accept it where SGLang's multimodal class loads it; its text class loads nothing."""
+@pytest.mark.parametrize("kind", ["dense", "causal", "unified"])
+def test_a_base_model_saved_alone(kind, checkpoint, tmp_path) -> None:
+    """transformers then writes no prefix."""
     path = checkpoint(kind)
     (architecture,) = json.loads((path / "config.json").read_text())["architectures"]
     model = getattr(transformers, architecture).from_pretrained(path, dtype=torch.float32)
@@ -53,7 +54,36 @@ def test_a_base_model_saved_alone(kind, loads, checkpoint, tmp_path) -> None:
     names = sorted(read_headers(tmp_path))
     assert not any(name.startswith("model.") for name in names)
     info = read_model_info(str(path))
-    assert (compare(names, info, describe(info)).missing == ()) is loads
+    assert compare(names, info, describe(info)) == Difference((), ())
+
+
+PREFIXES = ("", "model.", "model.model.", "model.language_model.", "language_model.",
+            "model.model.language_model.", "language_model.model.", "model.text_model.",
+            "base_model.model.model.language_model.")  # fmt: skip
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+@pytest.mark.parametrize("kind", ["dense", "causal", "unified", "assistant"])
+def test_a_prefix_passes_if_transformers_loads_it(kind, prefix, checkpoint, tmp_path) -> None:
+    path = checkpoint("dense" if kind == "assistant" else kind)
+    if kind == "assistant":
+        path = build_assistant(path, tmp_path / "source")
+    info = read_model_info(str(path))
+    usual = "model." if kind in ("causal", "assistant") else "model.language_model."
+    tensors = load_file(path / "model.safetensors")
+    renamed = {
+        (prefix + name.removeprefix(usual) if name.startswith(usual) else name): tensor
+        for name, tensor in tensors.items()
+    }
+    out = tmp_path / "renamed"
+    out.mkdir()
+    save_file(renamed, out / "model.safetensors", metadata={"format": "pt"})
+    (out / "config.json").write_bytes((path / "config.json").read_bytes())
+    load = getattr(transformers, info.architecture).from_pretrained
+    loaded = not load(out, output_loading_info=True)[1]["missing_keys"]
+    # SGLang's text class takes the names of the multimodal one.
+    loaded |= kind in ("causal", "assistant") and prefix == "model.language_model."
+    assert (not compare(renamed, info, describe(info)).missing) is loaded
 
 
 def test_experts_below_moe_pass(checkpoint) -> None:
