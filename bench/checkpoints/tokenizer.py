@@ -11,7 +11,7 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, processors
 
 VOCAB = 512
-MAX_LENGTH = 2048
+MAX_LENGTH = 4160
 SPECIAL_TOKENS = (
     "<pad>", "<eos>", "<bos>", "<unk>", "<mask>",
     "<|turn>", "<turn|>", "<|channel>", "<channel|>", "<|think|>",

@@ -13,13 +13,14 @@ import openai
 import pytest
 import requests
 
+from bench.checkpoints.tokenizer import MAX_LENGTH
 from tests.serving.harness import Server, serve
 
 pytestmark = pytest.mark.server
 
 PROMPT = "Once upon a time"
 MESSAGES = [{"role": "user", "content": "Who are you?"}]
-CONTEXT = 2048  # the tiny checkpoints' max_position_embeddings
+CONTEXT = MAX_LENGTH  # the tiny checkpoints' max_position_embeddings
 REFUSAL = "--enable-multimodal"
 PIXEL = "data:image/png;base64,iVBORw0KGgo="
 

@@ -15,7 +15,7 @@ import pytest
 from bench.checkpoints.tiny import build
 from tests.checkpoints.nvfp4 import quantize_checkpoint
 from tests.serving.harness import free_port, run_to_end, serve
-from tests.serving.parity import FP32_TOLERANCE, Reference, prompt_ids
+from tests.serving.parity import Reference, prompt_ids
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
 
@@ -40,7 +40,7 @@ def test_two_ranks(tmp_path, fmt, flags):
         for length in LENGTHS:
             prompt = prompt_ids(length)
             found = transformers.compare(prompt, server.generate(prompt, 24))
-            assert found.greedy and found.worst < FP32_TOLERANCE, length
+            found.require_fp32(length)
         log = server.log
     which = "TP" if flags[0] == "--tp-size" else "DP"
     for rank in (0, 1):

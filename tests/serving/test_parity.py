@@ -8,6 +8,7 @@ fed the same tokens, and each token is compared.
 from __future__ import annotations
 
 import concurrent.futures
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +16,10 @@ from typing import Any
 
 import pytest
 
+from bench.checkpoints.tokenizer import MAX_LENGTH
 from tests.checkpoints import int4, layouts, mixed, nvfp4, real_tools
 from tests.serving.harness import Server, serve
-from tests.serving.parity import FP32_TOLERANCE, Reference, prompt_ids
+from tests.serving.parity import Reference, prompt_ids
 
 pytestmark = pytest.mark.server
 
@@ -25,10 +27,14 @@ PROMPTS = (5, 31, 32, 33, 70, 300)
 NEW_TOKENS = 64
 # Prompt length -> new tokens, for the interpreter at a few tokens/s.
 INTERPRETED = {20: 64, 5: 4, 31: 4, 32: 4, 33: 4, 300: 2}
+CHUNK = "--chunked-prefill-size"
 FIXED = ("--gemma4-swa-policy", "upstream")
 TRITON = ("--gemma4-cpu-attention", "triton", "--triton-attention-num-kv-splits", "2")
 FUSED = (*TRITON, "--gemma4-weights", "fused")
 INTERPRETED_FUSED = {5: 8, 31: 3, 70: 2}
+
+
+slow = functools.partial(pytest.param, marks=pytest.mark.slow)
 
 
 @dataclass(frozen=True)
@@ -56,10 +62,10 @@ def integers(**options: Any) -> Callable[[Path, Path], Path]:
 
 CASES = (
     Case("dense", "dense"),
-    Case("moe", "moe"),
+    Case("moe", "moe", flags=(CHUNK, "512")),
     Case("unified", "unified"),
-    Case("e2b", "e2b", flags=("--chunked-prefill-size", "64")),
-    Case("causal", "causal"),
+    Case("e2b", "e2b", flags=(CHUNK, "64")),
+    Case("causal", "causal", flags=(CHUNK, "512")),
     # Two pools of fixed sizes, and one pool that both kinds of layers share.
     Case("dense-triton", "dense", flags=(*TRITON, *FIXED), load=INTERPRETED),
     Case("moe-triton", "moe", flags=TRITON, load=INTERPRETED),
@@ -113,7 +119,7 @@ class Running:
 
 @pytest.fixture(
     scope="module",
-    params=[*CASES, *(pytest.param(case, marks=pytest.mark.slow) for case in SLOW_CASES)],
+    params=[*CASES, *map(slow, SLOW_CASES)],
     ids=lambda case: case.name,
 )
 def running(request, checkpoint, tmp_path_factory) -> Iterator[Running]:
@@ -133,8 +139,7 @@ def test_log_probabilities_and_greedy_tokens(running: Running):
     for length, new in running.case.load.items():
         prompt = prompt_ids(length)
         compared = running.reference.compare(prompt, running.server.generate(prompt, new))
-        assert compared.worst <= FP32_TOLERANCE, length
-        assert compared.greedy, length
+        compared.require_fp32(length)
 
 
 def test_the_pools_follow_the_policy(running: Running):
@@ -160,8 +165,7 @@ def test_a_radix_hit_changes_nothing(running: Running):
     answer = running.server.generate(prompt, new, logprobs_from=-1)
     assert answer["meta_info"]["cached_tokens"] >= 64
     compared = running.reference.compare(prompt, answer)
-    assert compared.worst <= FP32_TOLERANCE
-    assert compared.greedy
+    compared.require_fp32()
 
 
 def test_concurrent_requests_do_not_affect_each_other(running: Running):
@@ -176,8 +180,7 @@ def test_concurrent_requests_do_not_affect_each_other(running: Running):
         answers = list(pool.map(lambda prompt: running.server.generate(prompt, new), prompts))
     for prompt, answer in zip(prompts, answers, strict=True):
         compared = running.reference.compare(prompt, answer)
-        assert compared.worst <= FP32_TOLERANCE, len(prompt)
-        assert compared.greedy, len(prompt)
+        compared.require_fp32(len(prompt))
 
 
 def test_our_router_runs_where_triton_runs(running: Running):
@@ -187,9 +190,34 @@ def test_our_router_runs_where_triton_runs(running: Running):
     assert ("norm, projection and choice in one launch" in running.server.log) == fused
 
 
-def test_prefill_is_chunked_where_chunks_are_small(running: Running):
-    chunked = "--chunked-prefill-size" in running.case.flags
+def test_prefill_is_cut_where_chunks_are_small(running: Running):
+    flags = running.case.flags
+    chunk = int(flags[flags.index(CHUNK) + 1]) if CHUNK in flags else 70
     running.server.flush()
     before = len(running.server.log)
     running.server.generate(prompt_ids(70, seed=5), 1)
-    assert running.server.logs(f"#new-token: {64 if chunked else 70}", since=before)
+    assert running.server.logs(f"#new-token: {min(chunk, 70)}", since=before)
+
+
+@pytest.mark.parametrize(
+    "running",
+    # A whole prompt on a dense model in the default run; the others are slow.
+    [CASES[0], *map(slow, CASES[1:5])],
+    indirect=True,
+    ids=lambda case: case.name,
+)
+def test_to_the_last_position_of_the_context(running: Running):
+    """Check a prompt of 4,096 tokens, every new token that SGLang admits, and cache hits there."""
+    prompt = prompt_ids(4096, seed=7)
+    running.server.flush()
+    left = MAX_LENGTH - len(prompt)
+    answer = running.server.generate(prompt, left)
+    assert len(answer["output_ids"]) == left - 2  # SGLang keeps two positions back
+    running.reference.compare(prompt, answer).require_fp32("all")
+    running.server.generate(prompt[:4063], 1, logprobs_from=-1)
+    # A window of 32 ends before, at and after a key that the cache holds.
+    for length in (4063, 4064, 4065):
+        start = [*prompt[:length], *prompt_ids(31, seed=8)]
+        again = running.server.generate(start, 2, logprobs_from=-1)
+        assert again["meta_info"]["cached_tokens"] >= 4000
+        running.reference.compare(start, again).require_fp32(length)

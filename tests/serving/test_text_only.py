@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from tests.serving.harness import serve
-from tests.serving.parity import FP32_TOLERANCE, Reference, prompt_ids
+from tests.serving.parity import Reference, prompt_ids
 
 pytestmark = pytest.mark.server
 
@@ -38,8 +38,7 @@ def test_no_tower_is_built_or_loaded(checkpoint, tmp_path: Path):
     prompt = prompt_ids(40)
     with serve("--model-path", str(path), "--dtype", "float32", log_dir=tmp_path) as server:
         compared = Reference(path).compare(prompt, server.generate(prompt, 16))
-        assert compared.worst <= FP32_TOLERANCE
-        assert compared.greedy
+        compared.require_fp32()
         assert "Text-only: " in server.log and " tower tensors (" in server.log
         # SGLang names every parameter that a checkpoint did not fill; a tower's would be listed.
         assert "vision_tower" not in server.log
@@ -53,7 +52,7 @@ def test_enable_multimodal_restores_the_towers(checkpoint, tmp_path: Path):
     flags = ("--model-path", str(path), "--dtype", "float32", "--enable-multimodal")
     with serve(*flags, log_dir=tmp_path) as server:
         compared = Reference(path).compare(prompt, server.generate(prompt, 16))
-        assert compared.worst <= FP32_TOLERANCE
+        compared.require_fp32()
         assert "tower tensors" not in server.log
         seen, unseen = _ask(server.url, image=True), _ask(server.url, image=False)
     assert seen.usage.completion_tokens == 4
