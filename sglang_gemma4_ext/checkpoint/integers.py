@@ -59,9 +59,12 @@ def _check_experts(scheme: Scheme, quantization: Quantization, info: ModelInfo) 
         )
 
 
-def check_tensors(tensors: Mapping[str, Tensor], quantization: Quantization) -> None:
+def check_tensors(
+    tensors: Mapping[str, Tensor], quantization: Quantization, hidden: object
+) -> None:
     """Refuse codes without scales or zero points of their shape. Raises CheckpointError.
 
+    hidden: the model's hidden size
     A linear has `.weight_packed`; experts stacked in one tensor have `down_proj_packed`.
     """
     if quantization.tool != COMPRESSED_TENSORS:
@@ -71,8 +74,37 @@ def check_tensors(tensors: Mapping[str, Tensor], quantization: Quantization) -> 
             continue
         start = name.removesuffix("packed")
         scheme = quantization.of(start.removesuffix("_").removesuffix(".weight"))
-        if scheme.format == "int" and scheme.bits == 4:
+        if scheme.format == "int" and scheme.bits == 4 == stored_bits(
+            name, scheme, tensors, hidden
+        ):
             _check_packed(start, tensor, scheme, tensors)
+
+
+def stored_bits(
+    name: str, scheme: Scheme, tensors: Mapping[str, Tensor], hidden: object
+) -> int | None:
+    """Return the bits of a code in a tensor of words, which may differ from the declared ones.
+
+    name: ends in `.weight_packed`; hidden: the model's hidden size
+    The in-features of the layer tell; where they are not known, the declared bits are returned.
+    """
+    k = _in_features(name, tensors, hidden)
+    bits, rest = divmod(32 * tensors[name].shape[-1], k) if k else (0, 0)
+    return bits if rest == 0 and bits in (2, 4, 8) else scheme.bits
+
+
+# The linear whose rows are the in-features of another one in its module.
+_BEFORE = {"o_proj": "q_proj", "down_proj": "up_proj"}
+_OF_HIDDEN = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")
+
+
+def _in_features(name: str, tensors: Mapping[str, Tensor], hidden: object) -> int | None:
+    parent, _, module = name.removesuffix(".weight_packed").rpartition(".")
+    if module in _OF_HIDDEN and isinstance(hidden, int):
+        return hidden
+    before = f"{parent}.{_BEFORE.get(module)}"
+    found = tensors.get(f"{before}.weight") or tensors.get(f"{before}.weight_packed")
+    return found.shape[0] if found and found.shape else None
 
 
 def _check_packed(

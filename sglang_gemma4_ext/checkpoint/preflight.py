@@ -106,9 +106,9 @@ def check_checkpoint(
     integers.check_declared(quantization, info)
     if weights and (tensors := read_headers(folder)):
         _check_scales(tensors, quantization, folder)
-        integers.check_tensors(tensors, quantization)
+        integers.check_tensors(tensors, quantization, info.text.get("hidden_size"))
         _check_names(tensors, info, quantization)
-        _check_layers(tensors, kinds, quantization)
+        _check_layers(tensors, kinds, quantization, info.text.get("hidden_size"))
         _log_unknown(tensors, info, quantization)
     return info
 
@@ -211,18 +211,21 @@ def _layer_kinds(text: dict[str, Any], file: Path) -> list[tuple[str, bool]]:
 
 
 def _check_layers(
-    tensors: dict[str, Tensor], kinds: list[tuple[str, bool]], quantization: Quantization
+    tensors: dict[str, Tensor],
+    kinds: list[tuple[str, bool]],
+    quantization: Quantization,
+    hidden: object,
 ) -> None:
     """Refuse a layer whose modules differ in shape from other layers of its kind.
 
     SGLang would start with a tensor that is too small, and answer from uninitialised memory.
     """
     shapes: dict[tuple[Any, str], dict[int, tuple[int, ...]]] = {}  # of a module by layer
-    for name, tensor in tensors.items():
+    for name in tensors:
         match = _LAYER.fullmatch(name)
         if match is None or ".experts." in name or int(match[1]) >= len(kinds):
             continue
-        shape = _logical_shape(name, tensor, quantization)
+        shape = _logical_shape(name, tensors, quantization, hidden)
         if shape is not None:
             index, module = int(match[1]), match[2]
             shapes.setdefault((kinds[index], module), {})[index] = shape
@@ -236,8 +239,11 @@ def _check_layers(
             )
 
 
-def _logical_shape(name: str, tensor: Tensor, quantization: Quantization) -> tuple[int, ...] | None:
+def _logical_shape(
+    name: str, tensors: dict[str, Tensor], quantization: Quantization, hidden: object
+) -> tuple[int, ...] | None:
     """Return the shape of the weight that a tensor encodes; None for an unknown packing."""
+    tensor = tensors[name]
     if not name.endswith((".weight", ".weight_packed")) or not tensor.shape:
         return None
     if tensor.dtype in _FLOATS:
@@ -247,5 +253,6 @@ def _logical_shape(name: str, tensor: Tensor, quantization: Quantization) -> tup
     if tensor.dtype == "U8" and scheme.format == "nvfp4":
         return (*outer, last * 2)
     if tensor.dtype == "I32" and scheme.format == "int" and scheme.bits == 4:
-        return (*outer, last * integers.CODES_A_WORD)
+        bits = integers.stored_bits(name, scheme, tensors, hidden)
+        return (*outer, last * 32 // bits) if bits else None
     return None

@@ -286,7 +286,10 @@ INT4 = {
     f"{LAYERS}.0.mlp.up_proj.weight_packed": ("I32", (N, K // 8)),
     f"{LAYERS}.0.mlp.up_proj.weight_scale": ("BF16", (N, K // 32)),
 }
-INT8 = {f"{LAYERS}.0.mlp.up_proj.weight_packed": ("I32", (N, K // 4))}
+INT8 = {
+    f"{LAYERS}.0.mlp.up_proj.weight_packed": ("I32", (N, K // 4)),
+    f"{LAYERS}.0.mlp.up_proj.weight_scale": ("BF16", (N, K // 32)),
+}
 AWQ = {
     f"{LAYERS}.0.mlp.up_proj.qweight": ("I32", (K, N // 8)),
     f"{LAYERS}.0.mlp.up_proj.scales": ("F16", (K // 32, N)),
@@ -311,6 +314,7 @@ INT_CONFIG = integers()
     [
         (INT_CONFIG, INT4),
         (integers(num_bits=8), INT8),
+        (INT_CONFIG, INT8),
         ({**INT_CONFIG, "format": "nvfp4-pack-quantized"}, INT8),
         ({"quant_method": "awq", "bits": 4, "group_size": 32}, AWQ),
         ({"quant_method": "bitsandbytes", "load_in_4bit": True}, BNB),
@@ -318,7 +322,7 @@ INT_CONFIG = integers()
     ],
 )
 def test_a_packed_layer_beside_plain_ones_passes(folder, section, packed, caplog):
-    write_config(folder, section, text_config=TEXT)
+    write_config(folder, section, text_config={**TEXT, "hidden_size": K})
     tensors = {n: t for n, t in layers().items() if n != f"{LAYERS}.0.mlp.up_proj.weight"}
     write_weights(folder / "model.safetensors", tensors | packed)
     assert check_checkpoint(str(folder)).is_gemma4
