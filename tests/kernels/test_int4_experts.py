@@ -110,7 +110,7 @@ def test_symmetric_groups_and_channels(group, path, device) -> None:
 
 
 @paths
-@pytest.mark.parametrize("tokens", [7, 17, 64])
+@pytest.mark.parametrize("tokens", [7, 17, pytest.param(64, marks=pytest.mark.slow)])
 def test_more_tokens(tokens, path, device) -> None:
     w13, w2 = _experts(4, 32, 32)
     x, (ids, weights) = _x(tokens, 32, torch.float16), _routing(tokens, 4, 2)

@@ -66,7 +66,7 @@ def test_every_number_of_tokens(tokens, dtype, device) -> None:
 
 @zeros
 @pytest.mark.parametrize("group", [32, 64, 128, 256, None])
-@pytest.mark.parametrize("block_k", [32, 64, 256])
+@pytest.mark.parametrize("block_k", [pytest.param(32, marks=pytest.mark.slow), 64, 256])
 def test_groups_within_a_tile_and_across_tiles(block_k, group, zeros, device) -> None:
     x, weight = _x(3, 768, torch.bfloat16), draw_int4(40, 768, group=group, zeros=zeros)
     got = _linear(x, weight, device, config=Config(8, 32, block_k))

@@ -73,10 +73,10 @@ CASES = (
     Case("modelopt-dense-unequal", "dense", ours("modelopt", shared_scales=False)),
     Case("ct-w4a4-moe-unequal", "moe", ours("ct_w4a4", shared_scales=False)),
     Case("real-modelopt-moe", "moe", modelopt()),
-    Case("int4-moe-stacked", "moe", integers(stacked=True)),
 )
 # The same code paths as above, with other tools or in other combinations.
 SLOW_CASES = (
+    Case("int4-moe-stacked", "moe", integers(stacked=True)),
     Case("mixed-formats-moe", "moe", mixed.quantize_checkpoint),
     Case("int4-moe-64-zeros", "moe", integers(group=64, symmetric=False)),
     Case("int4-dense-channel", "dense", integers(group=None)),
