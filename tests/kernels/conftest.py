@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 import re
 from collections.abc import Iterator
 
@@ -51,9 +52,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Choose the interpreter before a test imports Triton."""
-    if not torch.cuda.is_available() and _emulated_capability(config) is None:
-        os.environ["TRITON_INTERPRET"] = "1"
+    """Choose the interpreter before a test imports Triton. Raises UsageError if it is too late."""
+    if torch.cuda.is_available() or _emulated_capability(config) is not None:
+        return
+    if "triton" in sys.modules and os.environ.get("TRITON_INTERPRET") != "1":
+        raise pytest.UsageError(
+            "Triton was imported before its interpreter was chosen: import it, or SGLang, inside "
+            "the tests, or choose in that folder's conftest as tests/chat_page does"
+        )
+    os.environ["TRITON_INTERPRET"] = "1"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
