@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import functools
 import os
-import sys
 import re
+import sys
 from collections.abc import Iterator
 
 import pytest
