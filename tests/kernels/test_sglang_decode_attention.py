@@ -11,9 +11,10 @@ import torch
 
 from tests.kernels.oracle import error
 
-# fp32 sums; BF16 rounds probabilities and the output, each once.
+# fp32 sums over up to 512 in-features and 70 keys: ten times the RMS at worst. BF16 rounds the
+# probabilities and the output, each once.
 RMS = {torch.float32: 1e-6, torch.bfloat16: 4e-3}
-WORST = {torch.float32: 5e-6, torch.bfloat16: 2e-2}
+WORST = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 # head_dim, query heads, key heads: the tiny models', and the 26B-A4B's kinds with fewer heads.
 HEADS = ((32, 4, 2), (256, 4, 2), (512, 8, 1))
 
