@@ -66,7 +66,7 @@ def test_every_kernel_is_listed() -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU's time is for its own launches")
-@pytest.mark.parametrize("sm", [86, 90])
+@pytest.mark.parametrize("sm", [86, pytest.param(90, marks=pytest.mark.slow)])
 def test_whole_models_launch(sm) -> None:
     _require_all(_launch(sm))
 

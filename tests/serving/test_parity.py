@@ -201,8 +201,7 @@ def test_prefill_is_cut_where_chunks_are_small(running: Running):
 
 @pytest.mark.parametrize(
     "running",
-    # A whole prompt on a dense model in the default run; the others are slow.
-    [CASES[0], *map(slow, CASES[1:5])],
+    [*map(slow, CASES[:5])],
     indirect=True,
     ids=lambda case: case.name,
 )
