@@ -53,7 +53,7 @@ PATCH = Patch(
     why="the classes skip names of another prefix without a word; a redundant v_proj overwrites "
     "the values of a K = V layer, which transformers leaves out",
     upstream="unreported",
-    retire_when="Gemma4ForCausalLM.load_weights takes names that start with layers.",
+    retire_when="Gemma4ForCausalLM.load_weights takes names without `model.`",
     retired=_retired,
     hooks=(Hook(f"{LOADER}.load_weights_only", "68493d0dbe68", "before", _rename),),
 )

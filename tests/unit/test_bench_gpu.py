@@ -177,6 +177,12 @@ def test_the_memory_limit_is_one_of_pytorchs_allocator() -> None:
     torch._C._accelerator_setAllocatorSettings("per_process_memory_fraction:1.0")
 
 
+CONDITIONS = {
+    "machine": "m", "versions": {"torch": "2.11"}, "python": "3.12", "commit": "c",
+    "date": "2026-01-01", "command": "x",
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(("peak", "status"), [(24_000, 0), (25_000, 1)])
 def test_using_more_than_the_planned_memory_is_a_failure(
     peak, status, tmp_path, monkeypatch, capsys
@@ -188,7 +194,7 @@ def test_using_more_than_the_planned_memory_is_a_failure(
 
     def run(command, **_):
         asked.extend(map(str, command))
-        row = {"workload": "summarization", "peak_memory_mib": peak}
+        row = {"workload": "summarization", "peak_memory_mib": peak, **CONDITIONS}
         (tmp_path / "small_card.jsonl").write_text(json.dumps(row) + "\n")
         return subprocess.CompletedProcess(command, 0)
 

@@ -17,8 +17,10 @@ import torch
 from safetensors.torch import load_file
 
 from sglang_gemma4_ext import PREFIX
+from sglang_gemma4_ext.checkpoint.files import CheckpointError
 from sglang_gemma4_ext.patches.checkpoints._places import missing_names, need_of
 from sglang_gemma4_ext.patches.checkpoints._writes import Writes
+from sglang_gemma4_ext.patches.checkpoints.every_tensor_loaded import _refuse_two, _report
 from tests.checkpoints.assistant import build_assistant
 from tests.checkpoints.nvfp4 import quantize_checkpoint
 from tests.serving.harness import OURS, STOCK, environment, run_to_end
@@ -45,6 +47,22 @@ def test_writes_are_counted_where_they_land() -> None:
     assert writes.written(made.linear) == 16 and writes.writers(made.linear) == {"q", "k"}
     assert writes.written(made.experts) == writes.written(made.scalar) == 0
     assert writes.used == {"q", "k"} and writes.written_twice(made.linear) is None
+
+
+def test_two_tensors_for_one_needed_weight_are_refused_by_name() -> None:
+    weight = "model.layers.0.self_attn.qkv_proj.weight"
+    with pytest.raises(CheckpointError, match=r"/m holds a\.v_proj and b\.v_proj, which are the"):
+        _refuse_two("/m", weight, ("a.v_proj", "b.v_proj"))
+
+
+def test_what_is_not_refused_is_counted_in_the_log(caplog) -> None:
+    _report("/m", ["extra.weight", "other"], ["layer_scalar"])
+    unknown, unsure = caplog.messages
+    assert "2 tensors" in unknown and "first extra.weight" in unknown
+    assert "1 tensors" in unsure and "first layer_scalar" in unsure
+    caplog.clear()
+    _report("/m", [], [])
+    assert not caplog.messages
 
 
 def test_the_same_elements_count_once() -> None:
