@@ -150,7 +150,10 @@ import types
 from sglang.srt.configs.model_config import ModelConfig
 from sglang_gemma4_ext import plugin
 plugins.load_plugins()
-args = types.SimpleNamespace(model_path={str(checkpoint("dense"))!r}, revision=None)
+args = types.SimpleNamespace(
+    model_path={str(checkpoint("dense"))!r}, revision=None, tokenizer_path=None,
+    skip_tokenizer_init=False, speculative_draft_model_path=None,
+    speculative_draft_model_revision=None, load_format="auto", enable_lora=False, lora_paths=None)
 plugin._on_model_path(args, lambda args: None)
 print("held", flush=True)
 ModelConfig.from_server_args = ModelConfig.from_server_args.__wrapped__
