@@ -15,6 +15,7 @@ from typing import Any
 
 from sglang_gemma4_ext.chat.literals import Literals
 from sglang_gemma4_ext.chat.markers import MARKERS, marker_ids
+from sglang_gemma4_ext.chat.parsers import PARSER
 from sglang_gemma4_ext.context import Context
 from sglang_gemma4_ext.registry import Hook, Patch, Source
 
@@ -22,7 +23,6 @@ MANAGER = "sglang.srt.managers.tokenizer_manager.TokenizerManager"
 ENTRYPOINTS = "sglang.srt.entrypoints"
 CHAT = f"{ENTRYPOINTS}.openai.serving_chat.OpenAIServingChat"
 RESPONSES = f"{ENTRYPOINTS}.openai.serving_responses.OpenAIServingResponses"
-PARSER = "gemma4"
 # An attribute of ours, of a request to the engine.
 _IS_PARSED = "_gemma4_ext_is_parsed"
 
@@ -83,10 +83,8 @@ class _Choice:
         if not isinstance(text, str) or not isinstance(ids, Sequence):
             return output
         if is_incremental:
-            # SGLang sends the last token again with an abort.
-            new_ids = [] if finish.get("type") == "abort" else ids
-            return {**output, "text": self._mark(text, new_ids, finish)}
-        # Of a stream that is not incremental the list of ids goes on growing.
+            return {**output, "text": self._mark(*self._new(text, ids, meta), finish)}
+        # The choice shares a list of ids that goes on growing, so take those of this text.
         ids = ids[: meta.get("completion_tokens", len(ids))]
         before = text[: self._characters]
         new = self._mark(text[self._characters :], ids[self._tokens :], finish)
@@ -97,6 +95,20 @@ class _Choice:
             return output
         self._text += new
         return {**output, "text": self._text}
+
+    def _new(
+        self, text: str, ids: Sequence[int], meta: dict[str, Any]
+    ) -> tuple[str, Sequence[int]]:
+        """Return the text and the ids of a piece that were not in an earlier one.
+
+        SGLang ends a request aborted in its queue with the whole text and the last id once more.
+        """
+        new_ids = ids[: max(0, meta.get("completion_tokens", len(ids)) - self._tokens)]
+        if len(new_ids) < len(ids):
+            text = text[: (len(text) - self._characters) // 2]
+        self._characters += len(text)
+        self._tokens += len(new_ids)
+        return text, new_ids
 
     def _mark(self, text: str, ids: Sequence[int], finish: dict[str, Any]) -> str:
         matched = finish.get("matched")

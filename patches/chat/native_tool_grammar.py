@@ -24,6 +24,7 @@ from sglang_gemma4_ext.chat.grammar import (
     start_of,
     turn_grammar,
 )
+from sglang_gemma4_ext.chat.parsers import PARSER
 from sglang_gemma4_ext.patches.chat._turn_compiler import compile_turn
 from sglang_gemma4_ext.registry import Hook, Patch, Source
 
@@ -33,7 +34,6 @@ SERVING = "sglang.srt.entrypoints.openai.serving_chat.OpenAIServingChat"
 CALLING = "sglang.srt.function_call"
 DETECTOR = f"{CALLING}.base_format_detector.BaseFormatDetector"
 XGRAMMAR = "sglang.srt.constrained.xgrammar_backend.XGrammarGrammarBackend"
-PARSER = "gemma4"
 
 
 def _demand(original: Any, self: Any, request: Any, is_multimodal: bool, **kwargs: Any) -> Any:

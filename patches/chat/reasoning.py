@@ -17,6 +17,7 @@ from dataclasses import replace
 from typing import Any
 
 from sglang_gemma4_ext.chat.markers import THOUGHT_CLOSE, THOUGHT_OPEN, TURN_OPEN, marker_ids
+from sglang_gemma4_ext.chat.parsers import PARSER
 from sglang_gemma4_ext.chat.stages import Plan, ThoughtStage
 from sglang_gemma4_ext.chat.tools import Tools
 from sglang_gemma4_ext.chat.turn import Start
@@ -67,7 +68,7 @@ def _is_json_call(request: Any) -> bool:
     from sglang.srt.function_call.function_call_parser import FunctionCallParser
 
     is_demanded = getattr(request, "tool_choice", None) not in (None, "auto", "none")
-    detector = FunctionCallParser.ToolCallParserEnum["gemma4"]()
+    detector = FunctionCallParser.ToolCallParserEnum[PARSER]()
     return is_demanded and not detector.parses_required_natively()
 
 
@@ -98,7 +99,7 @@ def _note_prompt(result: Any, self: Any, request: Any, *args: Any, **kwargs: Any
     tokens.
     """
     setattr(request, START, _start_of_turn(result, self.tokenizer_manager.tokenizer))
-    if self.reasoning_parser == "gemma4" and not request.separate_reasoning:
+    if self.reasoning_parser == PARSER and not request.separate_reasoning:
         request.separate_reasoning = True
         setattr(request, SHOWS_THOUGHTS, True)
 

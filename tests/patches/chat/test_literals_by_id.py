@@ -26,6 +26,7 @@ QUOTE = '<|"|>'
 IDS = [*encode(f"a{QUOTE}"), *spell(f"b{QUOTE}"), *encode(QUOTE)]
 MARKED = f'a{QUOTE}b<|"|{MARK}>{QUOTE}'
 STOP = TOKEN_ID["<turn|>"]
+ABORT = {"type": "abort"}
 
 
 def request(**params: Any) -> SimpleNamespace:
@@ -98,11 +99,34 @@ def test_a_stop_string_cuts_the_text():
     assert through(request(), [cut])[0]["text"] == f"a{QUOTE}"
 
 
-def test_the_ids_of_an_abort_are_not_read_twice():
-    abort = {"type": "abort"}
-    outputs = [output(IDS), {**output(IDS, len(IDS) - 1, abort), "text": ""}]
+@pytest.mark.parametrize("cut", range(1, len(IDS)))
+def test_the_last_piece_of_an_aborted_stream_is_marked(cut):
+    """A running request that is aborted ends with a piece of new text and new ids."""
+    outputs = [output(IDS[:cut]), output(IDS, cut, ABORT)]
     found = through(request(), outputs, is_incremental=True)
-    assert [one["text"] for one in found] == [MARKED, ""]
+    assert "".join(one["text"] for one in found) == MARKED
+
+
+@pytest.mark.parametrize("cut", range(len(IDS) + 1))
+def test_an_abort_that_sends_all_text_and_the_last_token_again(cut):
+    """SGLang repeats them for a request in its queue, and joins them to pieces not yet taken."""
+    repeated = {**output(IDS, cut, ABORT), "output_ids": [*IDS[cut:], IDS[-1]]}
+    repeated["text"] += TOKENIZER.decode(IDS)
+    outputs = [output(IDS[:cut]), repeated] if cut else [repeated]
+    found = through(request(), outputs, is_incremental=True)
+    assert "".join(one["text"] for one in found) == MARKED
+
+
+def test_each_choice_is_read_by_its_own_ids_when_one_list_goes_on_growing():
+    """Of several choices that stream, SGLang hands on a text whose list of ids has grown since."""
+    shared: list[list[int]] = [[], []]
+    outputs = []
+    for bound in (2, 5, len(IDS)):
+        for index, ids in enumerate(shared):
+            ids[:] = IDS
+            outputs.append({**output(IDS[:bound], index=index), "output_ids": ids})
+    found = through(request(), outputs)
+    assert [one["text"] for one in found[-2:]] == [MARKED, MARKED]
 
 
 @pytest.mark.parametrize(
