@@ -16,6 +16,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+from sglang_gemma4_ext.chat.call import is_name
 from sglang_gemma4_ext.chat.grammar import (
     Calls,
     ControlTokens,
@@ -52,6 +53,12 @@ def _demand(original: Any, self: Any, request: Any, is_multimodal: bool, **kwarg
                 "regex or ebnf: leave one of them out"
             )
         return result
+    for function in functions:
+        if not is_name(function.name):
+            raise ValueError(
+                f"tool {function.name[:64]!r} has a name that no call of Gemma 4 can hold: give it "
+                "letters, digits, _, -, ., / or :, and 256 characters at most"
+            )
     prompt = result.prompt_ids if isinstance(result.prompt_ids, Sequence) else ()
     grammar, left_out = turn_grammar(
         functions,

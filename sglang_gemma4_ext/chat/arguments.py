@@ -11,9 +11,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sglang_gemma4_ext.chat.alternatives import TooMany, alternatives
+from sglang_gemma4_ext.chat.call import KEY_EDGE, KEY_INNER, is_key
 from sglang_gemma4_ext.chat.ebnf import TEXT, literal, number_rules, pattern_rules
 from sglang_gemma4_ext.chat.schemas import listed, resolve
-from sglang_gemma4_ext.chat.written import written
+from sglang_gemma4_ext.chat.written import Unwritable, written
 
 # Keywords that restrict a value and that no rule here expresses.
 UNENFORCED = (
@@ -22,8 +23,6 @@ UNENFORCED = (
 )  # fmt: skip
 _BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 _NAMED = {"boolean": "boolean", "null": '"null"', "string": "string"}
-_EDGE = "[^\\x00-\\x20:{},\\[\\]<\"']"
-_INNER = "[^\\x00-\\x1f:{},\\[\\]<\"']"
 MOST_ITEMS = 64
 MOST_KEY = 64
 MOST_RULES = 4000
@@ -42,7 +41,7 @@ def common_rules(string_id: int, counted: int) -> list[str]:
         'boolean ::= "true" | "false"',
         'integer ::= "-"? ("0" | [1-9] [0-9]*)',
         'number ::= integer ("." [0-9]+)? ([eE] [+\\-]? [0-9] [0-9]?)?',
-        f"key ::= {_EDGE} ({_INNER}{{0,{most}}} {_EDGE})?",
+        f"key ::= {KEY_EDGE} ({KEY_INNER}{{0,{most}}} {KEY_EDGE})?",
         'value ::= string | boolean | "null" | number | "{" pairs "}" | "[" values "]"',
         'pairs ::= (key ":" value ("," key ":" value)*)?',
         'values ::= (value ("," value)*)?',
@@ -121,11 +120,11 @@ class ArgumentRules:
     def _plain(self, schema: Mapping[str, Any]) -> str:
         """Return an expression for a value whose schema has one type, or none."""
         self.unenforced.update(word for word in UNENFORCED if word in schema)
-        if "const" in schema:
-            return written(schema["const"], self.quote)
-        if isinstance(values := schema.get("enum"), list) and values:
-            fit = [v for v in values if _is_of(v, schema.get("type"))]
-            return _choice(written(value, self.quote) for value in fit or values)
+        for word, values in (("const", [schema.get("const")]), ("enum", schema.get("enum"))):
+            if word in schema and isinstance(values, list) and values:
+                fit = [v for v in values if word == "const" or _is_of(v, schema.get("type"))]
+                if parts := self._written(fit or values, word):
+                    return _choice(parts)
         kind = schema.get("type") or _inferred(schema)
         if kind == "object":
             return f'"{{" {self._pairs(schema)} "}}"'
@@ -136,6 +135,24 @@ class ArgumentRules:
         if kind in ("integer", "number"):
             return self._number(schema, kind)
         return _NAMED.get(str(kind), "value")
+
+    def _written(self, values: Iterable[Any], word: str) -> list[str]:
+        """Return expressions for the values of a keyword that a call can hold."""
+        parts = []
+        for value in values:
+            try:
+                parts.append(written(value, self.quote))
+            except Unwritable:
+                self.unenforced.add(word)
+        return parts
+
+    def _holdable(self, keys: Iterable[str]) -> list[str]:
+        """Return the keys that a call can hold."""
+        keys = list(keys)
+        found = [key for key in keys if is_key(key)]
+        if len(found) < len(keys):
+            self.unenforced.add("a key that a call cannot hold")
+        return found
 
     def _pairs(self, schema: Mapping[str, Any]) -> str:
         """Return an expression for pairs in the template's order; some may be optional.
@@ -150,7 +167,7 @@ class ArgumentRules:
             known.setdefault(name, {})
         pair = self._free_pair(schema, more)
         first, after = (f'({pair} ("," {pair})*)?', f'("," {pair})*') if pair else ('""', '""')
-        for name in sorted(known, key=str.lower, reverse=True):
+        for name in sorted(self._holdable(known), key=str.lower, reverse=True):
             written = f"{literal(name + ':')} {self.value(known[name])}"
             rest = after
             if name in required:
@@ -168,7 +185,10 @@ class ArgumentRules:
         key = "key"
         if isinstance(names, Mapping):
             if isinstance(names.get("enum"), list):
-                key = _choice(literal(str(name)) for name in names["enum"])
+                keys = self._holdable(map(str, names["enum"]))
+                if not keys:
+                    return None
+                key = _choice(map(literal, keys))
             elif set(names) - {"type"}:
                 self.unenforced.add("propertyNames")
         return f'{key} ":" {self.value(more)}'

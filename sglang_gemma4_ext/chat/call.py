@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Generator
 
 from sglang_gemma4_ext.chat import repair
+from sglang_gemma4_ext.chat.ebnf import is_text
 from sglang_gemma4_ext.chat.errors import BrokenCall, CutCall, LeftOpen
 from sglang_gemma4_ext.chat.markers import (
     CALL_ENDS,
@@ -28,6 +29,11 @@ MOST_LEVELS = 64
 MOST_KEY = 256
 MOST_HEADER = 320
 SPACES = re.compile(r"\s*")
+_NAME = re.compile(r"\w[\w.\-/:]{0,255}")
+# The parts of a key that need no repair when they are read.
+KEY_EDGE = "[^\\x00-\\x20:{},\\[\\]<\"']"
+KEY_INNER = "[^\\x00-\\x1f:{},\\[\\]<\"']"
+_KEY = re.compile(f"{KEY_EDGE}(?:{KEY_INNER}*{KEY_EDGE})?")
 _HEADER_RUN = re.compile(r"[\w.\-/:\s]*")
 _HEADER = re.compile(r"\s*(?:call\s*:|:)?\s*(\w[\w.\-/:]*)\s*")
 _HEADER_START = re.compile(r"\s*(?:call\s*:|:)?\s*(?:\w[\w.\-/:]*)?\s*")
@@ -35,6 +41,16 @@ _KEY_RUN = re.compile(r'[^:{}\[\],"<\n]*')
 _CLOSERS = {"{": "}", "[": "]", "(": ")"}
 
 Emit = Callable[[str], None]
+
+
+def is_name(text: str) -> bool:
+    """Tell whether a call can hold a tool of this name."""
+    return _NAME.fullmatch(text) is not None
+
+
+def is_key(text: str) -> bool:
+    """Tell whether a call can hold a key of this name."""
+    return len(text) <= MOST_KEY and is_text(text) and _KEY.fullmatch(text) is not None
 
 
 class CallParser:

@@ -16,8 +16,15 @@ from typing import Any
 TEXT = "[^\\x00]"
 _PARTS = re.compile(r'"(?:\\.|[^"\\])*"|\[(?:\\.|[^\]\\])*\]|[A-Za-z_][A-Za-z0-9_.-]*')
 _BOUND = re.compile(r"\{(\d+)(?:,(\d+)?)?\}")
+# A grammar's text cannot have NUL, and half of a surrogate pair has no UTF-8.
+_NO_TEXT = re.compile("[\x00\ud800-\udfff]")
 MOST_PATTERN = 512
 MOST_NARROW_REPEATS = 128
+
+
+def is_text(value: str) -> bool:
+    """Tell whether tokens can spell a string under a grammar."""
+    return _NO_TEXT.search(value) is None
 
 
 def literal(text: str) -> str:

@@ -265,6 +265,54 @@ def test_patterns_that_xgrammar_cannot_take_are_left_out(pattern):
     assert accepts(text, call("f", 'a:"x"'))
 
 
+NO_TEXT = ("\x00", "a\x00b", "\ud800")  # no token spells these
+
+
+@pytest.mark.parametrize("text", NO_TEXT)
+@pytest.mark.parametrize(
+    ("schema", "word"),
+    [
+        (lambda text: {"const": text}, "const"),
+        (lambda text: {"const": {"k": [text]}}, "const"),
+        (lambda text: {"const": {text: 1}}, "const"),
+        (lambda text: {"enum": [text]}, "enum"),
+        (lambda text: {"enum": ["ok", text]}, "enum"),
+    ],
+)
+def test_values_that_no_token_spells_are_left_out(text, schema, word):
+    odd = {"type": "object", "properties": {"a": schema(text)}, "required": ["a"]}
+    made, left_out = turn_grammar(
+        [Function("f", odd)], control_tokens(), Calls.ONE, Start.ANSWER, VOCAB
+    )
+    assert left_out == {"f": {word}}
+    assert accepts(made, call("f", 'a:"ok"'))
+    assert accepts(made, call("f", 'a:"x"')) is ("ok" not in schema(text).get("enum", []))
+
+
+@pytest.mark.parametrize("key", [*NO_TEXT, "", " ", "a:b", "a{", "a,b", "a\nb", "<x", "k" * 300])
+def test_keys_that_no_call_can_hold_are_left_out(key):
+    """Neither a required key nor an optional one stops the model or breaks its call."""
+    for odd in (
+        {"type": "object", "properties": {key: {}, "b": {}}, "required": [key, "b"]},
+        {"type": "object", "properties": {key: {}, "b": {}}, "required": ["b"]},
+        {"type": "object", "properties": {"b": {}}, "required": [key, "b"]},
+        {
+            "type": "object",
+            "properties": {"b": {}},
+            "required": ["b"],
+            "additionalProperties": {},
+            "propertyNames": {"enum": [key, "c"]},
+        },
+    ):
+        made, left_out = turn_grammar(
+            [Function("f", odd)], control_tokens(), Calls.ONE, Start.ANSWER, VOCAB
+        )
+        assert left_out == {"f": {"a key that a call cannot hold"}}
+        assert accepts(made, call("f", "b:1"))
+        turns = [text for seed in range(10) if (text := generate(made, seed, 400)) is not None]
+        assert all(read(text)[1] == "" for text in turns)
+
+
 def test_recursive_and_doubling_schemas_end():
     itself = {"$ref": "#", "properties": {"a": {"$ref": "#"}}}
     loop = {"properties": {"a": {"$ref": "#/$defs/A"}}, "$defs": {"A": {"$ref": "#/$defs/A"}}}

@@ -96,6 +96,17 @@ def test_a_required_call_excludes_another_format(served):
     assert "leave one of them out" in answer.text
 
 
+@pytest.mark.parametrize("name", ["\x00", "", "a b", "call:f{", "x" * 257])
+def test_a_tool_whose_name_no_call_can_hold_is_refused(served, name):
+    """Such a call would leave a model nothing to write, or could not be read."""
+    odd = function(name=name)
+    for fields in ({"tool_choice": "required"}, {"parallel_tool_calls": False}):
+        answer = served.post(body(tools=[odd], **fields))
+        assert answer.status_code == 400
+        assert "give it letters, digits, _, -, ., / or :" in answer.text
+    assert served.post(body(tools=[odd])).status_code == 200
+
+
 def test_without_xgrammar_nothing_changes(served):
     served.engine.config["grammar_backend"] = "llguidance"
     served.engine.grammar_of = lambda request: None
