@@ -21,6 +21,9 @@ import triton
 
 from bench.kernels.shapes import EXPERT_SHARDS, GATED_SHARDS, LINEAR_SHARDS, NAMED
 from sglang_gemma4_ext.kernels import nvfp4_dispatch
+from sglang_gemma4_ext.kernels.attention_tiles import ExtendTile
+from sglang_gemma4_ext.kernels.decode_attention import decode_attention
+from sglang_gemma4_ext.kernels.extend_attention import extend_attention
 from sglang_gemma4_ext.kernels.int4_experts import int4_experts
 from sglang_gemma4_ext.kernels.int4_linear import int4_linear
 from sglang_gemma4_ext.kernels.nvfp4_dequant import DTYPES, dequant
@@ -34,6 +37,7 @@ from tests.ptx.stub_gpu import StubGpu
 
 TOKENS = (1, 2, 8, 16, 17, 64, 512)
 CPU = torch.device("cpu")
+BF16 = torch.bfloat16
 Call = tuple[str, Callable[[], object]]
 
 
@@ -127,6 +131,36 @@ def routers(m: int, count: int, top_k: int, hidden: int, dtype: torch.dtype) -> 
     )
 
 
+def attentions(
+    new: int, heads: int, kv_heads: int, dim: int, cache: torch.dtype, masked: bool
+) -> Iterator[Call]:
+    """Call decode and extend attention: new tokens of two requests, with a window or without."""
+    pool = torch.empty(9, kv_heads, dim, dtype=cache)
+    starts, slots = torch.zeros(3, dtype=torch.int32), torch.empty(4, dtype=torch.int64)
+    q = torch.empty(2 * new, heads, dim, dtype=torch.bfloat16)
+    k = torch.empty(2 * new, kv_heads, dim, dtype=torch.bfloat16)
+    mask: dict[str, object] = {"distance": 1023 if dim == 256 else None}
+    if masked:
+        mask |= {"mask": torch.empty(64, dtype=torch.uint8), "mask_cached": True}
+        mask |= {"mask_indptr": torch.zeros(3, dtype=torch.int64), "mask_offsets": starts}
+    name = f"{new}x{heads}x{kv_heads}x{dim} {cache} mask={masked}"
+    paged = (pool, pool, starts)
+    yield (
+        f"decode attention {name}",
+        lambda: decode_attention(q[:2], *paged, slots, starts, 8, scale=1.0),
+    )
+    yield (
+        f"extend attention {name}",
+        lambda: extend_attention(q, k, k, *paged, starts, slots, new, scale=1.0, **mask),
+    )
+    if cache == torch.float8_e4m3fn:
+        given = (pool[:1].expand(2 * new, -1, -1),) * 2
+        yield (
+            f"extend attention of a layer without keys {name}",
+            lambda: extend_attention(q, *given, *paged, starts, slots, new, scale=1.0, **mask),
+        )
+
+
 def dequants(n: int, k: int, dtype: torch.dtype) -> Iterator[Call]:
     packed, block, row = weight(n, k)
     for scale, block_scale in itertools.product((row[:1], row[:, None]), (block, block.float())):
@@ -148,6 +182,10 @@ def calls(whole: bool) -> Iterator[Call]:
             yield from int4_routed(m, 128, 8, hidden, inner, dtype)
         yield from int4_calls(m, 2816, 2112, dtype)
         yield from routers(m, 128, 8, 2816, dtype)
+    yield from attentions(4, 4, 2, 32, torch.float8_e4m3fn, True)
+    for dim, group in ((256, 2), (256, 4), (512, 8), (512, 16)) if whole else ():
+        for new, cache in ((4, torch.float8_e4m3fn), (512, torch.float8_e4m3fn), (512, BF16)):
+            yield from attentions(new, 16, 16 // group, dim, cache, new == 4)
     yield from ones(halves)
     for dtype in DTYPES if whole else halves:
         yield from dequants(704, 2816, dtype)
@@ -175,8 +213,15 @@ def codes_for_all_tokens(sm: int) -> Counter[str]:
     config = Config(16, 32, 64, splits=2)
     w13, w2 = weight(4, 96, 64), weight(4, 64, 48)
     int4_w13, int4_w2 = int4(4, 128, 64), int4(4, 64, 64)
+    pool = torch.empty(9, 1, 32, dtype=torch.float8_e4m3fn)
+    starts, keys = torch.zeros(513, dtype=torch.int32), torch.empty(4, dtype=torch.int64)
     with StubGpu(sm) as gpu:
         for m in TOKENS:
+            q = torch.empty(m, 2, 32, dtype=torch.bfloat16)
+            decode_attention(q, pool, pool, starts, keys, starts, 8, scale=1.0)
+            k, tile = q[:, :1].contiguous(), ExtendTile(32, True, None, 16, 16, 4, 1)
+            paged = (pool, pool, starts[: m + 1], starts, keys, 1)
+            extend_attention(q, k, k, *paged, scale=1.0, tile=tile)
             x, ids = torch.empty(m, 64, dtype=torch.bfloat16), torch.zeros(m, 2, dtype=torch.int32)
             nvfp4_linear(x, *weight(80, 64), config=config)
             arguments = (x, ids, torch.empty(m, 2), *w13, *w2, "silu")

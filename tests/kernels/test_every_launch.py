@@ -30,6 +30,9 @@ KERNELS = {
     "_route_kernel",
     "_route_one_launch_kernel",
     "_dequant_kernel",
+    "_decode_attention_kernel",
+    "_merge_splits_kernel",
+    "_extend_attention_kernel",
 }
 
 

@@ -67,6 +67,8 @@ BRIEF = (
         )
     ),
     "test_sglang_decode_attention.py::test_equals_float64[(32, 4, 2)-bf16-3]",
+    "test_decode_attention.py::test_every_byte_of_a_value_is_exact[dtype0]",
+    "test_extend_attention.py::test_windows_to_the_key[16]",
 )
 # Every file whose tests launch a kernel in their own process.
 FILES = (
@@ -82,6 +84,8 @@ FILES = (
     "test_extend_tiles.py",
     "test_sglang_gemma4_ops.py",
     "test_sglang_decode_attention.py",
+    "test_decode_attention.py",
+    "test_extend_attention.py",
 )
 
 
