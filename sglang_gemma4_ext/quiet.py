@@ -6,9 +6,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import warnings
-from typing import Any
+from collections.abc import Iterable, Iterator
 
 from sglang_gemma4_ext.settings import CPU_WARNINGS
 
@@ -46,18 +47,18 @@ _MARKED = {
     "sglang.srt.plugins.hook_registry": "plugin=gemma4_ext",
     "sglang.srt.utils.common": "Fail to set RLIMIT",
 }
-_UNSET = "Some weights are not initialized from checkpoints"
-# Parameters that keep their default where a checkpoint quantizes weights alone.
-_SCALES = (".input_scale", "_input_scale", ".k_scale", ".v_scale")
-_MODELS = ("gemma4_causal", "gemma4_mm", "gemma4_unified")
+# Modules of SGLang with a Gemma 4 class.
+MODELS = tuple(
+    f"sglang.srt.models.{name}" for name in ("gemma4_causal", "gemma4_mm", "gemma4_unified")
+)
 
 
 class _ToDebug(logging.Filter):
     """Demote chosen records of one logger, and drop them unless debug is on."""
 
-    def __init__(self, loading: bool = False, mark: str = "", scales: bool = False):
+    def __init__(self, loading: bool = False, mark: str = ""):
         super().__init__()
-        self.loading, self.mark, self.scales = loading, mark, scales
+        self.loading, self.mark = loading, mark
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.levelno < logging.INFO or not self._chosen(record):
@@ -66,29 +67,34 @@ class _ToDebug(logging.Filter):
         return logging.getLogger().isEnabledFor(logging.DEBUG)
 
     def _chosen(self, record: logging.LogRecord) -> bool:
-        if self.scales:
-            return _names_scales_alone(record.args)
         text = record.getMessage()
         if self.mark and self.mark in text:
             return True
         return self.loading and record.levelno == logging.INFO and _KEPT not in text
 
 
-def _names_scales_alone(args: Any) -> bool:
-    """Tell whether these are arguments of the warning of unset weights, and all are scales."""
-    warned = isinstance(args, tuple) and len(args) == 2 and args[0] == _UNSET
-    return warned and all(str(name).endswith(_SCALES) for name in args[1])
-
-
 _FILTERS = {
     name: _ToDebug(name in _LOADING, _MARKED.get(name, "")) for name in {*_LOADING, *_MARKED}
-} | {f"sglang.srt.models.{name}": _ToDebug(scales=True) for name in _MODELS}
+}
 
 
 def quiet() -> None:
     """Add the filters to SGLang's loggers in this process; adding them again changes nothing."""
     for name, demote in _FILTERS.items():
         logging.getLogger(name).addFilter(demote)
+
+
+@contextlib.contextmanager
+def demoted(loggers: Iterable[str], mark: str) -> Iterator[None]:
+    """Move the lines of these loggers that contain `mark` to debug level meanwhile."""
+    demote, found = _ToDebug(mark=mark), [logging.getLogger(name) for name in loggers]
+    for logger in found:
+        logger.addFilter(demote)
+    try:
+        yield
+    finally:
+        for logger in found:
+            logger.removeFilter(demote)
 
 
 def quiet_warnings() -> None:

@@ -11,10 +11,12 @@ import copy
 import inspect
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 
+from sglang_gemma4_ext import quiet
 from sglang_gemma4_ext.checkpoint.expected import Difference, refuse
 from sglang_gemma4_ext.checkpoint.files import CheckpointError
 from sglang_gemma4_ext.checkpoint.leftovers import is_leftover
@@ -44,7 +46,7 @@ def _load_and_check(
     if not _is_gemma4(model):
         return original(model, weights, device)
     seen = _Seen(model)
-    with seen.writes:
+    with seen.writes, _without_sglangs_warning():
         original(model, seen.watch(weights), device)
     seen.check()
 
@@ -58,11 +60,16 @@ def _load_bitsandbytes(
     seen, load = _Seen(model), model.load_weights
     model.load_weights = lambda weights: load(seen.watch(weights))
     try:
-        with seen.writes:
+        with seen.writes, _without_sglangs_warning():
             original(self, model_config, model)
     finally:
         del model.load_weights
     seen.check()
+
+
+def _without_sglangs_warning() -> AbstractContextManager[None]:
+    """Keep SGLang's warning at debug level: it names KV-shared layers and optional scales, too."""
+    return quiet.demoted(quiet.MODELS, "Some weights are not initialized from checkpoints")
 
 
 def _is_gemma4(model: Any) -> bool:

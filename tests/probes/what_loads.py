@@ -70,7 +70,8 @@ def _rank(rank: int, args: Any, ports: Any, case: dict[str, Any], found: Any) ->
     logged: list[str] = []
     handler = logging.Handler(logging.WARNING)
     handler.emit = lambda record: logged.append(record.getMessage())  # type: ignore[method-assign]
-    logging.getLogger(PACKAGE).addHandler(handler)
+    for name in (PACKAGE, "sglang.srt.models"):
+        logging.getLogger(name).addHandler(handler)
     error, token = "", None
     try:
         publish(args, role="scheduler", ranks=SpawnRanks(world_rank=rank, gpu_id=rank))

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Hold a fitted server to its plan: its pools, its longest request, and one token more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import openai
+import pytest
+import requests
+
+from sglang_gemma4_ext.plan import search, served
+from sglang_gemma4_ext.plan.answer import NEW_TOKENS, Plan
+from sglang_gemma4_ext.plan.question import Question
+from tests.probes import byte_budget
+from tests.serving.harness import Server, serve
+
+# The least memory that fits the tiny model is 1.32 GiB, of which 1.4 MiB are KV pools.
+MEMORY = int(1.32 * 2**30)
+# A fixed split, and one buffer shared by both pools, which SGLang offers for Triton alone.
+CASES = {"upstream": "torch_native", "auto": "triton"}
+# SGLang ends a request two positions before its context does (Scheduler.init_req_max_new_tokens).
+UNUSED = 2
+
+
+@pytest.fixture(scope="module", params=CASES)
+def fitted(request, checkpoint, tmp_path_factory) -> Iterator[tuple[Plan, Server]]:
+    """Serve with the plan's flags, as the launcher does on a GPU, and with the plan's KV bytes."""
+    path = checkpoint("dense")
+    subject = served.read(str(path))
+    plan = search.fit(Question(subject.geometry, subject.weights, MEMORY, policy=request.param))
+    assert plan.fits and 2 * NEW_TOKENS > plan.longest_request > NEW_TOKENS
+    folder = tmp_path_factory.mktemp("fitted")
+    flags = ("--model-path", str(path), *" ".join(plan.flags).split())
+    attention = ("--gemma4-cpu-attention", CASES[request.param])
+    env = byte_budget.installed(folder / "plugin", plan.parts["kv"])
+    with serve(*flags, *attention, log_dir=folder, env=env) as server:
+        yield plan, server
+
+
+@pytest.mark.slow
+@pytest.mark.server
+def test_the_pools_are_as_planned(fitted):
+    plan, server = fitted
+    info = requests.get(f"{server.url}/server_info", timeout=90).json()
+    assert info["max_total_num_tokens"] == plan.pools.full
+    assert info["max_running_requests"] == plan.load.requests
+
+
+@pytest.mark.slow
+@pytest.mark.server
+def test_the_longest_request_is_served_and_one_token_more_refused(fitted):
+    plan, server = fitted
+    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+    prompt = [40 + place % 60 for place in range(plan.longest_request - NEW_TOKENS)]
+
+    def ask(new_tokens: int) -> int:
+        answer = client.completions.create(
+            model="tiny", prompt=prompt, max_tokens=new_tokens, extra_body={"ignore_eos": True}
+        )
+        return answer.usage.total_tokens
+
+    assert ask(NEW_TOKENS) == plan.longest_request - UNUSED
+    with pytest.raises(openai.BadRequestError, match="exceeds the model's maximum context length"):
+        ask(NEW_TOKENS + 1)
