@@ -29,6 +29,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         case = getattr(item, "callspec", None) and item.callspec.params.get("running")
         if case is not None:
             item.add_marker(pytest.mark.xdist_group(case.name))
+        elif "dense_server" in item.fixturenames:
+            item.add_marker(pytest.mark.xdist_group("dense_server"))
         elif {"server", "wheel"} & set(item.fixturenames):
             item.add_marker(pytest.mark.xdist_group(item.module.__name__))
     yield

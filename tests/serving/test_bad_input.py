@@ -264,6 +264,7 @@ class TestFoundBySglang:
         assert said.startswith("the server did not start: ")
         assert "`num_hidden_layers` (6) must be equal to the number of `layer_types` (1)" in said
 
+    @pytest.mark.slow
     def test_a_tokenizer_of_unknown_kind(self, checkpoint, damaged):
         change = edit("tokenizer.json", lambda c: c.update(model={"type": "Nope"}))
         said = last_line("--model-path", damaged(checkpoint("dense"), change), status=1)
@@ -279,6 +280,7 @@ class TestFoundBySglang:
         assert "100" in said and "128" in said
         assert home.is_deserted()
 
+    @pytest.mark.slow
     def test_a_failure_at_the_first_request_is_reported(self, checkpoint, damaged, home):
         heads = edit("config.json", lambda c: c["text_config"].update(num_attention_heads=3))
         path = damaged(checkpoint("dense"), heads)

@@ -31,7 +31,7 @@ LEFT_OUT = (*TRITON, "--gemma4-ext-disable", "cpu_interpreter_bf16")
     ("flags", "new", "holds"),
     [
         ((), 32, True),
-        (TRITON, 4, True),
+        pytest.param(TRITON, 4, True, marks=pytest.mark.slow),
         pytest.param(LEFT_OUT, 1, False, marks=pytest.mark.slow),
     ],
     ids=["torch_native", "triton", "triton-left-out"],

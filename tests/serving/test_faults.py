@@ -6,14 +6,13 @@ from __future__ import annotations
 import json
 import socket
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import requests
 
-from tests.serving.harness import Server, serve
+from tests.serving.harness import Server
 
 pytestmark = pytest.mark.server
 
@@ -60,16 +59,10 @@ class Running:
 
 
 @pytest.fixture(scope="module")
-def server(checkpoint, tmp_path_factory) -> Iterator[Server]:
-    flags = ("--model-path", str(checkpoint("dense")), "--dtype", "float32")
-    with serve(*flags, log_dir=tmp_path_factory.mktemp("faults")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def faulty(server) -> Running:
-    answer = requests.post(server.url + GENERATE, json=WHOLE[GENERATE], timeout=ANSWER_SECONDS)
-    return Running(server, answer.json()["output_ids"])
+def faulty(dense_server) -> Running:
+    url = dense_server.url + GENERATE
+    answer = requests.post(url, json=WHOLE[GENERATE], timeout=ANSWER_SECONDS)
+    return Running(dense_server, answer.json()["output_ids"])
 
 
 @pytest.mark.parametrize("path", [GENERATE, COMPLETE, CHAT])

@@ -101,7 +101,9 @@ def test_sigterm_ends_all_processes(checkpoint, home):
 
 
 @pytest.mark.server
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_a_start_can_be_interrupted(checkpoint, home, number):
     """Send SIGINT while SGLang is imported, and SIGTERM when its processes exist."""
     flags = ("--model-path", str(checkpoint("dense")), "--port", str(free_port()))

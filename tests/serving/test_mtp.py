@@ -72,9 +72,9 @@ def references(checkpoint, tmp_path_factory) -> Callable[[str], tuple[Path, Path
 CASES = (
     Case("dense", "dense"),
     Case("e2b-tree", "e2b", TREE),
-    Case("dense-fa4", "dense", flash_attention=True, load=((33, 32), (70, 64))),
 )
 SLOW_CASES = (
+    Case("dense-fa4", "dense", flash_attention=True, load=((33, 32), (70, 64))),
     Case("moe", "moe"),
     Case("causal", "causal"),
     Case("dense-tree", "dense", TREE),

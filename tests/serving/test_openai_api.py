@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import openai
@@ -14,7 +13,7 @@ import pytest
 import requests
 
 from bench.checkpoints.tokenizer import MAX_LENGTH
-from tests.serving.harness import Server, serve
+from tests.serving.harness import Server
 
 pytestmark = pytest.mark.server
 
@@ -26,12 +25,8 @@ PIXEL = "data:image/png;base64,iVBORw0KGgo="
 
 
 @pytest.fixture(scope="module")
-def server(checkpoint, tmp_path_factory) -> Iterator[Server]:
-    # A random model could otherwise write spaces between two braces forever.
-    flags = ("--dtype", "float32", "--constrained-json-disable-any-whitespace")
-    path = str(checkpoint("dense"))
-    with serve("--model-path", path, *flags, log_dir=tmp_path_factory.mktemp("api")) as running:
-        yield running
+def server(dense_server: Server) -> Server:
+    return dense_server
 
 
 @pytest.fixture(scope="module")

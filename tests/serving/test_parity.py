@@ -62,20 +62,21 @@ def integers(**options: Any) -> Callable[[Path, Path], Path]:
 
 CASES = (
     Case("dense", "dense"),
-    Case("moe", "moe", flags=(CHUNK, "512")),
     Case("unified", "unified"),
     Case("e2b", "e2b", flags=(CHUNK, "64")),
     Case("causal", "causal", flags=(CHUNK, "512")),
-    # Two pools of fixed sizes, and one pool that both kinds of layers share.
-    Case("dense-triton", "dense", flags=(*TRITON, *FIXED), load=INTERPRETED),
+    # One pool that both kinds of layers share.
     Case("moe-triton", "moe", flags=TRITON, load=INTERPRETED),
-    Case("e2b-triton", "e2b", flags=TRITON, load=INTERPRETED),
-    Case("modelopt-dense-unequal", "dense", ours("modelopt", shared_scales=False)),
     Case("ct-w4a4-moe-unequal", "moe", ours("ct_w4a4", shared_scales=False)),
     Case("real-modelopt-moe", "moe", modelopt()),
 )
 # The same code paths as above, with other tools or in other combinations.
 SLOW_CASES = (
+    Case("moe", "moe", flags=(CHUNK, "512")),
+    # Two pools of fixed sizes.
+    Case("dense-triton", "dense", flags=(*TRITON, *FIXED), load=INTERPRETED),
+    Case("e2b-triton", "e2b", flags=TRITON, load=INTERPRETED),
+    Case("modelopt-dense-unequal", "dense", ours("modelopt", shared_scales=False)),
     Case("int4-moe-stacked", "moe", integers(stacked=True)),
     Case("mixed-formats-moe", "moe", mixed.quantize_checkpoint),
     Case("int4-moe-64-zeros", "moe", integers(group=64, symmetric=False)),
@@ -108,6 +109,8 @@ SLOW_CASES = (
     Case("fused-int4-dense", "dense", integers(group=64), FUSED, INTERPRETED_FUSED),
     Case("fused-int4-moe", "moe", integers(symmetric=False), FUSED, INTERPRETED_FUSED),
 )
+
+LONG = ("dense", "moe", "unified", "e2b", "causal")
 
 
 @dataclass(frozen=True)
@@ -201,7 +204,7 @@ def test_prefill_is_cut_where_chunks_are_small(running: Running):
 
 @pytest.mark.parametrize(
     "running",
-    [*map(slow, CASES[:5])],
+    [slow(case) for case in (*CASES, *SLOW_CASES) if case.name in LONG],
     indirect=True,
     ids=lambda case: case.name,
 )

@@ -33,7 +33,7 @@ def _nvfp4(fmt: str, **options: Any) -> Callable[[Path, Path], Path]:
 @pytest.mark.parametrize(
     ("patch", "kind", "quantize", "flags", "prompt", "new"),
     [
-        ("exact_sliding_window", "dense", None, TRITON, 40, 3),
+        slow("exact_sliding_window", "dense", None, TRITON, 40, 3),
         slow("router_scale", "moe", None, (), 20, 4),
         slow("cpu_exact_kv_cache", "dense", _nvfp4("modelopt_w4a16", kv_scales=True), (), 20, 4),
     ],
