@@ -10,10 +10,10 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import requests
 
@@ -79,21 +79,32 @@ class Server:
         requests.post(f"{self.url}/flush_cache", timeout=180).raise_for_status()
 
 
+def popen(
+    command: Sequence[str], output: IO[bytes], *, env: Mapping[str, str], cwd: Path
+) -> subprocess.Popen[bytes]:
+    """Start a command in a session of its own; both its streams go to `output`."""
+    return subprocess.Popen(
+        command, stdout=output, stderr=subprocess.STDOUT, env=env, cwd=cwd, start_new_session=True
+    )
+
+
 @contextlib.contextmanager
 def started(
-    command: Sequence[str], log_file: Path, *, port: str, env: Mapping[str, str], cwd: Path
+    command: Sequence[str],
+    log_file: Path,
+    *,
+    port: str,
+    env: Mapping[str, str],
+    cwd: Path,
+    start: Callable[..., subprocess.Popen[bytes]] = popen,
 ) -> Iterator[Server]:
-    """Start a server's command, yield the server at once, and end its process group afterwards."""
+    """Start a server's command, yield the server at once, and end its process group afterwards.
+
+    start: what starts the process, with the arguments of `popen`
+    """
     log_file.parent.mkdir(parents=True, exist_ok=True)
     with log_file.open("wb") as log:
-        process = subprocess.Popen(
-            [*command, "--port", port],
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=env,
-            cwd=cwd,
-            start_new_session=True,
-        )
+        process = start([*command, "--port", port], log, env=env, cwd=cwd)
     try:
         yield Server(f"http://127.0.0.1:{port}", log_file, process)
     finally:

@@ -4,13 +4,18 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
+import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
-from bench.processes import Server, free_port, started, wait_until_ready
+from bench.processes import Server, free_port, popen, started, wait_until_ready
+from tests.serving.warm import Zygote
 
 # A start takes 20 to 60 s with compiled bytecode. A slow machine without it took 240 s.
 START_SECONDS = 900
@@ -40,7 +45,7 @@ def serve(
     if ready is None:
         ready = "Ready: " if tuple(executable[1:3]) == OURS else "The server is fired up"
     port = port or str(free_port())
-    given = {"port": port, "env": environment(**(env or {})), "cwd": log_dir}
+    given = {"port": port, "env": environment(**(env or {})), "cwd": log_dir, "start": start}
     log_dir.mkdir(parents=True, exist_ok=True)
     with started((*executable, *flags), log_dir / f"server-{port}.log", **given) as server:
         wait_until_ready(server, START_SECONDS, ready)
@@ -55,13 +60,35 @@ def run_to_end(
     timeout: float = START_SECONDS,
 ) -> subprocess.CompletedProcess[str]:
     """Run a command that ends by itself; stdout and stderr are joined."""
-    return subprocess.run(
-        [sys.executable, *module, *flags],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=environment(**(env or {})),
-        cwd=cwd,
-        timeout=timeout,
-        check=False,
-    )
+    command = [sys.executable, *module, *flags]
+    with tempfile.TemporaryFile() as output:
+        process = start(command, output, env=environment(**(env or {})), cwd=cwd or Path.cwd())
+        try:
+            code = process.wait(timeout)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        output.seek(0)
+        said = output.read().decode(errors="replace")
+    return subprocess.CompletedProcess(command, code, said, None)
+
+
+def start(
+    command: Sequence[str], output: IO[bytes], *, env: Mapping[str, str], cwd: Path
+) -> subprocess.Popen[bytes]:
+    """Start a command as bench.processes.popen does, but a Python module by the zygote.
+
+    TEST_COLD=1 starts every process as a user does, with a new interpreter.
+    """
+    is_module = tuple(command[:2]) == (sys.executable, "-m")
+    if is_module and not os.environ.get("TEST_COLD"):
+        module, *arguments = command[2:]
+        where = {"env": env, "cwd": str(cwd), "output": output.fileno()}
+        if process := _zygote().start(module, arguments, **where):
+            return process
+    return popen(command, output, env=env, cwd=cwd)
+
+
+@functools.cache
+def _zygote() -> Zygote:
+    return Zygote(environment())
