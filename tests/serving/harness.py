@@ -84,11 +84,12 @@ def start(
     if is_module and not os.environ.get("TEST_COLD"):
         module, *arguments = command[2:]
         where = {"env": env, "cwd": str(cwd), "output": output.fileno()}
-        if process := _zygote().start(module, arguments, **where):
+        if process := zygote().start(module, arguments, **where):
             return process
     return popen(command, output, env=env, cwd=cwd)
 
 
 @functools.cache
-def _zygote() -> Zygote:
+def zygote() -> Zygote:
+    """Return this test process's zygote; the first call takes some 20 s."""
     return Zygote(environment())

@@ -42,8 +42,11 @@ PACKAGES = (
     "compressed_tensors", "xgrammar", "uvicorn", "uvloop", "IPython", "pydantic_extra_types",
     "chardet", "flashinfer",
 )  # fmt: skip
-# A fork loses all threads but one; pyarrow's allocator starts one otherwise.
-_WITHOUT_THREADS = {"JE_ARROW_MALLOC_CONF": "background_thread:false"}
+# A fork loses all threads but one; numpy and pyarrow's allocator start some otherwise.
+_WITHOUT_THREADS = {
+    "OPENBLAS_NUM_THREADS": "1",
+    "JE_ARROW_MALLOC_CONF": "background_thread:false",
+}
 _ROOT = Path(__file__).resolve().parents[2]
 # What these packages read when they are imported; a process that differs in it starts cold.
 _READ_AT_IMPORT = ("HF_", "TRANSFORMERS_", "TORCH_", "OMP_", "MKL_", "TRITON_INTERPRET", "LD_")
