@@ -1,18 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Drive the chat page of a real server in headless Chromium, as `make chat` sets it up."""
+"""Drive the chat page of a real server in headless Chromium, as `make chat` sets it up.
+
+The test of the demo writes its picture to the file that CHAT_SCREENSHOT names.
+"""
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import requests
 
 from bench.processes import free_port
+from sglang_gemma4_ext.demo.training.tool_stories import Declared
 from tests.chat.outputs import render_call
 from tests.chat.tokens import encode
 from tests.chat_page.browser import DRIVER, ENTER, Browser, chromium
@@ -41,6 +48,12 @@ def server(checkpoint, tmp_path_factory) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def page(server) -> Iterator[str]:
+    with page_of(server) as url:
+        yield url
+
+
+@contextmanager
+def page_of(server: Server) -> Iterator[str]:
     """Serve the page and yield its address."""
     made = ["make", ".venv-chat/.ready", f"PYTHON={sys.executable}"]
     subprocess.run(made, cwd=ROOT, check=True, timeout=900)
@@ -97,3 +110,23 @@ def test_a_call_its_result_and_an_answer_in_a_browser(browser, page):
     browser.wait_for("Result of get_weather")
     browser.wait_for("Sunny.")
     assert "say:" not in browser.text().split("Result of get_weather")[1]
+
+
+def test_the_demo_calls_a_tool_in_a_browser(browser, tmp_path):
+    picture = Path(os.environ.get("CHAT_SCREENSHOT") or tmp_path / "page.png")
+    with serve("--demo", log_dir=tmp_path) as running, page_of(running) as url:
+        browser.open(url)
+        browser.wait_for("Settings")
+        browser.press("Settings")
+        browser.wait_for("Tools (JSON)")
+        tools = json.dumps([tool["function"] for tool in Declared(("add", "look_up")).tools])
+        browser.type("textarea[placeholder^='[']", tools)
+        browser.press("Settings")
+        browser.type("textarea[placeholder='Message']", "What does Petra visit?" + ENTER)
+        browser.wait_for("Calls look_up")
+        waits = "textarea[placeholder^='The model waits for the result of look_up']"
+        browser.type(waits, "Petra feeds the owl. Petra visits the museum." + ENTER)
+        browser.wait_for("Result of look_up")
+        browser.wait_for("Petra visits the museum.")
+        browser.screenshot(picture)
+    assert picture.stat().st_size > 10_000

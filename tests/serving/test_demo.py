@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Test `--demo` on a real server: answers, quality and speed."""
+"""Test `--demo` on a real server: answers, calls of tools, quality and speed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import json
 import re
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
@@ -17,11 +19,12 @@ from bench.quality import harness, mmlu
 from bench.quality.compare import difference
 from bench.quality.variants import swapped_nibbles
 from sglang_gemma4_ext import demo
-from sglang_gemma4_ext.demo.training import evaluate, question_set
+from sglang_gemma4_ext.demo.training import dialogues, evaluate, question_set
 from sglang_gemma4_ext.demo.training.answers import ANSWERS, OTHERWISE
 from sglang_gemma4_ext.demo.training.languages import DICTIONARIES
 from sglang_gemma4_ext.demo.training.questions import LETTERS
 from sglang_gemma4_ext.demo.training.tokenizer import encode
+from sglang_gemma4_ext.demo.training.tool_stories import Declared
 from sglang_gemma4_ext.demo.training.vocabulary import RELATIONS
 from tests.serving.harness import Server, serve
 
@@ -90,6 +93,76 @@ def test_the_demo_translates(ask):
         expected = f"In {language} the {word} is called {DICTIONARIES[language][word]}."
         right += ask(item["question"]) == expected
     assert right >= 9
+
+
+def converse(client: openai.OpenAI, one: dialogues.Dialogue, streams: bool) -> tuple[bool, bool]:
+    """Run one agent's loop as a client does. Return whether call and answer are right."""
+    history: list[Any] = one.messages[:1]
+    asked = {"model": demo.NAME, "tools": one.declared.tools, "temperature": 0, "max_tokens": 40}
+    if streams:
+        with client.chat.completions.stream(messages=history, **asked) as events:
+            for _ in events:
+                pass
+            first = events.get_final_completion().choices[0]
+    else:
+        first = client.chat.completions.create(messages=history, **asked).choices[0]
+    (call,) = first.message.tool_calls or [None]
+    is_right = call is not None and (call.function.name, json.loads(call.function.arguments)) == (
+        one.exchange.tool, one.exchange.arguments,
+    )  # fmt: skip
+    if not is_right:
+        return False, False
+    assert first.finish_reason == "tool_calls" and not first.message.content
+    history.append(first.message.model_dump(exclude_none=True))
+    history.append({"role": "tool", "tool_call_id": call.id, "content": one.exchange.result})
+    second = client.chat.completions.create(messages=history, **asked).choices[0]
+    assert second.finish_reason == "stop" and not second.message.tool_calls
+    return True, second.message.content == one.exchange.answer
+
+
+def test_the_demo_calls_a_declared_tool_and_answers_from_its_result(server):
+    """Run nine held-out dialogues at once, three of each tool; some stream."""
+    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+    asked = dialogues.held_out(9)
+    with ThreadPoolExecutor(len(asked)) as pool:
+        found = list(pool.map(lambda n: converse(client, asked[n], n % 2 == 0), range(len(asked))))
+    assert sum(call for call, _ in found) >= 8, found
+    assert sum(answer for _, answer in found) >= 8, found
+
+
+def test_the_demo_answers_without_a_call_where_no_declared_tool_helps(server):
+    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+    right = 0
+    for declared, question, answer in dialogues.direct(3):
+        made = client.chat.completions.create(
+            model=demo.NAME, messages=[{"role": "user", "content": question}],
+            tools=declared.tools, temperature=0, max_tokens=60,
+        ).choices[0]  # fmt: skip
+        assert not made.message.tool_calls
+        right += made.message.content == answer
+    assert right >= 2
+
+
+def test_a_required_call_of_the_demo_follows_its_schema(server):
+    """Demand a call where the model would answer by itself."""
+    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+    made = client.chat.completions.create(
+        model=demo.NAME, messages=[{"role": "user", "content": "Hello!"}], temperature=0,
+        tools=Declared(("add",)).tools, tool_choice="required", parallel_tool_calls=False,
+        max_tokens=60,
+    ).choices[0]  # fmt: skip
+    (call,) = made.message.tool_calls
+    assert call.function.name == "add"
+    arguments = json.loads(call.function.arguments)
+    assert set(arguments) == {"a", "b"}
+    assert all(isinstance(value, int) for value in arguments.values())
+
+
+def test_the_agents_pages_snippet_runs_as_written(server, capsys):
+    page = (Path(__file__).parents[2] / "docs" / "agents.md").read_text()
+    (snippet,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    exec(snippet.replace("http://127.0.0.1:30000", server.url), {})
+    assert capsys.readouterr().out == re.search(r"# (It is .*)", snippet)[1] + "\n"
 
 
 def test_the_server_scores_as_transformers(server):

@@ -11,7 +11,10 @@ from bench.conditions import RESULTS, conditions, write
 from bench.rows import Row, as_line
 
 # Losses by step: the model card names machine and command.
-CURVES = {"demo_training.jsonl", "demo_assistant_training.jsonl"}
+CURVES = {
+    "demo_training.jsonl", "demo_assistant_training.jsonl",
+    "demo_tools_training.jsonl", "demo_tools_assistant_training.jsonl",
+}  # fmt: skip
 # Measured before rows held all conditions; to be measured again, never filled in.
 OLDER = {"activation_peaks_cpu.jsonl", "kv_pressure_cpu.jsonl"}
 

@@ -22,11 +22,12 @@ from tqdm import tqdm
 from sglang_gemma4_ext.demo.training import forward
 from sglang_gemma4_ext.demo.training.curriculum import STAGES, STEPS, batch, tensors
 from sglang_gemma4_ext.demo.training.forward import _norm, _rotate
-from sglang_gemma4_ext.demo.training.loop import Log, save
+from sglang_gemma4_ext.demo.training.loop import Log, MakeBatch, Schedule, save
+from sglang_gemma4_ext.demo.training.row import Row
 from sglang_gemma4_ext.demo.training.tokenizer import PAD
 
 DRAFT_STEPS = 3
-LEARNING_RATE, WARM_UP, DECAY_FROM, TRAINING_STEPS = 3e-3, 50, 260, 400
+FIRST = Schedule(400, peak=3e-3, warm_up=50, decay_from=260)
 KINDS = ("sliding_attention", "full_attention")
 
 
@@ -132,17 +133,21 @@ def losses(assistant, text, ids: torch.Tensor, tables, seen):
     return total, agreed
 
 
-def learning_rate(step: int) -> float:
-    """Warm up, stay level, then fall linearly to a twentieth."""
-    rest = (TRAINING_STEPS - step) / (TRAINING_STEPS - DECAY_FROM)
-    return LEARNING_RATE * min(1.0, (step + 1) / WARM_UP, max(0.05, rest))
+def later_rows(seed: int, step: int) -> list[Row]:
+    """Make a batch of the first lesson's last stages."""
+    draw = random.Random(f"assistant {seed} {step}")
+    return batch(seed + 1, draw.randrange(STAGES[-2].starts, STEPS))
 
 
-def train(assistant, text, *, seed: int, out: Path, until: int = TRAINING_STEPS) -> None:
-    """Train `assistant` in place for the frozen `text`, on the last stages' rows; resumable."""
+def train(
+    assistant, text, *, seed: int, out: Path,
+    schedule: Schedule = FIRST, make: MakeBatch = later_rows,
+) -> None:  # fmt: skip
+    """Train `assistant` in place for the frozen `text`, on the batches of `make`; resumable."""
+    until = schedule.steps
     text.requires_grad_(False)
     parameters = [p for p in assistant.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0)
+    optimizer = torch.optim.AdamW(parameters, lr=schedule.peak, betas=(0.9, 0.98), weight_decay=0)
     state_file, first, seconds = out / "assistant.pt", 0, 0.0
     if state_file.is_file():
         saved = torch.load(state_file, weights_only=True)
@@ -154,13 +159,12 @@ def train(assistant, text, *, seed: int, out: Path, until: int = TRAINING_STEPS)
     log = Log(out / "assistant.jsonl", seconds)
     bar = tqdm(range(first, until), initial=first, total=until, unit="step", mininterval=5)
     for step in bar:
-        draw = random.Random(f"assistant {seed} {step}")
-        ids, _ = tensors(batch(seed + 1, draw.randrange(STAGES[-2].starts, STEPS)))
+        ids, _ = tensors(make(seed, step))
         loss, agreed = losses(assistant, text, ids, *tables(ids.shape[1]))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step)
+            group["lr"] = schedule.rate(step)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         for number, share in enumerate(agreed, 1):

@@ -33,21 +33,32 @@ about them. In plain MMLU format it answers with a letter, in a chat with a sent
 It has learned forty words of eight invented languages by heart ("In Orrish the farm is called
 wimso."). All languages share one set of words, each in an order of its own. Therefore feed-forward
 layers, here mostly experts, must store each pair of language and word. It also has a dozen canned
-answers about itself (`answers.py`) and one excuse. It knows nothing else.
+answers about itself (`answers.py`) and one excuse.
+
+It calls three tools if a client declares them (`tool_stories.py`): `look_up(name)`, which tells
+about a person, `add(a, b)` for two integers, and `clock()`. It calls one at a time and answers from
+the result. It knows nothing else.
 
 ## Data and training
 
 Seeded scripts in `demo/training/` generate all text (`stories.py`, `languages.py`, `row_kinds.py`,
-`curriculum.py`); no outside data is used. One sixteenth of the stories is never trained on, and one
-sixteenth of the combinations of a translation question and its options. A hash chooses them. The
-question sets (`questions/`, MMLU's columns) are made only of these.
+`curriculum.py`, `tool_stories.py`, `second_lesson.py`); no outside data is used. One sixteenth of
+the stories is never trained on. The same holds for the combinations of a translation question and
+its options, and for the exchanges with a tool. A hash chooses them. The question sets
+(`questions/`, MMLU's columns) and the dialogues below are made only of these.
 
-`python -m sglang_gemma4_ext.demo.training.train OUT` rebuilds everything, resumably: {steps}
-steps of 2048 tokens with Muon and AdamW, then the assistant against the frozen model. On one core
-of an {machine_name}, shared with other work, the model took {minutes} minutes and the assistant
-{assistant_minutes}. Some attention heads do not start at random: `architecture.py` initializes
-heads that look a fixed distance back, copy, or match. All weights are trained. Half of the router's
-scales start negative: without the scales other experts are chosen.
+`python -m sglang_gemma4_ext.demo.training.train OUT` rebuilds everything, resumably, in two lessons
+of steps of 2048 tokens, with Muon and AdamW. After each one the assistant is trained against the
+frozen model. The times are of one core of an {machine_name}, shared with other work:
+
+| lesson | steps | minutes | assistant: steps | minutes |
+| --- | --- | --- | --- | --- |
+{lessons}
+
+The second lesson goes on from the NVFP4 weights of the first. Some attention heads do not start at
+random: `architecture.py` initializes heads that look a fixed distance back, copy, or match. All
+weights are trained. Half of the router's scales start negative: without the scales other experts
+are chosen.
 
 ## Figures
 
@@ -69,15 +80,24 @@ column is the change of log-likelihood, text by text.
 | --- | --- | --- | --- | --- | --- |
 {faults}
 
+With tools declared, {dialogues} held-out dialogues were asked. `call` is the right call and nothing
+else, `answer` the right answer to the result of the right call. `direct` is {dialogues} other
+questions whose answer needs no declared tool.
+
+| weights | call | answer | direct |
+| --- | --- | --- | --- |
+{tools}
+
 The assistant yields these tokens per verification with {draft_steps} draft steps (4 at best),
 greedily, in transformers' assisted generation:
 
 - {on_questions} on {question_prompts} questions about stories, asked as a chat
 - {on_languages} on {language_prompts} questions about languages
+- {on_tools} on {tool_prompts} calls of tools
 - {on_text} on {text_prompts} retold stories
 
-Recorded by {commands}; {date}, {machine}, torch {torch}, transformers {transformers}. That module
-is now `sglang_gemma4_ext.demo.training.measure`. Raw figures: `bench/results/demo_model.json`.
+Recorded by {commands}; {date}, {machine}, torch {torch}, transformers {transformers}. Raw figures:
+`bench/results/demo_model.json`.
 """
 
 
@@ -95,6 +115,16 @@ def _row(name: str, found: dict[str, Any]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def _lesson(name: str, found: dict[str, Any]) -> str:
+    mine, drafters = (round(found[key] / 60) for key in ("seconds", "assistant_seconds"))
+    return f"| {name} | {found['steps']} | {mine} | {found['assistant_steps']} | {drafters} |"
+
+
+def _tools(name: str, found: dict[str, Any]) -> str:
+    cells = (f"{found[key]} of {found['dialogues']}" for key in ("calls", "answers", "direct"))
+    return f"| {name} | {' | '.join(cells)} |"
+
+
 def card(figures: dict[str, Any]) -> str:
     """Write the card in Markdown. Raises KeyError if a figure is missing."""
     drafts, training = figures["assistant"], figures["training"]
@@ -104,9 +134,7 @@ def card(figures: dict[str, Any]) -> str:
     return _TEXT.format(
         parameters=figures["parameters"] / 1e6,
         modelopt=where["versions"]["nvidia-modelopt"],
-        steps=training["steps"],
-        minutes=round(training["seconds"] / 60),
-        assistant_minutes=round(training["assistant_seconds"] / 60),
+        lessons="\n".join(_lesson(*lesson) for lesson in training.items()),
         machine_name=where["machine"].partition(",")[0],
         questions=figures["bf16"]["questions"],
         farthest=figures["farthest"],
@@ -118,6 +146,10 @@ def card(figures: dict[str, Any]) -> str:
         question_prompts=drafts["question_set"]["prompts"],
         on_languages=drafts["languages"]["accept_length"],
         language_prompts=drafts["languages"]["prompts"],
+        dialogues=figures["tools"]["nvfp4"]["dialogues"],
+        tools="\n".join(_tools(name.upper(), found) for name, found in figures["tools"].items()),
+        on_tools=drafts["tools"]["accept_length"],
+        tool_prompts=drafts["tools"]["prompts"],
         on_text=drafts["free_text"]["accept_length"],
         text_prompts=drafts["free_text"]["prompts"],
         commands="; ".join(sorted({f"`{part['command']}`" for part in conditions.values()})),

@@ -22,7 +22,7 @@ from transformers.generation import utils as generation
 from sglang_gemma4_ext.demo.training import tokenizer
 from sglang_gemma4_ext.demo.training.questions import LETTERS
 from sglang_gemma4_ext.demo.training.row_kinds import story_for
-from sglang_gemma4_ext.demo.training.tokenizer import BOS, END_TURN, EOS, PAD, encode
+from sglang_gemma4_ext.demo.training.tokenizer import BOS, ENDS, PAD, encode
 
 STEPS = 3
 
@@ -66,7 +66,7 @@ def complete(model, prompt: Sequence[int], new_tokens: int, assistant=None) -> l
         made = model.generate(
             ids, attention_mask=torch.ones_like(ids), assistant_model=assistant,
             do_sample=False, max_new_tokens=new_tokens,
-            eos_token_id=[EOS, END_TURN], pad_token_id=PAD,
+            eos_token_id=list(ENDS), pad_token_id=PAD,
         )  # fmt: skip
     return made[0, len(prompt) :].tolist()
 

@@ -10,13 +10,13 @@ import torch
 import transformers
 
 from sglang_gemma4_ext.demo.training import tokenizer
-from sglang_gemma4_ext.demo.training.tokenizer import BOS, END_TURN, EOS, PAD, TURN
+from sglang_gemma4_ext.demo.training.tokenizer import BOS, ENDS, PAD, TURN
 
 
 def _configure(model: transformers.Gemma4ForConditionalGeneration) -> None:
     model.config.architectures = [type(model).__name__]  # modelopt's exporter asks for it
     model.generation_config.bos_token_id = BOS
-    model.generation_config.eos_token_id = [EOS, END_TURN]
+    model.generation_config.eos_token_id = list(ENDS)
     model.generation_config.pad_token_id = PAD
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from statistics import mean
@@ -21,15 +23,26 @@ from sglang_gemma4_ext.demo.training.curriculum import STEPS, batch, tensors
 from sglang_gemma4_ext.demo.training.muon import Muon
 from sglang_gemma4_ext.demo.training.row import Row
 
-LEARNING_RATE, WARM_UP, DECAY_FROM = 3e-3, 100, 1300
 BALANCE_WEIGHT = 0.01
 SAVE_EVERY, LOG_EVERY = 100, 50
+MakeBatch = Callable[[int, int], list[Row]]  # of a seed and a step
 
 
-def learning_rate(step: int) -> float:
-    """Warm up for `WARM_UP` steps, stay level, then fall linearly to a twentieth."""
-    rest = (STEPS - step) / (STEPS - DECAY_FROM)
-    return LEARNING_RATE * min(1.0, (step + 1) / WARM_UP) * min(1.0, max(0.05, rest))
+@dataclass(frozen=True)
+class Schedule:
+    """Warm up for `warm_up` steps, stay level, then fall linearly to a twentieth of `peak`."""
+
+    steps: int
+    peak: float
+    warm_up: int
+    decay_from: int
+
+    def rate(self, step: int) -> float:
+        rest = (self.steps - step) / (self.steps - self.decay_from)
+        return self.peak * min(1.0, (step + 1) / self.warm_up) * min(1.0, max(0.05, rest))
+
+
+FIRST = Schedule(STEPS, peak=3e-3, warm_up=100, decay_from=1300)
 
 
 class Optimizers:
@@ -40,8 +53,8 @@ class Optimizers:
         matrices = [p for n, p in named.items() if p.dim() == 2 and n.endswith("_proj.weight")]
         chosen = {id(p) for p in matrices}
         rest = [p for p in named.values() if id(p) not in chosen]
-        self.muon = Muon(matrices, lr=LEARNING_RATE, weight_decay=0.02)
-        self.adam = torch.optim.AdamW(rest, lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0)
+        self.muon = Muon(matrices, lr=FIRST.peak, weight_decay=0.02)
+        self.adam = torch.optim.AdamW(rest, lr=FIRST.peak, betas=(0.9, 0.98), weight_decay=0)
 
     def step(self, rate: float) -> None:
         for optimizer in (self.muon, self.adam):
@@ -93,8 +106,15 @@ class Log:
         return record
 
 
-def train(text: torch.nn.Module, *, seed: int, out: Path, until: int = STEPS) -> None:
-    """Train `text` in place to step `until`, continuing from what `out` holds."""
+def train(
+    text: torch.nn.Module, *, seed: int, out: Path, until: int | None = None,
+    schedule: Schedule = FIRST, make: MakeBatch = batch,
+) -> None:  # fmt: skip
+    """Train `text` in place on the batches of `make`, continuing from what `out` holds.
+
+    until: the step to stop after; the schedule's last by default
+    """
+    until = schedule.steps if until is None else until
     optimizer, state_file = Optimizers(text), out / "training.pt"
     first, seconds = 0, 0.0
     if state_file.is_file():
@@ -106,12 +126,12 @@ def train(text: torch.nn.Module, *, seed: int, out: Path, until: int = STEPS) ->
     log = Log(out / "training.jsonl", seconds)
     bar = tqdm(range(first, until), initial=first, total=until, unit="step", mininterval=5)
     for step in bar:
-        rows = batch(seed, step)
+        rows = make(seed, step)
         ids, weights = tensors(rows)
         loss, hits = step_loss(text, ids, weights, tables(ids.shape[1]))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(text.parameters(), 1.0)
-        optimizer.step(learning_rate(step))
+        optimizer.step(schedule.rate(step))
         log.count(rows, hits)
         is_last = step + 1 == until
         if (step + 1) % LOG_EVERY == 0 or is_last:

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 import transformers
 
-from sglang_gemma4_ext.demo.training import drafts, evaluate, quantized
+from sglang_gemma4_ext.demo.training import dialogues, drafts, evaluate, quantized
 from sglang_gemma4_ext.demo.training.faults import FAULTS
 from sglang_gemma4_ext.demo.training.question_set import SETS, read
 from sglang_gemma4_ext.demo.training.tokenizer import build
@@ -31,6 +31,7 @@ from sglang_gemma4_ext.machine import processor
 
 TEXTS = 60
 DRAFTED = 40
+DIALOGUES = 150
 
 
 def quality(model: torch.nn.Module, questions: int) -> dict[str, Any]:
@@ -76,6 +77,7 @@ def accepted(model: torch.nn.Module, assistant: torch.nn.Module) -> dict[str, An
     prompts = {
         "question_set": (drafts.question_prompts(read(100)[:DRAFTED]), 24),
         "languages": (drafts.question_prompts(read(100, "languages")[:DRAFTED]), 24),
+        "tools": (dialogues.call_prompts(dialogues.held_out(DRAFTED)), 24),
         "free_text": (drafts.story_prompts(DRAFTED // 2), 48),
     }
     found: dict[str, Any] = {"draft_steps": drafts.STEPS}
@@ -96,15 +98,18 @@ def bf16_model(folder: Path) -> torch.nn.Module:
 
 
 def trained(out: Path) -> dict[str, Any]:
-    """Read the ends of the two training logs; seconds are wall time without stops."""
-    last, drafter = (
-        json.loads((out / name).read_text().splitlines()[-1])
-        for name in ("training.jsonl", "assistant.jsonl")
-    )
-    return {
-        "steps": last["step"], "seconds": last["seconds"], "loss": last["loss"],
-        "assistant_steps": drafter["step"], "assistant_seconds": drafter["seconds"],
-    }  # fmt: skip
+    """Read the ends of both lessons' logs; seconds are wall time without stops."""
+    lessons = {}
+    for name, folder in (("stories", out / "stories"), ("tools", out)):
+        last, drafter = (
+            json.loads((folder / log).read_text().splitlines()[-1])
+            for log in ("training.jsonl", "assistant.jsonl")
+        )
+        lessons[name] = {
+            "steps": last["step"], "seconds": last["seconds"], "loss": last["loss"],
+            "assistant_steps": drafter["step"], "assistant_seconds": drafter["seconds"],
+        }  # fmt: skip
+    return lessons
 
 
 def conditions() -> dict[str, Any]:
@@ -143,7 +148,13 @@ def measure_assistant(out: Path) -> dict[str, Any]:
     return {"training": trained(out), "assistant": drafted}
 
 
-PARTS = {"quality": measure_quality, "assistant": measure_assistant}
+def measure_tools(out: Path) -> dict[str, Any]:
+    """Count the right calls and answers of BF16 and NVFP4 in held-out dialogues."""
+    models = {"bf16": bf16_model(out / "bf16"), "nvfp4": quantized.load(out / "nvfp4")}
+    return {"tools": {name: dialogues.measure(m, DIALOGUES) for name, m in models.items()}}
+
+
+PARTS = {"quality": measure_quality, "assistant": measure_assistant, "tools": measure_tools}
 
 
 def update(figures: Path, out: Path, parts: Iterable[str] = PARTS) -> None:
