@@ -35,12 +35,14 @@ class DecodeTile:
 class ExtendTile:
     """Hold query rows and keys of a tile, warps and stages of extend attention.
 
+    mask: the tile is for calls with a mask, which needs registers, or for those without
     max_rows: the most query rows of a request and key head that the tile is for, tokens times the
         heads of a group; None for any
     """
 
     head_dim: int
     e4m3: bool
+    mask: bool
     max_rows: int | None
     block_m: int
     block_n: int
@@ -99,12 +101,14 @@ def choose_decode(device: torch.device, head_dim: int, e4m3: bool) -> DecodeTile
     )
 
 
-def choose_extend(device: torch.device, head_dim: int, e4m3: bool, rows: int) -> ExtendTile:
-    """Choose the first tile for head_dim, the cache's dtype and so many query rows."""
+def choose_extend(
+    device: torch.device, head_dim: int, e4m3: bool, mask: bool, rows: int
+) -> ExtendTile:
+    """Choose the first tile for head_dim, the cache's dtype, a mask and so many query rows."""
     return next(
         tile
         for tile in _row_of(device).extend
         if tile.head_dim >= head_dim
-        and tile.e4m3 == e4m3
+        and (tile.e4m3, tile.mask) == (e4m3, mask)
         and (tile.max_rows is None or rows <= tile.max_rows)
     )

@@ -230,7 +230,7 @@ def extend_attention(
         out = torch.empty_like(q, memory_format=torch.contiguous_format)
     if max_new == 0 or len(q) == 0:
         return out
-    tile = tile or choose_extend(q.device, dim, cache.e4m3, max_new * group)
+    tile = tile or choose_extend(q.device, dim, cache.e4m3, mask is not None, max_new * group)
     tokens = tile.block_m // group
     factor = v_scale * (E4M3_FACTOR.value if cache.e4m3 else 1.0)
     _extend_attention_kernel[(triton.cdiv(max_new, tokens), k.shape[1], requests)](

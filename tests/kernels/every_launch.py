@@ -219,7 +219,7 @@ def codes_for_all_tokens(sm: int) -> Counter[str]:
         for m in TOKENS:
             q = torch.empty(m, 2, 32, dtype=torch.bfloat16)
             decode_attention(q, pool, pool, starts, keys, starts, 8, scale=1.0)
-            k, tile = q[:, :1].contiguous(), ExtendTile(32, True, None, 16, 16, 4, 1)
+            k, tile = q[:, :1].contiguous(), ExtendTile(32, True, False, None, 16, 16, 4, 1)
             paged = (pool, pool, starts[: m + 1], starts, keys, 1)
             extend_attention(q, k, k, *paged, scale=1.0, tile=tile)
             x, ids = torch.empty(m, 64, dtype=torch.bfloat16), torch.zeros(m, 2, dtype=torch.int32)
