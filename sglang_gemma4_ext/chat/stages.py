@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from sglang_gemma4_ext.chat.events import Call, Event, Text, Thought
 from sglang_gemma4_ext.chat.literals import without_marks
+from sglang_gemma4_ext.chat.markers import without_markers
 from sglang_gemma4_ext.chat.tools import Tools
 from sglang_gemma4_ext.chat.turn import CallsAs, Start, Turn
 from sglang_gemma4_ext.chat.wire import Decoder, Encoder, without_frames
@@ -58,7 +59,7 @@ class ThoughtStage:
     def finish(self) -> tuple[str, str]:
         thought, text = self._split(self._turn.finish())
         if self._needs_text and not text:
-            text = "".join([*self._all, thought])
+            text = without_markers("".join([*self._all, thought]))
         self._held.append(thought)
         return self._release(), text
 
@@ -112,7 +113,9 @@ class _ShownThoughts:
             if isinstance(event, Text) and self._after_thought:
                 shown.append(Text("\n"))
             self._after_thought = isinstance(event, Thought)
-            shown.append(Text(event.text) if isinstance(event, Thought) else event)
+            if isinstance(event, Thought):
+                event = Text(without_markers(event.text))
+            shown.append(event)
         return shown
 
 

@@ -194,7 +194,7 @@ class Turn:
         """Read a call that stands in a thought; return True if it ended the thought.
 
         It did if the turn ends behind it or another call follows. Text behind it shows that the
-        model only thought of a call.
+        model only thought of a call, which then stands in the thought as it was written.
         """
         reader = self._reader
         self._open_pair()
@@ -203,8 +203,9 @@ class Turn:
             reader.take((yield from reader.wait_past(_SPACES, _MOST_SPACES)))
             found = yield from marker_here(reader)
             is_call = reader.at_end or found == m.CALL_OPEN or found in m.TURN_ENDS
+            thought = "".join(reader.record)
         except BrokenCall:
-            is_call = False
+            is_call, thought = False, m.without_markers("".join(reader.record))
         except CutCall:
             self._calls.drop()
             reader.take(reader.left)
@@ -213,9 +214,8 @@ class Turn:
             self._out.calls(self._calls.certain())
             self._out.read_calls(reader.record)
             return True
-        thought = "".join(reader.record)
-        self._calls.drop()
         self._out.thought(thought)
+        self._calls.drop()
         return False
 
     def _unmarked_call(self) -> Generator[None, None, bool]:

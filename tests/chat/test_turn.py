@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from sglang_gemma4_ext.chat.calls import HELD_CHARACTERS
 from sglang_gemma4_ext.chat.events import Call
 from sglang_gemma4_ext.chat.markers import MARKER, QUOTE
+from sglang_gemma4_ext.chat.stages import Plan, ThoughtStage
 from sglang_gemma4_ext.chat.tools import Tools
 from sglang_gemma4_ext.chat.turn import Start, Turn
 from tests.chat import outputs
@@ -85,6 +86,30 @@ def alarm(seconds: float) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.signal(signal.SIGPROF, before)
+
+
+@pytest.mark.parametrize(
+    ("inner", "shown"),
+    [
+        ("<|tool_call>\n<|tool_call>call:>", "\ncall:>"),
+        ("<|tool_call>call:search{q:<|think|>1}<tool_call|>", "call:search{q:1}"),
+    ],
+)
+def test_a_broken_call_in_a_thought_shows_no_control_token(inner, shown):
+    text = f"<|channel>thought\nI could {inner} here.<channel|>No."
+    for chunks in ([text], list(text)):
+        found = outputs.read(chunks)
+        assert (found.thought, found.text, found.calls) == (f"I could {shown} here.", "No.", ())
+
+
+@pytest.mark.parametrize("fields", [{"shows_thoughts": True}, {"needs_text": True}])
+def test_a_thought_that_is_shown_as_text_has_no_control_token(fields):
+    """A call that the model only thought of keeps its tokens in the thought alone."""
+    inner = outputs.render_call("search", {"q": "x"})
+    stage = ThoughtStage(Plan(Start.CONTENT, **fields))
+    given_ = stage.feed(f"<|channel>thought\nI could {inner} here.<channel|>"), stage.finish()
+    text = "".join(text for _, text in given_)
+    assert text.strip() == 'I could call:search{q:"x"} here.'
 
 
 @pytest.mark.parametrize("count", [500, pytest.param(10_000, marks=pytest.mark.slow)])
