@@ -50,6 +50,7 @@ from sglang_gemma4_ext.patches.memory import (
     swa_policy,
 )
 from sglang_gemma4_ext.patches.model import (
+    byte_kv_attention,
     embedding_scale,
     exact_sliding_window,
     experts_tanh_gelu,
@@ -133,6 +134,7 @@ PATCHES: tuple[Patch, ...] = (
     tool_calls.PATCH,
     kv_bounds_check.PATCH,
     extend_attention_tiles.PATCH,
+    byte_kv_attention.PATCH,
     fused_router.PATCH,
     jit_bit_cast.PATCH,
     unified_kv_scales.PATCH,

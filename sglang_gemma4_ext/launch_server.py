@@ -27,6 +27,7 @@ from sglang_gemma4_ext.plan.question import E4M3_SINCE, parse_allowed
 from sglang_gemma4_ext.quiet import quiet_warnings
 from sglang_gemma4_ext.redaction import redact
 from sglang_gemma4_ext.settings import (
+    Attention,
     ChatParsers,
     CpuAttention,
     Router,
@@ -113,6 +114,13 @@ def build_parser() -> argparse.ArgumentParser:
         "measured faster (default: %(default)s)",
     )
     group.add_argument(
+        "--gemma4-attention",
+        choices=get_args(Attention),
+        default=Settings.attention,
+        help="kernels for attention on a GPU: ours, SGLang's, or ours where KV is in fp8_e4m3 "
+        "(default: %(default)s)",
+    )
+    group.add_argument(
         "--gemma4-chat-parsers",
         choices=get_args(ChatParsers),
         default=Settings.chat_parsers,
@@ -169,6 +177,7 @@ def _prepare(ours: argparse.Namespace, line: CommandLine) -> CommandLine:
         weights=ours.gemma4_weights,
         swa_policy=ours.gemma4_swa_policy,
         router=ours.gemma4_router,
+        attention=ours.gemma4_attention,
         chat_parsers=ours.gemma4_chat_parsers,
     )
     plugin.check_names(settings)
@@ -194,7 +203,7 @@ def _fit(ours: argparse.Namespace, line: CommandLine, target: ModelInfo | None) 
     gpu, allowed = detect_gpu(), parse_allowed(ours.gemma4_allow)
     if "kv8" in allowed and gpu.capability < E4M3_SINCE:
         raise SettingsError(f"--gemma4-allow kv8 needs compute capability 8.9: {gpu} has less")
-    said = [kv_dtype.settle(line, gpu, target)]
+    said = [kv_dtype.settle(line, gpu, target, ours.gemma4_attention)]
     if ours.gemma4_fit == "auto" and gpu.vendor == "nvidia":
         policy, asked = ours.gemma4_swa_policy, ours.gemma4_low_memory
         memory = gpu_memory()

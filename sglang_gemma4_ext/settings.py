@@ -21,6 +21,7 @@ CpuAttention = Literal["torch_native", "triton"]
 WeightKernels = Literal["auto", "fused", "marlin", "dequant"]
 SwaPolicy = Literal["auto", "seed", "upstream"]
 Router = Literal["auto", "fused", "sglang"]
+Attention = Literal["auto", "ours", "sglang"]
 ChatParsers = Literal["auto", "off"]
 
 _PREFIX = "SGLANG_GEMMA4_EXT_"
@@ -43,6 +44,7 @@ class Settings:
         shapes that a committed benchmark shows faster. `auto` without a GPU: the reference.
     swa_policy: split of KV memory between full and sliding layers; see plan/pools.py
     router: kernels that route tokens to experts: ours, SGLang's, or ours where measured faster
+    attention: kernels for attention: ours over any KV cache, SGLang's, or ours over an E4M3 cache
     chat_parsers: whether tool calls and thoughts are parsed where the user named no parser
     cpu: the CPU reference is active; the launcher sets it on a machine without a GPU
     launched: this process belongs to a server of our launcher
@@ -54,6 +56,7 @@ class Settings:
     weights: WeightKernels = "auto"
     swa_policy: SwaPolicy = "auto"
     router: Router = "auto"
+    attention: Attention = "auto"
     chat_parsers: ChatParsers = "auto"
     cpu: bool = False
     launched: bool = False
@@ -74,6 +77,7 @@ class Settings:
                 "exact reference"
             )
         _require("--gemma4-router", self.router, get_args(Router))
+        _require("--gemma4-attention", self.attention, get_args(Attention))
         _require("--gemma4-chat-parsers", self.chat_parsers, get_args(ChatParsers))
 
     @classmethod
@@ -89,6 +93,7 @@ class Settings:
             weights=given("WEIGHTS", given("NVFP4", cls.weights)),
             swa_policy=given("SWA_POLICY", cls.swa_policy),
             router=given("ROUTER", cls.router),
+            attention=given("ATTENTION", cls.attention),
             chat_parsers=given("CHAT_PARSERS", cls.chat_parsers),
             cpu=env.get("SGLANG_PLATFORM") == CPU_PLATFORM,
             launched=bool(env.get(_PREFIX + "RUN_FOLDER")),
@@ -113,6 +118,7 @@ class Settings:
         env[_PREFIX + "WEIGHTS"] = self.weights
         env[_PREFIX + "SWA_POLICY"] = self.swa_policy
         env[_PREFIX + "ROUTER"] = self.router
+        env[_PREFIX + "ATTENTION"] = self.attention
         env[_PREFIX + "CHAT_PARSERS"] = self.chat_parsers
         if self.cpu:
             env["SGLANG_PLATFORM"] = CPU_PLATFORM

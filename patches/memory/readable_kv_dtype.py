@@ -18,7 +18,7 @@ from sglang_gemma4_ext.launcher import kv_dtype
 from sglang_gemma4_ext.machine import detect_gpu
 from sglang_gemma4_ext.plan.question import E4M3_SINCE
 from sglang_gemma4_ext.registry import Hook, Patch, Source
-from sglang_gemma4_ext.settings import SettingsError
+from sglang_gemma4_ext.settings import Settings, SettingsError
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,13 @@ def _settle(server_args: Any) -> None:
     cfg = resolving_view(server_args)
     model = read_model_info(cfg.model_path, cfg.revision)
     try:
-        said = kv_dtype.warning(cfg.kv_cache_dtype, detect_gpu(), model)
+        said = kv_dtype.warning(
+            cfg.kv_cache_dtype,
+            detect_gpu(),
+            model,
+            Settings.from_env().attention,
+            cfg.enable_deterministic_inference,
+        )
     except SettingsError as error:
         raise SystemExit(f"{PREFIX}{error}") from None
     if said:

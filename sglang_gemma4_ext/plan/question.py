@@ -14,6 +14,8 @@ from sglang_gemma4_ext.settings import SwaPolicy
 KV_DTYPE_BYTES = {"auto": 2, "bfloat16": 2, "float16": 2, "fp8_e4m3": 1, "fp8_e5m2": 1}
 # SGLang's Triton attention compiles for an E4M3 cache from this compute capability on.
 E4M3_SINCE = (8, 9)
+# Ours, --gemma4-attention, reads one from here on; a plan takes it only where the user asks.
+OWN_E4M3_SINCE = (8, 0)
 
 # Lossy choices that --gemma4-allow permits, and those that no version offers yet.
 ALLOWABLE = frozenset({"kv8"})
@@ -75,7 +77,7 @@ class Question:
 
     @property
     def runs_e4m3(self) -> bool:
-        """Tell whether an E4M3 KV cache is known to run on this GPU."""
+        """Tell whether the plan may choose an E4M3 KV cache on this GPU."""
         return self.capability is not None and self.capability >= E4M3_SINCE
 
     @property
@@ -142,7 +144,8 @@ def check(question: Question) -> None:
             f"--kv-cache-dtype must be one of {', '.join(KV_DTYPE_BYTES)}, "
             f"not {question.kv_dtype!r}"
         )
-    if question.kv_dtype == "fp8_e4m3" and question.capability and not question.runs_e4m3:
+    since = OWN_E4M3_SINCE if question.ours else E4M3_SINCE
+    if question.kv_dtype == "fp8_e4m3" and question.capability and question.capability < since:
         major, minor = question.capability
         raise PlanError(
             f"--kv-cache-dtype fp8_e4m3 does not run on compute capability {major}.{minor}: "

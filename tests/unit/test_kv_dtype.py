@@ -27,23 +27,39 @@ def model(tmp_path, quantization: dict | None) -> ModelInfo:
 @pytest.mark.parametrize("argv", [[], ["--kv-cache-dtype", "auto"], ["--kv-cache-dtype=auto"]])
 def test_a_declared_fp8_cache_is_served_in_bf16(gpu, argv, tmp_path):
     line = CommandLine(argv)
-    warning = kv_dtype.settle(line, gpu, model(tmp_path, QUANTIZED))
+    warning = kv_dtype.settle(line, gpu, model(tmp_path, QUANTIZED), "auto")
     assert line.argv == ["--kv-cache-dtype", "bfloat16"]
     assert "--kv-cache-dtype bfloat16" in warning and gpu.name in warning
+    assert warning.endswith("--kv-cache-dtype fp8_e4m3 serves it in one byte")
 
 
 @pytest.mark.parametrize("gpu", [A100, A10G], ids=str)
-def test_an_e4m3_cache_that_was_asked_for_is_refused(gpu, tmp_path):
+@pytest.mark.parametrize("attention", ["auto", "ours"])
+def test_an_e4m3_cache_that_was_asked_for_is_read_by_our_attention(gpu, attention, tmp_path):
     line = CommandLine(["--kv-cache-dtype", "fp8_e4m3"])
-    with pytest.raises(SettingsError, match=r"needs compute capability 8\.9"):
-        kv_dtype.settle(line, gpu, model(tmp_path, None))
+    assert kv_dtype.settle(line, gpu, model(tmp_path, QUANTIZED), attention) == ""
+    assert line.argv == ["--kv-cache-dtype", "fp8_e4m3"]
+
+
+@pytest.mark.parametrize("gpu", [A100, A10G], ids=str)
+@pytest.mark.parametrize(
+    ("attention", "flag", "named"),
+    [
+        ("sglang", [], "--gemma4-attention sglang"),
+        ("auto", [kv_dtype.DETERMINISTIC], kv_dtype.DETERMINISTIC),
+    ],
+)
+def test_sglangs_attention_is_refused_with_an_e4m3_cache(gpu, attention, flag, named, tmp_path):
+    line = CommandLine(["--kv-cache-dtype", "fp8_e4m3", *flag])
+    with pytest.raises(SettingsError, match=rf"with {named} needs compute capability 8\.9"):
+        kv_dtype.settle(line, gpu, model(tmp_path, None), attention)
 
 
 @pytest.mark.parametrize("gpu", [L40S, H100, NO_GPU], ids=str)
 def test_other_machines_keep_the_requested_dtype(gpu, tmp_path):
     for argv in ([], ["--kv-cache-dtype", "fp8_e4m3"]):
         line = CommandLine(argv)
-        assert kv_dtype.settle(line, gpu, model(tmp_path, QUANTIZED)) == ""
+        assert kv_dtype.settle(line, gpu, model(tmp_path, QUANTIZED), "auto") == ""
         assert line.argv == argv
 
 
@@ -51,5 +67,5 @@ def test_other_machines_keep_the_requested_dtype(gpu, tmp_path):
 def test_a_dtype_that_runs_is_kept(argv, tmp_path):
     line = CommandLine(argv)
     plain = None if not argv else QUANTIZED
-    assert kv_dtype.settle(line, A10G, model(tmp_path, plain)) == ""
+    assert kv_dtype.settle(line, A10G, model(tmp_path, plain), "auto") == ""
     assert line.argv == argv

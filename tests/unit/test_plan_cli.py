@@ -316,7 +316,7 @@ M = ("--model-path", "31B")
         ((*M, "--gpu", "l4", "--memory", "24GiB"), "--gpu and --memory both name a GPU"),
         ((*M, "--memory", "24 cows"), "--memory must be an amount such as 24GiB"),
         (
-            (*M, "--gpu", "a100", "--kv-cache-dtype", "fp8_e4m3"),
+            (*M, "--gpu", "a100", "--stock", "--kv-cache-dtype", "fp8_e4m3"),
             "--kv-cache-dtype fp8_e4m3 does not run on compute capability 8.0",
         ),
         ((*M, "--memory", "0GiB"), "--memory must be an amount"),

@@ -47,8 +47,16 @@ def test_a_declared_cache_is_bf16_where_fp8_does_not_compile(settled, gpu, capfd
 
 
 @pytest.mark.parametrize("gpu", [A100, A10G], ids=str)
-def test_a_cache_that_was_asked_for_stops_the_server(settled, gpu):
-    with pytest.raises(SystemExit, match=r"fp8_e4m3 needs compute capability 8\.9"):
+def test_a_cache_that_was_asked_for_is_kept(settled, gpu):
+    assert settled(gpu, "--kv-cache-dtype", "fp8_e4m3") == "fp8_e4m3"
+
+
+@pytest.mark.parametrize("gpu", [A100, A10G], ids=str)
+def test_a_cache_that_was_asked_for_stops_the_server_with_sglangs_attention(
+    settled, gpu, monkeypatch
+):
+    monkeypatch.setenv("SGLANG_GEMMA4_EXT_ATTENTION", "sglang")
+    with pytest.raises(SystemExit, match=r"--gemma4-attention sglang needs compute capability 8"):
         settled(gpu, "--kv-cache-dtype", "fp8_e4m3")
 
 
