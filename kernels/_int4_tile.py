@@ -34,6 +34,7 @@ def launch_arguments(config: Config, k: int, scale: torch.Tensor) -> dict[str, A
         "BYTES_ALIGN": alignment["b"],
         "SCALES_ALIGN": alignment["s"],
         "GROUP": 0 if groups == 1 else k // groups,
+        "ROWS_A_SCALE": 1,
         "EVEN_K": k % config.block_k == 0,
         "WGMMA": config.wgmma,
         "PLAIN": triton.knobs.runtime.interpret,

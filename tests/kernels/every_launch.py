@@ -24,6 +24,9 @@ from sglang_gemma4_ext.kernels import nvfp4_dispatch
 from sglang_gemma4_ext.kernels.attention_tiles import ExtendTile
 from sglang_gemma4_ext.kernels.decode_attention import decode_attention
 from sglang_gemma4_ext.kernels.extend_attention import extend_attention
+from sglang_gemma4_ext.kernels.fp8_experts import fp8_experts
+from sglang_gemma4_ext.kernels.fp8_format import scales_a_row
+from sglang_gemma4_ext.kernels.fp8_linear import fp8_linear
 from sglang_gemma4_ext.kernels.int4_experts import int4_experts
 from sglang_gemma4_ext.kernels.int4_linear import int4_linear
 from sglang_gemma4_ext.kernels.nvfp4_dequant import DTYPES, dequant
@@ -89,6 +92,37 @@ def int4_routed(
     name = f"{m}x{count}x{top_k}x{hidden}x{inner} {dtype} group {group}"
     yield f"int4 experts {name}", lambda: int4_experts(*arguments)
     yield f"int4 grouped {name}", lambda: int4_experts(*arguments, **grouped)
+
+
+def fp8(*shape: int, blocks: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+    """Allocate codes and scales of [.., N, K]. blocks: a scale for 128 in-features"""
+    *rows, k = shape
+    return torch.empty(shape, dtype=torch.uint8), torch.empty(*rows, scales_a_row(k, blocks))
+
+
+def fp8_calls(m: int, n: int, k: int, dtype: torch.dtype) -> Iterator[Call]:
+    """Call an FP8 linear with both kinds of scales, with bias, and with its activation."""
+    x, bias = torch.empty(m, k, dtype=dtype), torch.empty(n, dtype=dtype)
+    for blocks, activation in itertools.product((False, True), (None, "gelu_tanh")):
+        weights = fp8(n, k, blocks=blocks)
+        name = f"fp8 linear {m}x{n}x{k} {dtype} blocks={blocks} {activation}"
+        yield name, lambda w=weights, a=activation: fp8_linear(x, *w, bias, activation=a)
+
+
+def fp8_routed(
+    m: int, count: int, top_k: int, hidden: int, inner: int, dtype: torch.dtype
+) -> Iterator[Call]:
+    """Call FP8 experts for a decode and grouped, with both kinds of scales."""
+    x, chosen = torch.empty(m, hidden, dtype=dtype), torch.zeros(m, top_k, dtype=torch.int32)
+    config = choose("grouped", CPU, m, 2 * inner, hidden)
+    slots = sort_slots(chosen, config.block_m, count)
+    for blocks, grouped in itertools.product((False, True), ({}, {"slots": slots})):
+        w13 = fp8(count, 2 * inner, hidden, blocks=blocks)
+        w2 = fp8(count, hidden, inner, blocks=blocks)
+        arguments = (x, chosen, torch.empty(m, top_k), *w13, *w2, "gelu_tanh")
+        options = {**grouped, "config": config} if grouped else {}
+        name = f"{m}x{count}x{top_k}x{hidden}x{inner} {dtype} blocks={blocks} {bool(grouped)}"
+        yield f"fp8 experts {name}", lambda a=arguments, o=options: fp8_experts(*a, **o)
 
 
 def linears(n: int, k: int, m: int, dtype: torch.dtype, config: Config | None = None):
@@ -180,7 +214,11 @@ def calls(whole: bool) -> Iterator[Call]:
             for ids in (torch.int32, torch.int64) if whole else (torch.int32,):
                 yield from experts(m, 128, 8, hidden, inner, dtype, ids)
             yield from int4_routed(m, 128, 8, hidden, inner, dtype)
+            if whole or m in (1, 64):
+                yield from fp8_routed(m, 128, 8, hidden, inner, dtype)
         yield from int4_calls(m, 2816, 2112, dtype)
+        if whole or m in (1, 64):
+            yield from fp8_calls(m, 2816, 2112, dtype)
         yield from routers(m, 128, 8, 2816, dtype)
     yield from attentions(4, 4, 2, 32, torch.float8_e4m3fn, True)
     for dim, group in ((256, 2), (256, 4), (512, 8), (512, 16)) if whole else ():
@@ -202,6 +240,7 @@ def ones(halves: tuple[torch.dtype, ...]) -> Iterator[Call]:
         for count, top_k in ((1, 1), (2, 1), (3, 2)):
             yield from experts(m, count, top_k, 16, 16, dtype, torch.int32)
             yield from int4_routed(m, count, top_k, 32, 32, dtype)
+            yield from fp8_routed(m, count, top_k, 16, 16, dtype)
             yield from routers(m, count, top_k, 16, dtype)
     for dtype in halves:
         yield from routers(1, 1, 1, 1, dtype)
@@ -231,6 +270,9 @@ def codes_for_all_tokens(sm: int) -> Counter[str]:
             int4_linear(x, *int4(80, 64), config=config)
             routing = (x, ids, torch.empty(m, 2))
             int4_experts(*routing, *int4_w13, *int4_w2, "silu", slots=slots, config=config)
+            fp8_linear(x, *fp8(80, 64), config=config)
+            experts8 = (*fp8(4, 128, 64), *fp8(4, 64, 64))
+            fp8_experts(*routing, *experts8, "silu", slots=slots, config=config)
             route(torch.empty(m, 24), torch.empty(24), 3)
     return Counter(gpu.loaded)
 

@@ -25,8 +25,8 @@ KERNELS = {
     "_experts_down_kernel",
     "_grouped_kernel",
     "_sum_slots_kernel",
-    "_int4_linear_kernel",
-    "_int4_experts_kernel",
+    "_packed_linear_kernel",
+    "_packed_experts_kernel",
     "_route_kernel",
     "_route_one_launch_kernel",
     "_dequant_kernel",
@@ -56,8 +56,10 @@ def _require_all(found: dict) -> None:
     once = KERNELS - {"_route_one_launch_kernel", "_dequant_kernel"}
     assert found["codes"] == dict.fromkeys(once, 1) | {
         "_grouped_kernel": 2,
-        "_int4_experts_kernel": 2,
-        # NVFP4 experts and INT4 experts have one each.
+        # INT4 and FP8, of which experts are gate and up, or down.
+        "_packed_linear_kernel": 2,
+        "_packed_experts_kernel": 4,
+        # NVFP4 experts, and the others, have one each.
         "_sum_slots_kernel": 2,
     }
 

@@ -48,6 +48,14 @@ BRIEF = (
         for path in ("decode", "grouped")
     ),
     "test_int4_experts.py::test_padding_rows_and_skipped_slots",
+    "test_fp8_linear.py::test_every_code_is_exact",
+    "test_fp8_linear.py::test_every_number_of_tokens[17-torch.bfloat16-blocks]",
+    "test_fp8_linear.py::test_gate_and_up_with_bias_and_activation[gelu_tanh-rows]",
+    *(
+        f"test_fp8_experts.py::test_random_routing[{case}-{path}]"
+        for case in ("1-torch.bfloat16-blocks", "3-torch.float16-rows")
+        for path in ("decode", "grouped")
+    ),
     "test_router.py::test_equals_torch[7-128-8-torch.bfloat16]",
     "test_router.py::test_equals_torch[2-100-6-torch.float32]",
     "test_router.py::test_nan_and_infinities",
@@ -78,6 +86,8 @@ FILES = (
     "test_nvfp4_ops.py",
     "test_int4_linear.py",
     "test_int4_experts.py",
+    "test_fp8_linear.py",
+    "test_fp8_experts.py",
     "test_router.py",
     "test_router_one_launch.py",
     "test_fused_router.py",
