@@ -26,7 +26,6 @@ from sglang_gemma4_ext.patches.checkpoints import (
 )
 from sglang_gemma4_ext.patches.cpu import (
     cpu_exact_kv_cache,
-    cpu_fp8_linears,
     cpu_interpreter_bf16,
     cpu_softcap,
     cpu_speculative_ops,
@@ -78,8 +77,11 @@ from sglang_gemma4_ext.patches.server import (
 )
 from sglang_gemma4_ext.patches.weights import (
     experts_without_swizzled_scales,
+    fp8_weights,
     ignored_layers,
     int4_compressed_tensors,
+    int4_gptq_awq,
+    modelopt_mixed,
     nvfp4_compressed_tensors,
     nvfp4_fused_activation,
     nvfp4_modelopt,
@@ -140,6 +142,9 @@ PATCHES: tuple[Patch, ...] = (
     unified_kv_scales.PATCH,
     ignored_layers.PATCH,
     int4_compressed_tensors.PATCH,
+    int4_gptq_awq.PATCH,
+    fp8_weights.PATCH,
+    modelopt_mixed.PATCH,
     nvfp4_modelopt.PATCH,
     nvfp4_compressed_tensors.PATCH,
     nvfp4_fused_activation.PATCH,
@@ -148,7 +153,6 @@ PATCHES: tuple[Patch, ...] = (
     cpu_torch_attention.PATCH,
     cpu_softcap.PATCH,
     cpu_exact_kv_cache.PATCH,
-    cpu_fp8_linears.PATCH,
     cpu_unified_memory.PATCH,
     cpu_interpreter_bf16.PATCH,
     cpu_speculative_ops.PATCH,

@@ -38,10 +38,11 @@ class Settings:
     disable: names of patches left out
     cpu_attention: attention of the CPU reference: SGLang's torch_native, or its Triton kernels in
         Triton's interpreter (slow; for testing kernels)
-    weights: kernels for NVFP4 and INT4 weights. `fused`: our Triton kernels (in the interpreter
-        without a GPU). `marlin`: SGLang's. `dequant`: the exact dequantize-then-matmul reference.
-        `auto` on a GPU: Marlin for linears, our kernels for experts that Marlin refuses and for
-        shapes that a committed benchmark shows faster. `auto` without a GPU: the reference.
+    weights: kernels for NVFP4, INT4 and FP8 weights. `fused`: our Triton kernels (in the
+        interpreter without a GPU). `marlin`: SGLang's. `dequant`: the exact reference, dequantize
+        then matmul. `auto` on a GPU: Marlin for linears, our kernels for experts that Marlin
+        refuses and for shapes that a committed benchmark shows faster. `auto` without a GPU: the
+        reference.
     swa_policy: split of KV memory between full and sliding layers; see plan/pools.py
     router: kernels that route tokens to experts: ours, SGLang's, or ours where measured faster
     attention: kernels for attention: ours over any KV cache, SGLang's, or ours over an E4M3 cache

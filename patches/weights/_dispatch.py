@@ -16,8 +16,11 @@ if TYPE_CHECKING:
 MARLIN_ACTIVATIONS = ("silu", "situ")
 
 
-def stands_down(ctx: Context, quant_format: str) -> str | None:
-    """Return why this process needs no exact path for `quant_format`, or None."""
+def stands_down(ctx: Context, quant_format: str, per_layer: bool = False) -> str | None:
+    """Return why this process needs no exact path for `quant_format`, or None.
+
+    per_layer: whether checkpoints with an algorithm for each layer count, too
+    """
     if not ctx.settings.cpu and not ctx.gpu.is_target:
         return f"it is for NVIDIA GPUs of compute capability 8.0 to 9.x; here: {ctx.gpu}"
     # Marlin cannot serve the experts of a Gemma 4: see `MARLIN_ACTIVATIONS`.
@@ -34,8 +37,8 @@ def stands_down(ctx: Context, quant_format: str) -> str | None:
     quantization = describe(ctx.model)
     if quantization.nvfp4_tool != quant_format:
         return f"the checkpoint is not an NVFP4 one of {quant_format}"
-    if quantization.per_layer:
-        return f"ModelOpt's {quantization.label} is served by SGLang's own methods"
+    if quantization.per_layer and not per_layer:
+        return f"modelopt_mixed serves ModelOpt's {quantization.label}"
     return None
 
 

@@ -42,8 +42,14 @@ def _weight(stack: str) -> Weight:
     return Weight(*(f"{stack}weight_{part}" for part in ("packed", "scale", "zero_point")))
 
 
+def _words(stack: str) -> Weight:
+    return Weight(*(f"{stack}{part}" for part in ("qweight", "scales", "qzeros")))
+
+
 # Of a linear, of stacked gate and up experts, of down experts.
 LINEAR, W13, W2 = _weight(""), _weight("w13_"), _weight("w2_")
+# The same of GPTQ and AWQ, in their names.
+WORDS, WORDS_W13, WORDS_W2 = _words(""), _words("w13_"), _words("w2_")
 
 
 def is_int4(args: QuantizationArgs) -> bool:
@@ -142,14 +148,18 @@ def finish(layer: Any, weight: Weight, where: str, widths: list[int]) -> None:
     layer.gemma4_fused = _layers.fused()
 
 
-def apply_linear(layer: Any, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    tensors = _tensors(layer, LINEAR)
+def apply_linear(
+    layer: Any, x: torch.Tensor, bias: torch.Tensor | None, weight: Weight = LINEAR
+) -> torch.Tensor:
+    tensors = _tensors(layer, weight)
     if layer.gemma4_fused:
         return torch.ops.sglang_gemma4_ext.int4_linear(x, *tensors, bias, None)
     return int4_linear_ref(x, *tensors, bias)
 
 
-def apply_experts(layer: Any, activation: str, dispatched: Any) -> Any:
+def apply_experts(
+    layer: Any, activation: str, dispatched: Any, w13: Weight = W13, w2: Weight = W2
+) -> Any:
     """Run the experts on SGLang's StandardDispatchOutput; return its StandardCombineInput."""
     from sglang.srt.layers.moe.token_dispatcher import StandardCombineInput
 
@@ -159,8 +169,8 @@ def apply_experts(layer: Any, activation: str, dispatched: Any) -> Any:
         dispatched.hidden_states,
         routing.topk_ids,
         routing.topk_weights,
-        *_tensors(layer, W13),
-        *_tensors(layer, W2),
+        *_tensors(layer, w13),
+        *_tensors(layer, w2),
         _layers.ACTIVATIONS.get(activation, activation),
     )
     return StandardCombineInput(hidden_states=out)

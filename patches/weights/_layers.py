@@ -198,7 +198,7 @@ def recorded(
     def load(param: Any, loaded: torch.Tensor, *args: Any, **kwargs: Any) -> None:
         name = next((n for n in expected if param is getattr(layer, n)), None)
         if name is not None:
-            shard = _shard(args, **kwargs)
+            shard = shard_of(args, **kwargs)
             _require_layout(f"{where}.{name}", loaded, *expected[name], param.shape[-1])
             _require_numbers(f"{where}.{name}", loaded)
             layer.rows_seen[name][shard] = loaded.shape[0]
@@ -207,7 +207,7 @@ def recorded(
     return load
 
 
-def _shard(args: tuple[Any, ...], shard_id: Any = None, expert_id: Any = None, **_: Any) -> Any:
+def shard_of(args: tuple[Any, ...], shard_id: Any = None, expert_id: Any = None, **_: Any) -> Any:
     """Find the part of a parameter that a loader was called for: (shard, expert).
 
     SGLang's loaders are called with a shard, or with a name, a shard and an expert; by name or not.
@@ -235,8 +235,8 @@ def _require_numbers(where: str, loaded: torch.Tensor) -> None:
     """Refuse NaN, which the kernels decode as 480."""
     if loaded.is_floating_point() and bool(loaded.isnan().any()):
         raise ValueError(
-            f"{where}: the checkpoint holds NaN among its block scales; it is damaged: copy or "
-            "export it again"
+            f"{where}: the checkpoint holds NaN among its numbers; it is damaged: copy or export "
+            "it again"
         )
 
 

@@ -32,7 +32,9 @@ def _forward(original: Callable[..., Any], self: Any, x: Any) -> Any:
 
 def _stands_down(ctx: Context) -> str | None:
     formats = (MODELOPT, COMPRESSED_TENSORS)
-    reasons = [checkpoint.stands_down(ctx, quant_format) for quant_format in formats]
+    reasons = [
+        checkpoint.stands_down(ctx, quant_format, per_layer=True) for quant_format in formats
+    ]
     if all(reasons):
         return reasons[0] if ctx.model is None else "the fused NVFP4 kernels have nothing to do"
     if not checkpoint.uses_fused(ctx):

@@ -43,6 +43,16 @@ def _get_quant_method(original: Callable[..., Any], config: Any, layer: Any, pre
     return method
 
 
+def method(layer: Any, prefix: str, config: Any) -> Any:
+    """Return the method of an NVFP4 LinearBase or FusedMoE. config: a ModelOptFp4Config"""
+    from sglang.srt.layers.moe.fused_moe_triton import FusedMoE
+
+    experts = isinstance(layer, FusedMoE)
+    result = _moe_method()(config) if experts else _linear_method()(config)
+    result.layer_name = prefix
+    return result
+
+
 @functools.cache
 def _linear_method() -> type:
     from sglang.srt.layers.quantization import modelopt_quant

@@ -7,7 +7,12 @@ from collections.abc import Mapping
 
 from sglang_gemma4_ext.checkpoint.files import CheckpointError, Tensor
 from sglang_gemma4_ext.checkpoint.model_family import ModelInfo
-from sglang_gemma4_ext.checkpoint.schemes import COMPRESSED_TENSORS, Quantization, Scheme
+from sglang_gemma4_ext.checkpoint.schemes import (
+    COMPRESSED_TENSORS,
+    INTEGER_WORDS,
+    Quantization,
+    Scheme,
+)
 
 # Groups are powers of two from here on; see kernels/int4_format.py.
 MIN_GROUP = 32
@@ -17,7 +22,8 @@ _EXPERT = "model.language_model.layers.{}.experts.0.down_proj"
 
 def check_declared(quantization: Quantization, info: ModelInfo) -> None:
     """Refuse integer formats that nothing serves. Raises CheckpointError."""
-    for scheme in quantization.schemes if quantization.tool == COMPRESSED_TENSORS else ():
+    served = quantization.tool in (COMPRESSED_TENSORS, *INTEGER_WORDS)
+    for scheme in quantization.schemes if served else ():
         if scheme.format == "int":
             _check_scheme(scheme, quantization)
     if not info.text.get("num_experts"):
@@ -28,11 +34,17 @@ def check_declared(quantization: Quantization, info: ModelInfo) -> None:
             _check_experts(scheme, quantization, info)
 
 
+# Of GPTQ, and of compressed-tensors.
+_REORDERING = ("desc_act", "actorder group")
+_WITHOUT = ("with desc_act=False", "with actorder static or none")
+
+
 def _check_scheme(scheme: Scheme, quantization: Quantization) -> None:
     if scheme.reordered:
+        tensors = quantization.tool == COMPRESSED_TENSORS
         raise CheckpointError(
-            f"{quantization.file} declares activation reordering (actorder group), which is not "
-            "served: quantize again with actorder static or none"
+            f"{quantization.file} declares activation reordering ({_REORDERING[tensors]}), "
+            f"which is not served: quantize again {_WITHOUT[tensors]}"
         )
     group = scheme.group
     if scheme.bits == 4 and group and (group < MIN_GROUP or group & (group - 1)):
@@ -44,12 +56,12 @@ def _check_scheme(scheme: Scheme, quantization: Quantization) -> None:
 
 def _check_experts(scheme: Scheme, quantization: Quantization, info: ModelInfo) -> None:
     """Marlin, to which SGLang gives integer experts, refuses Gemma's gelu; ours are INT4."""
-    if quantization.tool != COMPRESSED_TENSORS or scheme.bits != 4:
+    if quantization.tool not in (COMPRESSED_TENSORS, *INTEGER_WORDS) or scheme.bits != 4:
         bits = f"{scheme.bits}-bit " if scheme.bits else ""
         raise CheckpointError(
             f"{quantization.file} declares experts in {bits}integers of {quantization.tool}, which "
             "no kernel serves with Gemma's gelu: use a checkpoint with experts in BF16, FP8, NVFP4 "
-            "or INT4 of compressed-tensors"
+            "or INT4 of compressed-tensors, GPTQ or AWQ"
         )
     inner = info.text.get("moe_intermediate_size")
     if scheme.group and isinstance(inner, int) and inner % scheme.group:

@@ -35,6 +35,7 @@ from sglang_gemma4_ext.checkpoint.model_family import (
 )
 from sglang_gemma4_ext.checkpoint.quantization import describe
 from sglang_gemma4_ext.checkpoint.schemes import Quantization
+from sglang_gemma4_ext.checkpoint.stored_checks import check_stored
 from sglang_gemma4_ext.checkpoint.token_ids import check_token_ids
 from sglang_gemma4_ext.kernels.nvfp4_block import BLOCK as NVFP4_GROUP
 
@@ -107,6 +108,7 @@ def check_checkpoint(
     if weights and (tensors := read_headers(folder)):
         _check_scales(tensors, quantization, folder)
         integers.check_tensors(tensors, quantization, info.text.get("hidden_size"))
+        check_stored(tensors, quantization)
         _check_names(tensors, info, quantization)
         _check_layers(tensors, kinds, quantization, info.text.get("hidden_size"))
         _log_unknown(tensors, info, quantization)

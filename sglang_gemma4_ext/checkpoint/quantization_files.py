@@ -15,6 +15,7 @@ from sglang_gemma4_ext.checkpoint.files import (
 )
 from sglang_gemma4_ext.checkpoint.schemes import (
     COMPRESSED_TENSORS,
+    INTEGER_WORDS,
     MODELOPT,
     PLAIN,
     UNKNOWN,
@@ -59,8 +60,11 @@ def _uniform(method: str, section: dict[str, Any], bits: int | None, group: int 
         return Scheme("fp8", 8)
     if method == "bitsandbytes":
         return Scheme("bitsandbytes", 8 if section.get("load_in_8bit") else 4)
-    if method in ("gptq", "awq", "auto-round", "autoround", "intel/auto-round"):
-        return _integer(bits, group)
+    if method in INTEGER_WORDS:
+        zeros = section.get("sym") is False or section.get("zero_point") is True
+        # One scale a row has one group, whose order changes nothing.
+        reordered = section.get("desc_act") is True and group is not None and group > 0
+        return _integer(bits, group, zeros, reordered)
     return Scheme("unknown", bits)
 
 

@@ -15,6 +15,8 @@ from typing import Literal
 
 MODELOPT = "modelopt"
 COMPRESSED_TENSORS = "compressed-tensors"
+# Tools that pack integers in words, in-features first.
+INTEGER_WORDS = ("gptq", "awq", "auto-round", "autoround", "intel/auto-round")
 
 Format = Literal["plain", "nvfp4", "fp8", "int", "bitsandbytes", "unknown"]
 Match = Literal["name", "wildcard", "regex", "part"]

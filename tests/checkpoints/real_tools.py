@@ -43,10 +43,10 @@ def modelopt(
     recipe = copy.deepcopy(getattr(mtq, preset))
     if kv_scales:
         recipe["quant_cfg"] += mtq.FP8_KV_CFG["quant_cfg"]
-    model = mtq.quantize(load(src), recipe, _calibrate)
+    model = mtq.quantize(load(src), recipe, calibrate)
     with torch.inference_mode():
         export_hf_checkpoint(model, export_dir=out)
-    return finish(src, out, _modelopt_dequantize)
+    return finish(src, out, modelopt_dequantize)
 
 
 def compressed_tensors(src: Path, out: Path, *, scheme: str = "NVFP4A16") -> Path:
@@ -97,7 +97,7 @@ def load(src: Path) -> transformers.PreTrainedModel:
     return getattr(transformers, architecture).from_pretrained(src, dtype=torch.bfloat16)
 
 
-def _calibrate(model: transformers.PreTrainedModel) -> None:
+def calibrate(model: transformers.PreTrainedModel) -> None:
     """Calibrate on characters (ids from 24 up), enough for each expert to see some tokens."""
     draw = torch.Generator().manual_seed(0)
     model(input_ids=torch.randint(24, 512, (8, 64), generator=draw))
@@ -113,7 +113,7 @@ def finish(src: Path, out: Path, dequantize: Any) -> Path:
     return out
 
 
-def _modelopt_dequantize(leaves: Mapping[str, torch.Tensor]) -> torch.Tensor:
+def modelopt_dequantize(leaves: Mapping[str, torch.Tensor]) -> torch.Tensor:
     from modelopt.torch.quantization.qtensor import NVFP4QTensor
 
     rows, half = leaves["weight"].shape

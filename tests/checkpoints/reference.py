@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 Tensors = dict[str, torch.Tensor]
+_SCALES = ("weight_scale", "weight_scale_inv", "scales")
 _NOT_COMPANIONS = ("config.json", "hf_quant_config.json", "model.safetensors", "recipe.yaml")
 _NOT_COMPANIONS += ("README.md", "make.py")
 
@@ -30,7 +31,7 @@ def write_reference(
         modules.setdefault(module, {})[leaf] = tensor
     plain: Tensors = {}
     for module, leaves in modules.items():
-        if "weight_scale" in leaves:
+        if not leaves.keys().isdisjoint(_SCALES):
             plain[f"{module}.weight"] = dequantize(leaves)
         else:
             kept = leaves.keys() - {"k_scale", "v_scale"}

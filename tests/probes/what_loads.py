@@ -4,8 +4,10 @@
 python -m tests.probes.what_loads JSON
 
 JSON: a list of cases, each with `path` and optionally `draft` (a path), `flags` (SGLang's own),
-`ranks` and `prompt` (token ids). One line of JSON for each: `error` (its sentence, "" where all
-ranks loaded), `logged` (warnings of this package) and `token` (the greedy one behind the prompt).
+`ranks`, `prompt` (token ids) and `new` (how many tokens to decode). Each prints a line of JSON:
+`error` (its sentence, "" where all ranks loaded), `logged` (warnings of this package) and `token`
+(the greedy one behind the prompt). `tokens` are all new ones; `log_probs` has a row of the whole
+vocabulary for each.
 SGLang is imported once, before a case forks.
 """
 
@@ -72,18 +74,24 @@ def _rank(rank: int, args: Any, ports: Any, case: dict[str, Any], found: Any) ->
     handler.emit = lambda record: logged.append(record.getMessage())  # type: ignore[method-assign]
     for name in (PACKAGE, "sglang.srt.models"):
         logging.getLogger(name).addHandler(handler)
-    error, token = "", None
+    error = ""
+    found_tokens: list[int] = []
+    log_probs: list[list[float]] = []
     try:
         publish(args, role="scheduler", ranks=SpawnRanks(world_rank=rank, gpu_id=rank))
-        token = _load(args, ports, rank, case)
+        found_tokens, log_probs = _load(args, ports, rank, case)
     except (Exception, SystemExit) as exception:
         from sglang_gemma4_ext.shutdown import summarize
 
         error = summarize(exception)
-    found.put({"error": error, "logged": logged, "token": token})
+    token = found_tokens[0] if found_tokens else None
+    said = {"error": error, "logged": logged, "token": token}
+    found.put({**said, "tokens": found_tokens, "log_probs": log_probs})
 
 
-def _load(args: Any, ports: Any, rank: int, case: dict[str, Any]) -> int | None:
+def _load(
+    args: Any, ports: Any, rank: int, case: dict[str, Any]
+) -> tuple[list[int], list[list[float]]]:
     from sglang.benchmark import one_batch
 
     one_batch._init_process_global_configs()
@@ -99,10 +107,16 @@ def _load(args: Any, ports: Any, rank: int, case: dict[str, Any]) -> int | None:
             model_config=config, load_config=LoadConfig(), device_config=DeviceConfig("cpu", rank)
         )
     if not case.get("prompt"):
-        return None
+        return [], []
     from tests.probes.ranks_of_a_real_runner import _request
 
-    return int(runner.extend([_request(case["prompt"])])[0])
+    ids, logits, batch = runner.extend([_request(case["prompt"])])
+    tokens, log_probs = [int(ids)], [logits[0].float().log_softmax(-1).tolist()]
+    for _ in range(case.get("new", 1) - 1):
+        ids, logits = runner.decode(ids, batch)
+        tokens.append(int(ids))
+        log_probs.append(logits[0].float().log_softmax(-1).tolist())
+    return tokens, log_probs
 
 
 if __name__ == "__main__":

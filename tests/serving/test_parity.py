@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from bench.checkpoints.tokenizer import MAX_LENGTH
-from tests.checkpoints import int4, layouts, mixed, nvfp4, real_tools
+from tests.checkpoints import fp8, int4, layouts, mixed, nvfp4, real_tools
 from tests.serving.harness import Server, serve
 from tests.serving.parity import Reference, prompt_ids
 
@@ -60,6 +60,14 @@ def integers(**options: Any) -> Callable[[Path, Path], Path]:
     return lambda src, out: int4.quantize_checkpoint(src, out, **options)
 
 
+def fp8_blocks(**options: Any) -> Callable[[Path, Path], Path]:
+    return lambda src, out: fp8.blocks(src, out, **options)
+
+
+def fp8_tensors(scheme: str) -> Callable[[Path, Path], Path]:
+    return lambda src, out: fp8.compressed_tensors(src, out, scheme=scheme)
+
+
 CASES = (
     Case("dense", "dense"),
     Case("unified", "unified"),
@@ -79,6 +87,13 @@ SLOW_CASES = (
     Case("modelopt-dense-unequal", "dense", ours("modelopt", shared_scales=False)),
     Case("int4-moe-stacked", "moe", integers(stacked=True)),
     Case("mixed-formats-moe", "moe", mixed.quantize_checkpoint),
+    Case("modelopt-mixed-moe", "moe", lambda src, out: fp8.modelopt(src, out, mixed=True)),
+    Case("modelopt-fp8-moe", "moe", fp8.modelopt),
+    Case("fp8-blocks-moe", "moe", fp8_blocks()),
+    Case("fp8-tensors-e2b", "e2b", fp8_blocks(scales="tensor")),
+    Case("ct-fp8-dynamic-moe", "moe", fp8_tensors("FP8_DYNAMIC")),
+    Case("ct-fp8-static-unified", "unified", fp8_tensors("FP8")),
+    Case("ct-fp8-block-moe", "moe", fp8_tensors("FP8_BLOCK")),
     Case("int4-moe-64-zeros", "moe", integers(group=64, symmetric=False)),
     Case("int4-dense-channel", "dense", integers(group=None)),
     Case("int4-dense-channel-zeros", "dense", integers(group=None, symmetric=False)),
@@ -106,6 +121,7 @@ SLOW_CASES = (
     # Every NVFP4 matmul uses our Triton kernels, in the interpreter.
     Case("fused-dense", "dense", ours("modelopt", shared_scales=False), FUSED, INTERPRETED_FUSED),
     Case("fused-moe", "moe", ours("ct_w4a4", shared_scales=False), FUSED, INTERPRETED_FUSED),
+    Case("fused-fp8-moe", "moe", fp8_blocks(), FUSED, INTERPRETED_FUSED),
     Case("fused-int4-dense", "dense", integers(group=64), FUSED, INTERPRETED_FUSED),
     Case("fused-int4-moe", "moe", integers(symmetric=False), FUSED, INTERPRETED_FUSED),
 )

@@ -15,7 +15,7 @@ from sglang_gemma4_ext.demo.training import drafts, measure, quantized
 from sglang_gemma4_ext.demo.training.card import card
 from sglang_gemma4_ext.demo.training.faults import FAULTS
 from sglang_gemma4_ext.demo.training.question_set import PLACES, read
-from tests.checkpoints.real_tools import _modelopt_dequantize
+from tests.checkpoints.real_tools import modelopt_dequantize
 from tests.checkpoints.reference import write_reference
 
 FIGURES = json.loads(
@@ -77,7 +77,7 @@ def test_the_dequantized_demo_equals_modelopts(demo, tmp_path: Path):
     for file in model_path().iterdir():
         (copied / file.name).write_bytes(file.read_bytes())
     theirs = transformers.Gemma4ForConditionalGeneration.from_pretrained(
-        write_reference(copied, _modelopt_dequantize)
+        write_reference(copied, modelopt_dequantize)
     )
     expected = theirs.state_dict()
     for name, tensor in demo.state_dict().items():

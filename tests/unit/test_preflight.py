@@ -291,8 +291,9 @@ INT8 = {
     f"{LAYERS}.0.mlp.up_proj.weight_scale": ("BF16", (N, K // 32)),
 }
 AWQ = {
-    f"{LAYERS}.0.mlp.up_proj.qweight": ("I32", (K, N // 8)),
-    f"{LAYERS}.0.mlp.up_proj.scales": ("F16", (K // 32, N)),
+    f"{LAYERS}.0.mlp.{part}_proj.{leaf}": tensor
+    for part in ("gate", "up")
+    for leaf, tensor in (("qweight", ("I32", (K, N // 8))), ("scales", ("F16", (K // 32, N))))
 }
 BNB = {f"{LAYERS}.0.mlp.up_proj.weight": ("U8", (N * K // 2, 1))}
 
@@ -343,7 +344,13 @@ MOE = {**TEXT, "num_experts": 2, "moe_intermediate_size": 96}
         (integers(group_size=48), TEXT, "group size 48; served are 32, 64, 128"),
         (integers(group_size=64), MOE, "group size 64, which does not divide their 96"),
         (integers(num_bits=8), MOE, "experts in 8-bit integers of compressed-tensors.*gelu"),
-        ({"quant_method": "gptq", "bits": 4, "group_size": 32}, MOE, "4-bit integers of gptq"),
+        ({"quant_method": "gptq", "bits": 8, "group_size": 32}, MOE, "8-bit integers of gptq"),
+        (
+            {"quant_method": "gptq", "bits": 4, "group_size": 32, "desc_act": True},
+            TEXT,
+            r"\(desc_act\), which is not served: quantize again with desc_act=False",
+        ),
+        ({"quant_method": "awq", "bits": 4, "group_size": 16}, TEXT, "group size 16; served are"),
     ],
 )
 def test_integers_that_nothing_serves_are_refused_by_what_config_json_says(

@@ -66,31 +66,15 @@ def test_flags_of_the_launcher(flags, sentence, checkpoint, capsys, monkeypatch)
     assert sentence in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("targets", "starts"), [("self_attn", True), ("experts", False)])
-def test_fp8_linears_of_compressed_tensors_need_no_gpu(
-    targets, starts, checkpoint, tmp_path
-) -> None:
-    path = shutil.copytree(checkpoint("moe"), tmp_path / "fp8")
+@pytest.mark.parametrize("method", ["fp8", "gptq", "bitsandbytes"])
+def test_formats_that_need_a_gpu(method, checkpoint, tmp_path) -> None:
+    path = shutil.copytree(checkpoint("dense"), tmp_path / method)
     config = json.loads((path / "config.json").read_text())
-    group = {"targets": [f"re:.*{targets}.*"], "weights": {"num_bits": 8, "type": "float"}}
-    config["quantization_config"] = {
-        "quant_method": "compressed-tensors",
-        "config_groups": {"g": group},
-    }
+    config["quantization_config"] = {"quant_method": method, "bits": 4}
     (path / "config.json").write_text(json.dumps(config))
     line, target = CommandLine(["--model-path", str(path)]), read_model_info(str(path))
-    if starts:
+    if method != "bitsandbytes":
         require_cpu_formats(line, target)
     else:
-        with pytest.raises(SettingsError, match="has FP8 layers, which SGLang computes on a GPU"):
+        with pytest.raises(SettingsError, match="has bitsandbytes layers, which SGLang computes"):
             require_cpu_formats(line, target)
-
-
-def test_fp8_layers_without_a_gpu(checkpoint, tmp_path, capsys, monkeypatch) -> None:
-    path = shutil.copytree(checkpoint("dense"), tmp_path / "fp8")
-    config = json.loads((path / "config.json").read_text())
-    config["quantization_config"] = {"quant_method": "fp8", "weight_block_size": [128, 128]}
-    (path / "config.json").write_text(json.dumps(config))
-    monkeypatch.setattr(launch_server, "_serve", lambda argv: pytest.fail("it would start"))
-    assert launch_server.main(["--model-path", str(path)]) == launch_server.BAD_INPUT
-    assert "has FP8 layers, which SGLang computes on a GPU alone" in capsys.readouterr().err
