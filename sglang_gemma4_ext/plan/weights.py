@@ -23,12 +23,15 @@ BF16 = 2.0
 FP8 = 1.0
 # Two E2M1 codes a byte, and an E4M3 scale for each 16 weights along K.
 NVFP4 = 0.5 + 1 / NVFP4_GROUP
+# A code of four bits, and a scale of 16 for each 32 weights, the smallest group that is common.
+INT4 = 0.5 + 2 / 32
 PLAIN_CHECKPOINT = Quantization()
 
 # What a format quantizes, and its bytes per weight; the rest stays BF16.
 FORMATS: dict[str, tuple[frozenset[str], float]] = {
     "bf16": (frozenset(), BF16),
     "fp8": (frozenset({"attention", "mlp", "experts"}), FP8),
+    "int4": (frozenset({"attention", "mlp", "experts"}), INT4),
     "nvfp4": (frozenset({"attention", "mlp", "experts"}), NVFP4),
     "nvfp4-mlp": (frozenset({"mlp", "experts"}), NVFP4),
     "nvfp4-experts": (frozenset({"experts"}), NVFP4),
@@ -77,7 +80,8 @@ def estimate(geometry: Geometry, fmt: str, tp: int = 1) -> Weights:
         part: int(count * (width if part in quantized else BF16)) // tp
         for part, count in _counts(geometry).items()
     }
-    nvfp4_experts = geometry.experts > 0 and "experts" in quantized and width == NVFP4
+    in_nvfp4 = fmt.startswith("nvfp4") and "experts" in quantized
+    nvfp4_experts = geometry.experts > 0 and in_nvfp4
     return Weights(
         {part: size for part, size in parts.items() if size},
         f"estimated, {fmt}",

@@ -291,3 +291,9 @@ def test_contradictions_are_one_sentence(choices, message):
     base = Question(BUILT_IN["31B"], weights.estimate(BUILT_IN["31B"], "nvfp4"), 96 * GIB)
     with pytest.raises(PlanError, match=message):
         planner.make(replace(base, **choices))
+
+
+def test_int4_is_estimated_with_a_scale_for_32_weights() -> None:
+    int4 = weights.estimate(BUILT_IN["26B-A4B"], "int4")
+    assert int4.parts == weights.estimate(BUILT_IN["26B-A4B"], "nvfp4").parts  # 4.5 bits, too
+    assert int4.swizzled == 0 and not int4.nvfp4_experts
