@@ -150,7 +150,11 @@ def _without_quote(text: str) -> bool:
     return QUOTE not in text and not text.endswith(tuple(QUOTE[:size] for size in range(1, 5)))
 
 
-texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40) | st.sampled_from(
+# The first stage takes the characters that frame calls between the stages out of a model's text.
+texts = st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="\ufdd0\ufdd1\ufdd2\ufdd3"),
+    max_size=40,
+) | st.sampled_from(
     [
         "}",
         "]}",

@@ -16,6 +16,7 @@ import jsonschema
 import openai
 import pytest
 
+from sglang_gemma4_ext.chat.markers import MARKER
 from tests.checkpoints.assistant import build_assistant
 from tests.patches.chat.engine import TEMPLATES
 from tests.serving.harness import Server, serve
@@ -90,7 +91,8 @@ def converse(client: openai.OpenAI, number: int) -> tuple[str, bool]:
     ]
     second = ask(client, history, thinks, streams, tools=TOOLS, max_tokens=24)
     assert second.finish_reason in ("stop", "length", "tool_calls")
-    assert "<|" not in (second.message.content or "")
+    # Random weights also write placeholders of media, which the chat format does not have.
+    assert not MARKER.search(second.message.content or "")
     return demand, True
 
 
@@ -104,10 +106,13 @@ def ask(client: openai.OpenAI, history: list[Any], thinks: bool, streams: bool, 
     }
     if not streams:
         return client.chat.completions.create(**asked).choices[0]
-    with client.chat.completions.stream(**asked) as events:
-        for _ in events:
-            pass
-        return events.get_final_completion().choices[0]
+    try:
+        with client.chat.completions.stream(**asked) as events:
+            for _ in events:
+                pass
+            return events.get_final_completion().choices[0]
+    except openai.LengthFinishReasonError as cut:  # raised for strict tools
+        return cut.completion.choices[0]
 
 
 def test_32_agents_call_get_results_and_answer_at_once(server):
