@@ -76,7 +76,7 @@ BRIEF = (
     ),
     "test_sglang_decode_attention.py::test_equals_float64[(32, 4, 2)-bf16-3]",
     "test_decode_attention.py::test_every_byte_of_a_value_is_exact[dtype0]",
-    "test_extend_attention.py::test_windows_to_the_key[16]",
+    "test_extend_attention.py::test_masks_of_draft_trees[True-6-9]",
 )
 # Every file whose tests launch a kernel in their own process.
 FILES = (
@@ -97,6 +97,13 @@ FILES = (
     "test_decode_attention.py",
     "test_extend_attention.py",
 )
+# The emulator lacks the wgmma of extend attention's tiles of 64 rows.
+CASES = [
+    (sm, file)
+    for sm in (80, 86, 90)
+    for file in FILES
+    if (sm, file) != (90, "test_extend_attention.py")
+]
 
 
 def _emulate(sm: int, chosen: tuple[str, ...], *options: str) -> None:
@@ -123,8 +130,7 @@ def test_each_kernel_at_a_few_sizes(sm) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("file", FILES)
-@pytest.mark.parametrize("sm", [80, 86, 90])
+@pytest.mark.parametrize(("sm", "file"), CASES)
 def test_every_kernel_test(sm, file) -> None:
     _emulate(sm, (file,))
 
