@@ -148,8 +148,13 @@ def test_parsing_takes_time_in_proportion_to_the_text(shape):
     assert many < 12 * few
 
 
-def test_64_kb_of_arguments_are_parsed_in_a_fifth_of_a_second():
-    assert best_time(SHAPES["code in a string"](64 << 10), runs=5) < 0.2
+@pytest.mark.parametrize(
+    "seconds",
+    # Another worker of pytest may share the core, which doubles the time.
+    [0.5, pytest.param(0.2, marks=pytest.mark.slow)],
+)
+def test_64_kb_of_arguments_are_parsed_in_time(seconds):
+    assert best_time(SHAPES["code in a string"](64 << 10), runs=5) < seconds
 
 
 def best_time(text: str, runs: int) -> float:
