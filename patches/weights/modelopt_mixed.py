@@ -16,7 +16,7 @@ from sglang_gemma4_ext.checkpoint.schemes import MODELOPT
 from sglang_gemma4_ext.context import Context
 from sglang_gemma4_ext.patches.weights import _fp8_layers as fp8
 from sglang_gemma4_ext.patches.weights import _layers as nvfp4
-from sglang_gemma4_ext.patches.weights import nvfp4_modelopt
+from sglang_gemma4_ext.patches.weights import _modelopt_layers
 from sglang_gemma4_ext.patches.weights._stored import (
     WEIGHT_UTILS,
     is_ours,
@@ -39,7 +39,7 @@ def _get_quant_method(original: Callable[..., Any], config: Any, layer: Any, pre
         return plain_method(layer)
     if stored.stored == "nvfp4" and nvfp4.takes(layer):
         nvfp4.require_group_size(prefix, config.nvfp4_config.group_size)
-        return nvfp4_modelopt.method(layer, prefix, config.nvfp4_config)
+        return _modelopt_layers.method(layer, prefix, config.nvfp4_config)
     if stored.stored == "fp8" and fp8.takes(layer, marlin=False):
         return fp8.method(layer, prefix, stored)
     return original(config, layer, prefix)

@@ -15,7 +15,12 @@ import torch
 from sglang_gemma4_ext.kernels import nvfp4_linear as module
 from sglang_gemma4_ext.kernels.nvfp4_dispatch import table_of
 from sglang_gemma4_ext.kernels.nvfp4_ref import nvfp4_experts_ref
-from sglang_gemma4_ext.patches.weights import _layers, _ops, nvfp4_fused_activation, nvfp4_modelopt
+from sglang_gemma4_ext.patches.weights import (
+    _layers,
+    _modelopt_layers,
+    _ops,
+    nvfp4_fused_activation,
+)
 from tests.kernels.allocations import Allocations, our_operators
 from tests.kernels.oracle import draw, error
 from tests.patches.hooks import hook_of
@@ -137,7 +142,7 @@ def test_experts_through_sglangs_dispatch(device) -> None:
     """Pass experts what SGLang's MoE methods take, with its name of the activation."""
     x, ids, weights, *tensors = _experts(3, device)
     layer = SimpleNamespace(gemma4_fused=True)
-    w13, w2 = nvfp4_modelopt.W13, nvfp4_modelopt.W2
+    w13, w2 = _modelopt_layers.W13, _modelopt_layers.W2
     names = [getattr(w, part) for w in (w13, w2) for part in ("packed", "block", "rows")]
     for name, tensor in zip(names, tensors, strict=True):
         setattr(layer, name, tensor)

@@ -75,10 +75,17 @@ def test_names_are_unique():
     assert len(set(names)) == len(names)
 
 
+# Both are active only for a file with INT4 and FP8 layers, and each passes the other's layers on.
+AROUND_TWICE = [
+    "sglang.srt.layers.quantization.compressed_tensors.compressed_tensors.CompressedTensorsConfig"
+    ".get_quant_method"
+]
+
+
 def test_no_function_has_two_around_hooks():
     """SGLang warns of two at every start: either may leave the other out."""
     targets = [hook.target for patch in PATCHES for hook in patch.hooks if hook.kind == "around"]
-    assert len(set(targets)) == len(targets)
+    assert sorted(target for target in set(targets) if targets.count(target) > 1) == AROUND_TWICE
 
 
 @pytest.mark.parametrize("gpu", TARGETS, ids=lambda gpu: gpu.name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-from sglang_gemma4_ext.patches.weights import nvfp4_modelopt
+from sglang_gemma4_ext.patches.weights import _modelopt_layers
 
 
 def test_sglang_pages_bf16_experts_and_not_ours():
@@ -15,4 +15,4 @@ def test_sglang_pages_bf16_experts_and_not_ours():
     layer = SimpleNamespace(scheme=None)
     plain = format_for(layer, object.__new__(UnquantizedFusedMoEMethod))
     assert plain is not None and plain.label == "unquantized (bf16/fp16)"
-    assert format_for(layer, object.__new__(nvfp4_modelopt._moe_method())) is None
+    assert format_for(layer, object.__new__(_modelopt_layers.moe_method())) is None

@@ -13,7 +13,12 @@ import pytest
 from sglang_gemma4_ext.checkpoint.model_family import ModelInfo
 from sglang_gemma4_ext.context import Context
 from sglang_gemma4_ext.machine import Gpu
-from sglang_gemma4_ext.patches.weights import _layers, nvfp4_compressed_tensors, nvfp4_modelopt
+from sglang_gemma4_ext.patches.weights import (
+    _layers,
+    _modelopt_layers,
+    nvfp4_compressed_tensors,
+    nvfp4_modelopt,
+)
 from sglang_gemma4_ext.settings import Settings, SettingsError
 
 MODELOPT = {"quant_method": "modelopt", "quant_algo": "NVFP4"}
@@ -110,7 +115,7 @@ def test_shapes_for_marlin_get_sglangs_own_method(monkeypatch) -> None:
 
 @pytest.mark.parametrize(
     "method",
-    [nvfp4_modelopt._moe_method, nvfp4_compressed_tensors._experts],
+    [_modelopt_layers.moe_method, nvfp4_compressed_tensors._experts],
     ids=["modelopt", "tensors"],
 )
 def test_a_shard_with_partial_blocks_is_refused(method) -> None:

@@ -20,9 +20,9 @@ from sglang_gemma4_ext.kernels.dequantized_ref import WEIGHTS
 from sglang_gemma4_ext.kernels.nvfp4_ref import nvfp4_linear_ref
 from sglang_gemma4_ext.machine import Gpu
 from sglang_gemma4_ext.patches.weights import (
+    _modelopt_layers,
     experts_without_swizzled_scales,
     nvfp4_compressed_tensors,
-    nvfp4_modelopt,
 )
 from sglang_gemma4_ext.plan.geometry import BUILT_IN
 from sglang_gemma4_ext.plan.weights import swizzled_scales
@@ -50,8 +50,8 @@ def moe_layer() -> torch.nn.Module:
 def _modelopt() -> tuple[Any, ...]:
     config = SimpleNamespace(group_size=16, is_checkpoint_nvfp4_serialized=True, get_name=str)
     config.use_per_token_activation = False
-    method = nvfp4_modelopt._moe_method()(config)
-    return method, method.create_weights, nvfp4_modelopt.W13, nvfp4_modelopt.W2
+    method = _modelopt_layers.moe_method()(config)
+    return method, method.create_weights, _modelopt_layers.W13, _modelopt_layers.W2
 
 
 def _compressed_tensors() -> tuple[Any, ...]:

@@ -11,7 +11,11 @@ import pytest
 import torch
 
 from sglang_gemma4_ext.kernels.nvfp4_format import dequantize
-from sglang_gemma4_ext.patches.weights import _layers, nvfp4_compressed_tensors, nvfp4_modelopt
+from sglang_gemma4_ext.patches.weights import (
+    _layers,
+    _modelopt_layers,
+    nvfp4_compressed_tensors,
+)
 from sglang_gemma4_ext.settings import Settings
 
 WHERE = "model.language_model.layers.0.mlp.gate_up_proj"
@@ -64,11 +68,11 @@ class Loaded:
 
 
 def _modelopt() -> tuple[Any, ...]:
-    method = nvfp4_modelopt._linear_method()(
+    method = _modelopt_layers.linear_method()(
         SimpleNamespace(is_checkpoint_nvfp4_serialized=True, is_awq=False, group_size=16)
     )
     method.layer_name = WHERE
-    return nvfp4_modelopt.LINEAR, method.create_weights, method
+    return _modelopt_layers.LINEAR, method.create_weights, method
 
 
 def _compressed_tensors() -> tuple[Any, ...]:
@@ -172,6 +176,6 @@ def test_in_features_must_be_whole_blocks() -> None:
 def test_loaders_recognize_methods_by_upstreams_names() -> None:
     from sglang.srt.layers.linear import WEIGHT_LOADER_V2_SUPPORTED
 
-    assert nvfp4_modelopt._linear_method().__name__ in WEIGHT_LOADER_V2_SUPPORTED
-    assert nvfp4_modelopt._moe_method().__name__ == "ModelOptNvFp4FusedMoEMethod"
+    assert _modelopt_layers.linear_method().__name__ in WEIGHT_LOADER_V2_SUPPORTED
+    assert _modelopt_layers.moe_method().__name__ == "ModelOptNvFp4FusedMoEMethod"
     assert nvfp4_compressed_tensors._experts().__name__ == "CompressedTensorsW4A16Nvfp4MoE"

@@ -12,7 +12,12 @@ from sglang_gemma4_ext.checkpoint.stored import Layer
 from sglang_gemma4_ext.context import Context
 from sglang_gemma4_ext.machine import Gpu
 from sglang_gemma4_ext.patches.weights import _fp8_layers as fp8
-from sglang_gemma4_ext.patches.weights import _layers, nvfp4_fused_activation, nvfp4_modelopt
+from sglang_gemma4_ext.patches.weights import (
+    _layers,
+    _modelopt_layers,
+    nvfp4_fused_activation,
+    nvfp4_modelopt,
+)
 from sglang_gemma4_ext.patches.weights import modelopt_mixed as patch
 from sglang_gemma4_ext.settings import Settings
 
@@ -35,7 +40,7 @@ def config(monkeypatch) -> SimpleNamespace:
     monkeypatch.setattr(patch, "is_ours", lambda layer: layer == "linear")
     monkeypatch.setattr(patch, "stored_layer", lambda config, prefix: LAYERS[prefix])
     monkeypatch.setattr(patch, "plain_method", lambda layer: "plain")
-    monkeypatch.setattr(nvfp4_modelopt, "method", lambda layer, where, config: f"nvfp4 {where}")
+    monkeypatch.setattr(_modelopt_layers, "method", lambda layer, where, config: f"nvfp4 {where}")
     monkeypatch.setattr(fp8, "method", lambda layer, where, stored: f"fp8 {where}")
     return SimpleNamespace(nvfp4_config=SimpleNamespace(group_size=16))
 

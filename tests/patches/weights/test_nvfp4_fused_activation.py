@@ -11,7 +11,11 @@ import torch
 from sglang_gemma4_ext.checkpoint.model_family import ModelInfo
 from sglang_gemma4_ext.context import Context
 from sglang_gemma4_ext.machine import Gpu
-from sglang_gemma4_ext.patches.weights import _layers, nvfp4_fused_activation, nvfp4_modelopt
+from sglang_gemma4_ext.patches.weights import (
+    _layers,
+    _modelopt_layers,
+    nvfp4_fused_activation,
+)
 from sglang_gemma4_ext.settings import Settings
 from tests.patches.hooks import hook_of
 
@@ -37,14 +41,14 @@ def test_the_activation_is_fused_only_with_our_kernels(nvfp4, algorithm, active)
 
 def test_an_nvfp4_mlp_activates_inside_its_matmul(monkeypatch) -> None:
     """Check the call alone; tests/kernels/test_nvfp4_ops.py checks the operator's numbers."""
-    gate_up = SimpleNamespace(**{nvfp4_modelopt.LINEAR.rows: torch.ones(8)})
+    gate_up = SimpleNamespace(**{_modelopt_layers.LINEAR.rows: torch.ones(8)})
     called = []
     monkeypatch.setattr(
         _layers, "apply_gate_up", lambda layer, weight, x: called.append((layer, weight)) or x + 1
     )
     mlp = SimpleNamespace(gate_up_proj=gate_up, down_proj=lambda x: (2 * x, None))
     assert forward_mlp(None, mlp, torch.ones(1)) == 4
-    assert called == [(gate_up, nvfp4_modelopt.LINEAR)]
+    assert called == [(gate_up, _modelopt_layers.LINEAR)]
 
 
 def test_an_unquantized_mlp_is_left_alone() -> None:
