@@ -74,6 +74,7 @@ def test_drafts_have_an_accept_length(tmp_path: Path) -> None:
     assert plain["total_output_tokens"] == drafted["total_output_tokens"] == 64
 
 
+@pytest.mark.slow
 def test_a_smoke_run_of_the_serving_comparison(tmp_path: Path) -> None:
     """Let the extension answer; stock has no CPU path for this model and must be shown to fail."""
     out = tmp_path / "smoke.jsonl"

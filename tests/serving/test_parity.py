@@ -74,12 +74,12 @@ CASES = (
     Case("e2b", "e2b", flags=(CHUNK, "64")),
     Case("causal", "causal", flags=(CHUNK, "512")),
     # One pool that both kinds of layers share.
-    Case("moe-triton", "moe", flags=TRITON, load=INTERPRETED),
-    Case("ct-w4a4-moe-unequal", "moe", ours("ct_w4a4", shared_scales=False)),
+    Case("moe-triton", "moe", flags=TRITON, load={20: 8, 31: 3, 33: 3, 70: 2}),
     Case("real-modelopt-moe", "moe", modelopt()),
 )
 # The same code paths as above, with other tools or in other combinations.
 SLOW_CASES = (
+    Case("ct-w4a4-moe-unequal", "moe", ours("ct_w4a4", shared_scales=False)),
     Case("moe", "moe", flags=(CHUNK, "512")),
     # Two pools of fixed sizes.
     Case("dense-triton", "dense", flags=(*TRITON, *FIXED), load=INTERPRETED),

@@ -7,6 +7,7 @@ import json
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
 
 from sglang_gemma4_ext.cpu_reference.speculative import extend_cache_locs
@@ -37,6 +38,7 @@ def test_a_tree_is_built_and_verified_by_the_triton_kernels():
     assert found["next_level"] == [6, 9]
 
 
+@pytest.mark.slow
 def test_sglang_alone_has_no_tree_kernel_for_a_cpu():
     ended = _probe("stock")
     assert ended.returncode != 0
