@@ -95,5 +95,6 @@ def test_the_runner_equals_transformers_on_the_dequantized_weights(name, compute
     reference = Reference(path.with_name(path.name + "_dq"))
     table = reference.log_probs(prompt_ids(PROMPT), tokens)[PROMPT - 1 : -1]
     got = torch.tensor(found["log_probs"])
-    assert (got - table).abs().max().item() <= FP32_TOLERANCE
+    said = table.isfinite()  # the server, not its runner, suppresses the 12B's markers
+    assert (got - table)[said].abs().max().item() <= FP32_TOLERANCE
     assert table.argmax(-1).tolist() == tokens
