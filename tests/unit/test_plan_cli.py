@@ -429,7 +429,7 @@ def test_a_hub_name_tells_model_and_format(name, geometry, source):
         (["--model", "x/gemma-4-26B-A4B-it-AWQ-4bit", "--gpu", "l4"], "or say --weights {bf16,fp8"),
         (["--model", "/nowhere/31B", "--gpu", "l4"], "'/nowhere/31B' is neither a folder"),
         (["--model", "27B", "--gpu", "l4"], "'27B' is neither a folder"),
-        (["--model", "31B", "--gpu", "l4", "--weights", "int4"], "invalid choice: 'int4'"),
+        (["--model", "31B", "--gpu", "l4", "--weights", "int3"], "invalid choice: 'int3'"),
         (["--model", "31B", "--gpu", "l4", "--kv-cache-dtype", "fp8"], "invalid choice: 'fp8'"),
         (["--gpu", "l4"], "required: --model-path"),
         (["--model", "31B", "--gpus", "l4"], "unrecognized arguments: --gpus l4"),
