@@ -52,8 +52,9 @@ BRIEF = (
     "test_fp8_linear.py::test_every_number_of_tokens[17-torch.bfloat16-blocks]",
     "test_fp8_linear.py::test_gate_and_up_with_bias_and_activation[gelu_tanh-rows]",
     *(
-        f"test_fp8_experts.py::test_random_routing[{case}-decode]"
+        f"test_fp8_experts.py::test_random_routing[{case}-{path}]"
         for case in ("1-torch.bfloat16-blocks", "3-torch.float16-rows")
+        for path in ("decode", "grouped")
     ),
     "test_router.py::test_equals_torch[7-128-8-torch.bfloat16]",
     "test_router.py::test_equals_torch[2-100-6-torch.float32]",
@@ -125,33 +126,6 @@ def _emulate(sm: int, chosen: tuple[str, ...], *options: str) -> None:
 @pytest.mark.parametrize("sm", [86, 90])
 def test_each_kernel_at_a_few_sizes(sm) -> None:
     _emulate(sm, BRIEF)
-
-
-GROUPED_FP8 = tuple(
-    f"test_fp8_experts.py::test_random_routing[{case}-grouped]"
-    for case in ("1-torch.bfloat16-blocks", "3-torch.float16-rows")
-)
-
-
-@pytest.mark.parametrize(
-    "sm",
-    [
-        86,
-        pytest.param(
-            90,
-            marks=[
-                pytest.mark.slow,
-                pytest.mark.xfail(
-                    strict=True,
-                    reason="the emulator finds that a wgmma's register is used before the wait; "
-                    "whether the kernel or the emulator is wrong is not known",
-                ),
-            ],
-        ),
-    ],
-)
-def test_grouped_fp8_experts(sm) -> None:
-    _emulate(sm, GROUPED_FP8)
 
 
 @pytest.mark.slow

@@ -122,6 +122,10 @@ def test_an_access_to_a_wgmmas_registers_is_found() -> None:
     fence = "wgmma.fence.sync.aligned;"
     assert misused(text) == set()
     assert misused(text.replace(WAIT, "add.s32 %r20, %r20, 1;" + WAIT)) == {"under way"}
-    assert misused(text.replace(WAIT, "")) == {"under way", "not waited for in its block"}
+    assert misused(text.replace(WAIT, "")) == {"under way", "never waited for"}
+    # Another block begins behind a barrier.
+    assert misused(text.replace(WAIT, "bar.sync 0;" + WAIT)) == set()
+    touched = "bar.sync 0; add.s32 %r20, %r20, 1;" + WAIT
+    assert misused(text.replace(WAIT, touched)) == {"under way"}
     assert misused(text.replace(fence, "")) == {"not fenced"}
     assert misused(text.replace(fence, fence + "mov.b32 %r21, 0;")) == {"not fenced"}

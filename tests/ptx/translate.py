@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import zip_longest
 from typing import Any
 
 from .block_code import JUMPS, BlockCode
@@ -75,8 +76,7 @@ def translate(kernel: Kernel) -> Program:
             )
         )
     _find_undefined(program, pieces)
-    for piece in pieces:
-        _find_misused(program, piece)
+    _find_misused(program, pieces)
     return program
 
 
@@ -108,30 +108,67 @@ def class_of(op: Instruction) -> str:
     return f"{kind if kind in ('f16', 'f16x2', 'bf16x2', 'f32') else 'integer'} arithmetic"
 
 
-def _find_misused(program: Program, piece: BlockCode) -> None:
-    """Find accesses to a wgmma's registers between it and the wait for it, within a block."""
-    taken: set[str] = set()
+# Registers that wgmmas hold: of those that no group has yet, then by group, the newest first.
+_Held = tuple[frozenset[str], ...]
+_MOST_GROUPS = 8  # under way at once; older ones count as one
+
+
+def _find_misused(program: Program, pieces: list[BlockCode]) -> None:
+    """Follow every path to find accesses to a wgmma's registers before the wait for it."""
+    before: list[_Held] = [(frozenset(),) for _ in pieces]
+    work = list(range(len(pieces)))
+    while work:
+        index = work.pop()
+        held = _find_misused_in(program, pieces[index], before[index])
+        following = _following(program, index)
+        if not following:
+            for register in frozenset().union(*held):
+                where = pieces[index].ops[-1].where()
+                program.misused.setdefault(f"{register} never waited for", where)
+        for each in following:
+            pairs = zip_longest(before[each], held, fillvalue=frozenset())
+            joined = tuple(one | other for one, other in pairs)
+            if joined != before[each]:
+                before[each] = joined
+                work.append(each)
+
+
+def _find_misused_in(program: Program, piece: BlockCode, before: _Held) -> _Held:
+    """Return what wgmmas still hold at a block's end, given what they hold at its start."""
+    held = before
     fenced = False
     changed: set[str] = set()
     for op in piece.ops:
         sources, targets = uses(op)
         if op.opcode.startswith("wgmma.fence"):
             fenced, changed = True, set()
+        elif op.opcode.startswith("wgmma.commit_group"):
+            oldest = frozenset().union(*held[_MOST_GROUPS - 1 :])
+            held = (frozenset(), *held[: _MOST_GROUPS - 1], oldest)
         elif op.opcode.startswith("wgmma.wait_group"):
-            taken = set() if int(op.operands[0], 0) == 0 else taken
+            held = held[: 1 + int(op.operands[0], 0)]
         elif "mma_async" in op.opcode:
             accumulators, a = op.operands[:2]
-            held = {*accumulators, *(a if isinstance(a, tuple) else ())}
-            for register in held & changed if fenced else held:
+            taken = {*accumulators, *(a if isinstance(a, tuple) else ())}
+            for register in taken & changed if fenced else taken:
                 program.misused.setdefault(f"{register} not fenced", op.where())
-            taken |= held
+            held = (held[0] | taken, *held[1:])
         else:
-            for register in taken & {*sources, *targets}:
+            for register in frozenset().union(*held) & {*sources, *targets}:
                 program.misused.setdefault(f"{register} under way", op.where())
             changed |= set(targets)
-    for register in taken:
-        where = piece.ops[-1].where()
-        program.misused.setdefault(f"{register} not waited for in its block", where)
+    return held
+
+
+def _following(program: Program, index: int) -> list[int]:
+    """List the blocks that may run after one."""
+    block = program.blocks[index]
+    following = [] if block.target is None else [block.target]
+    end = block.end
+    falls = end is None or end.guard or end.parts[0] not in JUMPS
+    if falls and index + 1 < len(program.blocks):
+        following.append(index + 1)
+    return following
 
 
 def _find_undefined(program: Program, pieces: list[BlockCode]) -> None:
@@ -140,14 +177,8 @@ def _find_undefined(program: Program, pieces: list[BlockCode]) -> None:
     work = [0]
     while work:
         index = work.pop()
-        block = program.blocks[index]
         after = before[index] | pieces[index].surely_written
-        following = [] if block.target is None else [block.target]
-        end = block.end
-        falls = end is None or end.guard or end.parts[0] not in JUMPS
-        if falls and index + 1 < len(pieces):
-            following.append(index + 1)
-        for each in following:
+        for each in _following(program, index):
             known = after if before[each] is None else before[each] & after
             if known != before[each]:
                 before[each] = set(known)
