@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Multiply a tile of weights of one byte by a tile of activations: FP8 (E4M3) and INT8.
+"""Multiply a tile of FP8 weights (E4M3) by a tile of activations.
 
 As for the other formats, out^T = w x^T. An E4M3 code shifted into FP16 is its value times 2^-8,
-subnormals included; the power returns in fp32, after the dot. An INT8 code is a whole number. Both
-are exact in FP16 and BF16, so weights are not rounded. Scales are applied to fp32 results of a
-group of in-features.
+subnormals included; the power returns in fp32, after the dot. That is exact in FP16 and BF16, so
+weights are not rounded. Scales are applied to fp32 results of a group of in-features.
 """
 
 from __future__ import annotations
@@ -88,7 +87,6 @@ def multiply_bytes(
     rows,
     packed_stride,
     scale_stride,
-    FORMAT: tl.constexpr,
     GROUP: tl.constexpr,
     ROWS_A_SCALE: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -102,7 +100,6 @@ def multiply_bytes(
     x_rows: pointers [BLOCK_M] to fp16, bf16 or fp32 rows; x_mask: [BLOCK_M], rows to read
     rows: int64 [BLOCK_N], rows of the weight, all of which are read
     packed_stride, scale_stride: in-features and scales in a row
-    FORMAT: "fp8" or "int8"
     GROUP: in-features that share a scale, a multiple of BLOCK_K; 0 for one scale for all of them
     ROWS_A_SCALE: rows that share a scale
     EVEN_K: K consists of whole tiles of BLOCK_K
@@ -121,10 +118,7 @@ def multiply_bytes(
             inside = (k + element < packed_stride)[None, :]
             codes = tl.load(packed_at, mask=inside, other=0)
             x = tl.load(x_at, mask=x_mask[:, None] & inside, other=0.0)
-        if FORMAT == "fp8":
-            w = decode_e4m3(codes, PLAIN).to(x.dtype)
-        else:
-            w = codes.to(tl.int8, bitcast=True).to(x.dtype)
+        w = decode_e4m3(codes, PLAIN).to(x.dtype)
         if GROUP == 0:
             acc = tl.dot(w, tl.trans(x), acc, input_precision="ieee")
         else:
@@ -132,6 +126,4 @@ def multiply_bytes(
             acc += part * tl.load(scale_rows + k // GROUP).to(tl.float32)[:, None]
     if GROUP == 0:
         acc *= tl.load(scale_rows).to(tl.float32)[:, None]
-    if FORMAT == "fp8":
-        acc *= _FP8_UNIT
-    return acc
+    return acc * _FP8_UNIT

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Multiply activations by packed weights: the kernel that INT4, FP8 and INT8 linears share.
+"""Multiply activations by packed weights: the kernel that INT4 and FP8 linears share.
 
 The launch configurations are those of NVFP4 (`nvfp4_dispatch`). K is never split over programs.
 """

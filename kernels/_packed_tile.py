@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Multiply a tile of weights of any format but NVFP4 by a tile of activations.
 
-FORMAT is "int4" (`_int4_tile`), or "fp8" or "int8" (`_byte_tile`). A weight is a tuple of codes
+FORMAT is "int4" (`_int4_tile`) or "fp8" (`_byte_tile`). A weight is a tuple of codes
 uint8 [.., N, bytes a row], scales [.., N, G] or fewer rows, and zero points or None.
 """
 
@@ -18,7 +18,7 @@ from sglang_gemma4_ext.kernels._byte_tile import multiply_bytes
 from sglang_gemma4_ext.kernels._int4_tile import multiply_int4
 from sglang_gemma4_ext.kernels.nvfp4_dispatch import Config
 
-Format = Literal["int4", "fp8", "int8"]
+Format = Literal["int4", "fp8"]
 Weight = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
 
 
@@ -78,7 +78,6 @@ def multiply(
             rows,
             packed_stride,
             scale_stride,
-            FORMAT,
             GROUP,
             ROWS_A_SCALE,
             BLOCK_M,
