@@ -226,6 +226,7 @@ def _check_inputs(line: CommandLine) -> ModelInfo | None:
         load_format=line.value("--load-format"),
         own_tokenizer=not elsewhere,
         lora="--enable-lora" in line.argv or line.value("--lora-paths") is not None,
+        embeddings="--is-embedding" in line.argv,
     )
     target = check_inputs(inputs)
     if line.value("--node-rank") in (None, "0"):

@@ -136,6 +136,7 @@ def _check_checkpoints(cfg: Any) -> None:
         load_format=cfg.load_format,
         own_tokenizer=own_tokenizer,
         lora=bool(cfg.enable_lora or cfg.lora_paths),
+        embeddings=bool(cfg.is_embedding),
     )
     try:
         check_inputs(inputs)

@@ -24,6 +24,7 @@ class Inputs:
 
     load_format: SGLang's --load-format, None if it was not given
     lora: whether adapters are to be applied
+    embeddings: whether the server is to answer with embeddings instead of text
     own_tokenizer: whether the tokenizer is read from the target's folder
     """
 
@@ -34,6 +35,7 @@ class Inputs:
     load_format: str | None = None
     own_tokenizer: bool = True
     lora: bool = False
+    embeddings: bool = False
 
 
 def check_inputs(inputs: Inputs) -> ModelInfo | None:
@@ -49,6 +51,11 @@ def check_inputs(inputs: Inputs) -> ModelInfo | None:
         raise CheckpointError(
             f"LoRA adapters cannot be applied to {target.path}: SGLang's LoRA layers need one "
             "shape of attention in every layer; merge the adapter into the weights and serve those"
+        )
+    if inputs.embeddings and target is not None and target.is_gemma4:
+        raise CheckpointError(
+            f"--is-embedding does not fit {target.path}: SGLang's Gemma 4 has no pooling, and its "
+            "first request would end the server; leave the flag out, or serve an embedding model"
         )
     if inputs.draft is not None:
         draft = check_checkpoint(

@@ -55,6 +55,7 @@ def test_adapters_are_refused(kind, checkpoint) -> None:
     [
         (("--enable-lora",), "LoRA adapters cannot be applied to"),
         (("--lora-paths", "mine=/somewhere"), "LoRA adapters cannot be applied to"),
+        (("--is-embedding",), "--is-embedding does not fit"),
         (("--quantization", "fp8"), "--quantization fp8 needs a GPU"),
         (("--quantization", "bitsandbytes"), "--quantization bitsandbytes needs a GPU"),
     ],
