@@ -13,8 +13,9 @@ from tests.kernels.oracle import error
 
 # fp32 sums over up to 512 in-features and 70 keys: ten times the RMS at worst. BF16 rounds the
 # probabilities and the output, each once.
-RMS = {torch.float32: 1e-6, torch.bfloat16: 4e-3}
-WORST = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
+# Scores reach 30, which fp32 rounds to 2e-6; the exponential makes that a relative error.
+RMS = {torch.float32: 2e-6, torch.bfloat16: 4e-3}
+WORST = {torch.float32: 2e-5, torch.bfloat16: 2e-2}
 # head_dim, query heads, key heads: the tiny models', and the 26B-A4B's kinds with fewer heads.
 HEADS = ((32, 4, 2), (256, 4, 2), (512, 8, 1))
 

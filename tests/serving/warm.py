@@ -119,7 +119,8 @@ def _fork_there(zygote: socket.socket, request: dict[str, Any], descriptors: lis
 
 def _serve(requests: socket.socket) -> tuple[dict[str, Any], list[int]]:
     """Fork for each request, and return it in the forked process; end with the connection."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A process that inherits an ignored SIGINT goes on ignoring it, as in a background job.
+    inherited = signal.signal(signal.SIGINT, signal.SIG_IGN)
     while True:
         try:
             message, descriptors, _, _ = socket.recv_fds(requests, _MOST, 32)
@@ -140,7 +141,7 @@ def _serve(requests: socket.socket) -> tuple[dict[str, Any], list[int]]:
             while os.getppid() == between:
                 signal.sigtimedwait([], 0.001)
             os.close(read)
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGINT, inherited)
             return json.loads(message), descriptors
         os.close(write)
         os.waitpid(between, 0)
