@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Check that BF16 on the CPU reference is as close to fp32 as transformers' BF16."""
+"""Check that BF16 and FP16 on the CPU reference are as close to fp32 as those of transformers."""
 
 from __future__ import annotations
 
@@ -28,21 +28,24 @@ LEFT_OUT = (*TRITON, "--gemma4-ext-disable", "cpu_interpreter_bf16")
 
 
 @pytest.mark.parametrize(
-    ("flags", "new", "holds"),
+    ("kind", "dtype", "flags", "new", "holds"),
     [
-        ((), 32, True),
-        pytest.param(TRITON, 4, True, marks=pytest.mark.slow),
-        pytest.param(LEFT_OUT, 1, False, marks=pytest.mark.slow),
+        ("dense", "bfloat16", (), 32, True),
+        pytest.param("dense", "bfloat16", TRITON, 4, True, marks=pytest.mark.slow),
+        pytest.param("dense", "bfloat16", LEFT_OUT, 1, False, marks=pytest.mark.slow),
+        pytest.param("dense", "float16", (), 32, True, marks=pytest.mark.slow),
+        pytest.param("moe", "float16", (), 32, True, marks=pytest.mark.slow),
+        pytest.param("dense", "float16", TRITON, 4, True, marks=pytest.mark.slow),
     ],
-    ids=["torch_native", "triton", "triton-left-out"],
+    ids=["torch_native", "triton", "triton-left-out", "fp16", "fp16-moe", "fp16-triton"],
 )
-def test_bf16_is_within_the_spread_of_transformers(
-    flags, new, holds, checkpoint, tmp_path: Path
+def test_rounding_is_within_the_spread_of_transformers(
+    kind, dtype, flags, new, holds, checkpoint, tmp_path: Path
 ) -> None:
-    path = checkpoint("dense")
-    exact, rounded = Reference(path), Reference(path, torch.bfloat16)
+    path = checkpoint(kind)
+    exact, rounded = Reference(path), Reference(path, getattr(torch, dtype))
     served, theirs = [], []
-    flags = ("--model-path", str(path), "--dtype", "bfloat16", *flags)
+    flags = ("--model-path", str(path), "--dtype", dtype, *flags)
     with serve(*flags, log_dir=tmp_path) as server:
         for prompt in map(prompt_ids, PROMPTS):
             answer = server.generate(prompt, new)
