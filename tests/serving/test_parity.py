@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from bench.checkpoints.tokenizer import MAX_LENGTH
-from tests.checkpoints import fp8, int4, layouts, mixed, nvfp4, real_tools
+from tests.checkpoints import adapters, fp8, int4, layouts, mixed, nvfp4, real_tools
 from tests.serving.harness import Server, serve
 from tests.serving.parity import Reference, prompt_ids
 
@@ -117,6 +117,8 @@ SLOW_CASES = (
     Case("redundant-values", "dense", layouts.redundant),
     Case("redundant-keys", "e2b", layouts.redundant),
     Case("causal-without-prefix", "causal", layouts.renamed("model.", "")),
+    Case("merged-adapter", "dense", adapters.merged),
+    Case("merged-adapter-e2b", "e2b", adapters.merged),
     Case("doubled-prefix", "unified", layouts.renamed("model.", "model.model.")),
     # Every NVFP4 matmul uses our Triton kernels, in the interpreter.
     Case("fused-dense", "dense", ours("modelopt", shared_scales=False), FUSED, INTERPRETED_FUSED),
