@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """List all patches in order; they are named only here."""
 
+from sglang_gemma4_ext.patches.adapters import lora_linears
 from sglang_gemma4_ext.patches.chat import (
     answers_always_constrained,
     chat_history,
@@ -27,6 +28,7 @@ from sglang_gemma4_ext.patches.checkpoints import (
 from sglang_gemma4_ext.patches.cpu import (
     cpu_exact_kv_cache,
     cpu_interpreter_bf16,
+    cpu_lora,
     cpu_softcap,
     cpu_speculative_ops,
     cpu_torch_attention,
@@ -137,6 +139,7 @@ PATCHES: tuple[Patch, ...] = (
     kv_bounds_check.PATCH,
     extend_attention_tiles.PATCH,
     byte_kv_attention.PATCH,
+    lora_linears.PATCH,
     fused_router.PATCH,
     jit_bit_cast.PATCH,
     unified_kv_scales.PATCH,
@@ -151,6 +154,7 @@ PATCHES: tuple[Patch, ...] = (
     experts_without_swizzled_scales.PATCH,
     kernels_before_pools.PATCH,
     cpu_torch_attention.PATCH,
+    cpu_lora.PATCH,
     cpu_softcap.PATCH,
     cpu_exact_kv_cache.PATCH,
     cpu_unified_memory.PATCH,

@@ -17,6 +17,7 @@ from typing import get_args
 
 from sglang_gemma4_ext import PLUGIN, PREFIX, __version__, pipes, plugin, run_folder, shutdown
 from sglang_gemma4_ext.address import check_address
+from sglang_gemma4_ext.checkpoint.adapters import paths_of
 from sglang_gemma4_ext.checkpoint.model_family import ModelInfo
 from sglang_gemma4_ext.checkpoint.server_inputs import Inputs, check_inputs
 from sglang_gemma4_ext.launcher import fit, kv_dtype, on_cpu
@@ -225,8 +226,8 @@ def _check_inputs(line: CommandLine) -> ModelInfo | None:
         draft_revision=line.value("--speculative-draft-model-revision"),
         load_format=line.value("--load-format"),
         own_tokenizer=not elsewhere,
-        lora="--enable-lora" in line.argv or line.value("--lora-paths") is not None,
-        embeddings="--is-embedding" in line.argv,
+        adapters=tuple(paths_of(line.values("--lora-paths"))),
+        embeddings=line.has("--is-embedding"),
     )
     target = check_inputs(inputs)
     if line.value("--node-rank") in (None, "0"):

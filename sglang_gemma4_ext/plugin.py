@@ -124,6 +124,7 @@ def _check_checkpoints(cfg: Any) -> None:
     """Exit with one sentence if a checkpoint is wrong; our launcher has looked before."""
     if Settings.from_env().launched or multiprocessing.parent_process() is not None:
         return
+    from sglang_gemma4_ext.checkpoint.adapters import paths_of
     from sglang_gemma4_ext.checkpoint.files import CheckpointError
     from sglang_gemma4_ext.checkpoint.server_inputs import Inputs, check_inputs
 
@@ -135,7 +136,7 @@ def _check_checkpoints(cfg: Any) -> None:
         draft_revision=cfg.speculative_draft_model_revision,
         load_format=cfg.load_format,
         own_tokenizer=own_tokenizer,
-        lora=bool(cfg.enable_lora or cfg.lora_paths),
+        adapters=tuple(paths_of(cfg.lora_paths)),
         embeddings=bool(cfg.is_embedding),
     )
     try:

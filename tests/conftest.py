@@ -28,7 +28,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         case = getattr(item, "callspec", None) and item.callspec.params.get("running")
         if case is not None:
-            item.add_marker(pytest.mark.xdist_group(case.name))
+            name = getattr(case, "name", f"{item.module.__name__}-{case}")
+            item.add_marker(pytest.mark.xdist_group(name))
         elif "dense_server" in item.fixturenames:
             item.add_marker(pytest.mark.xdist_group("dense_server"))
         elif {"server", "wheel"} & set(item.fixturenames):

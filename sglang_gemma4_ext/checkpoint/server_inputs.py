@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sglang_gemma4_ext.checkpoint.adapters import check_adapter
 from sglang_gemma4_ext.checkpoint.assistant_fit import check_fit
 from sglang_gemma4_ext.checkpoint.files import CheckpointError
 from sglang_gemma4_ext.checkpoint.model_family import ModelInfo
@@ -23,7 +24,7 @@ class Inputs:
     """Hold what a server loads: paths or hub names, and how.
 
     load_format: SGLang's --load-format, None if it was not given
-    lora: whether adapters are to be applied
+    adapters: paths or hub names of LoRA adapters
     embeddings: whether the server is to answer with embeddings instead of text
     own_tokenizer: whether the tokenizer is read from the target's folder
     """
@@ -34,7 +35,7 @@ class Inputs:
     draft_revision: str | None = None
     load_format: str | None = None
     own_tokenizer: bool = True
-    lora: bool = False
+    adapters: tuple[str, ...] = ()
     embeddings: bool = False
 
 
@@ -47,11 +48,14 @@ def check_inputs(inputs: Inputs) -> ModelInfo | None:
     target = check_checkpoint(
         inputs.target, weights=weights, tokenizer=inputs.own_tokenizer, revision=inputs.revision
     )
-    if inputs.lora and target is not None and target.is_gemma4:
-        raise CheckpointError(
-            f"LoRA adapters cannot be applied to {target.path}: SGLang's LoRA layers need one "
-            "shape of attention in every layer; merge the adapter into the weights and serve those"
-        )
+    if target is not None and target.is_gemma4:
+        for adapter in inputs.adapters:
+            check_adapter(adapter, target)
+        if inputs.adapters and inputs.draft is not None:
+            raise CheckpointError(
+                f"--lora-paths and {DRAFT_FLAG} exclude each other: SGLang applies no adapter "
+                "where it verifies Gemma 4's MTP drafts; leave one of them out"
+            )
     if inputs.embeddings and target is not None and target.is_gemma4:
         raise CheckpointError(
             f"--is-embedding does not fit {target.path}: SGLang's Gemma 4 has no pooling, and its "

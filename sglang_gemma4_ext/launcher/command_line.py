@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,22 @@ class CommandLine:
             given = next((self._scalars[key] for key in keys if key in self._scalars), None)
         return given
 
+    def values(self, *spellings: str) -> list[str]:
+        """Return all values of a flag that takes several."""
+        found: list[str] = []
+        for position, argument in enumerate(self.argv):
+            flag, equals, value = argument.partition("=")
+            if not _means(flag, spellings):
+                continue
+            rest = self.argv[position + 1 :]
+            after = itertools.takewhile(lambda given: not given.startswith("--"), rest)
+            found = [value] if equals else list(after)
+        if not found:
+            keys = [spelling.removeprefix("--").replace("-", "_") for spelling in spellings]
+            given: Any = next((self.config[key] for key in keys if key in self.config), [])
+            found = [str(value) for value in (given if isinstance(given, list) else [given])]
+        return found
+
     def has(self, *spellings: str) -> bool:
         """Tell whether a flag was given at all, with a value or without."""
         names = {spelling.removeprefix("--").replace("-", "_") for spelling in spellings}
@@ -80,6 +97,7 @@ class CommandLine:
     def use_cpu(self, attention: CpuAttention) -> None:
         """Run on the CPU reference. Raises SettingsError on an attention backend for GPUs."""
         self.default("--device", "cpu")
+        self.default("--lora-backend", "torch_native")
         for flag in ATTENTION_BACKENDS:
             backend = self.value(flag)
             if backend not in (None, attention):

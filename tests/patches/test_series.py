@@ -102,6 +102,7 @@ ALWAYS = {
     "embedding_scale",
     "exact_sliding_window",
     "kernels_before_pools",
+    "lora_linears",
     "memory_reserve",
     "parsers_by_default",
     "readable_kv_dtype",

@@ -70,7 +70,8 @@ def test_the_demo_and_another_model_exclude_each_other(flag):
 def test_torch_attention_is_left_to_sglangs_own_choice(argv):
     line = CommandLine(["--model-path", "m", *argv, "--port", "1"])
     line.use_cpu("torch_native")
-    assert line.argv == ["--model-path", "m", "--port", "1", "--device", "cpu"]
+    added = ["--device", "cpu", "--lora-backend", "torch_native"]
+    assert line.argv == ["--model-path", "m", "--port", "1", *added]
 
 
 def test_the_interpreter_needs_eager_mode():

@@ -42,19 +42,11 @@ def test_what_only_looks_like_gguf_is_left_to_sglang(tmp_path) -> None:
         assert architecture(file) == ""
 
 
-@pytest.mark.parametrize("kind", ["dense", "causal", "e2b"])
-def test_adapters_are_refused(kind, checkpoint) -> None:
-    path = str(checkpoint(kind))
-    assert check_inputs(Inputs(path)).is_gemma4
-    with pytest.raises(CheckpointError, match="merge the adapter into the weights"):
-        check_inputs(Inputs(path, lora=True))
-
-
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
-        (("--enable-lora",), "LoRA adapters cannot be applied to"),
-        (("--lora-paths", "mine=/somewhere"), "LoRA adapters cannot be applied to"),
+        (("--lora-paths", "some/one", "--speculative-draft-model-path", "x"), "exclude each other"),
+        (("--lora-paths", "mine=."), ". has no adapter_config.json"),
         (("--is-embedding",), "--is-embedding does not fit"),
         (("--quantization", "fp8"), "--quantization fp8 needs a GPU"),
         (("--quantization", "bitsandbytes"), "--quantization bitsandbytes needs a GPU"),
