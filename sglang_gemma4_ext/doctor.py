@@ -155,8 +155,10 @@ def _plan(ctx: Context) -> dict[str, Any] | None:
     if ctx.model is None or not ctx.model.is_gemma4 or ctx.gpu.vendor != "nvidia":
         return None
     try:
+        settings = ctx.settings
         question = question_of(
-            CommandLine([]), ctx.model.path, ctx.gpu, gpu_memory().free, ctx.settings.swa_policy
+            *(CommandLine([]), ctx.model.path, ctx.gpu, gpu_memory().free, settings.swa_policy),
+            own_attention=settings.attention != "sglang",
         )
         return to_json(question, search.fit(question))
     except (PlanError, CheckpointError) as error:

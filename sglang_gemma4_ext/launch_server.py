@@ -24,7 +24,7 @@ from sglang_gemma4_ext.launcher import fit, kv_dtype, on_cpu
 from sglang_gemma4_ext.launcher.check_flags import StrictParser, check_flags, unknown_flag
 from sglang_gemma4_ext.launcher.command_line import DRAFT_MODEL, MODEL, TENSOR_PARALLEL, CommandLine
 from sglang_gemma4_ext.machine import detect_gpu, gpu_memory
-from sglang_gemma4_ext.plan.question import E4M3_SINCE, parse_allowed
+from sglang_gemma4_ext.plan.question import parse_allowed
 from sglang_gemma4_ext.quiet import quiet_warnings
 from sglang_gemma4_ext.redaction import redact
 from sglang_gemma4_ext.settings import (
@@ -98,8 +98,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--gemma4-allow",
         metavar="kv8",
         default="",
-        help="lossy choices that fitting may make for a longer context; kv8: KV in fp8_e4m3, from "
-        "compute capability 8.9 on",
+        help="lossy choices that fitting may make for a longer context; kv8: KV in fp8_e4m3",
     )
     group.add_argument(
         "--gemma4-low-memory",
@@ -202,13 +201,21 @@ def _fit(ours: argparse.Namespace, line: CommandLine, target: ModelInfo | None) 
     if ours.gemma4_low_memory and ours.gemma4_fit == "off":
         raise SettingsError("--gemma4-low-memory fits the memory: leave out --gemma4-fit off")
     gpu, allowed = detect_gpu(), parse_allowed(ours.gemma4_allow)
-    if "kv8" in allowed and gpu.capability < E4M3_SINCE:
-        raise SettingsError(f"--gemma4-allow kv8 needs compute capability 8.9: {gpu} has less")
+    foreign = kv_dtype.sglangs_by(ours.gemma4_attention, kv_dtype.DETERMINISTIC in line.argv)
+    if "kv8" in allowed and kv_dtype.is_unreadable(gpu, foreign):
+        if foreign:
+            raise SettingsError(
+                f"--gemma4-allow kv8 with {foreign} needs compute capability 8.9: {gpu} has less"
+            )
+        raise SettingsError(f"--gemma4-allow kv8 needs compute capability 8.0: {gpu} has less")
     said = [kv_dtype.settle(line, gpu, target, ours.gemma4_attention)]
     if ours.gemma4_fit == "auto" and gpu.vendor == "nvidia":
         policy, asked = ours.gemma4_swa_policy, ours.gemma4_low_memory
         memory = gpu_memory()
-        said.append(fit.apply(line, gpu, memory, target, policy, asked=asked, allowed=allowed))
+        said.append(
+            fit.apply(line, gpu, memory, target, policy, asked=asked, allowed=allowed,
+                      own_attention=not foreign)
+        )  # fmt: skip
     for sentence in filter(None, said):
         _complain(sentence)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Serve a declared FP8 KV cache in BF16 on GPUs whose attention cannot read it.
+"""Serve a declared FP8 KV cache in BF16 where SGLang's attention would read it and cannot.
 
 The launcher does this before SGLang is imported, for local checkpoints. This patch covers hub names
 and `sglang serve`, in the step of argument resolution that sizes the memory.
@@ -63,7 +63,8 @@ def _retired() -> bool:
 PATCH = Patch(
     name="readable_kv_dtype",
     theme="memory",
-    summary="A declared FP8 KV cache is BF16 below compute capability 8.9, with a warning",
+    summary="An FP8 KV cache that SGLang's attention would read is BF16 below compute capability "
+    "8.9, with a warning",
     why="--kv-cache-dtype auto takes FP8 where the checkpoint declares it; SGLang's Triton "
     'attention does not compile for it before 8.9 (Triton: "type fp8e4nv not supported")',
     upstream="unreported",

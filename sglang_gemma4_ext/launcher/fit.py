@@ -62,11 +62,13 @@ def apply(
     *,
     asked: bool = False,
     allowed: frozenset[str] = frozenset(),
+    own_attention: bool = True,
 ) -> str:
     """Add the plan's flags to the command line; return one line on what was chosen, or why not.
 
     model: the target, None if its config cannot be read
     allowed: lossy choices of --gemma4-allow
+    own_attention: our attention reads an FP8 KV cache
     asked: by --gemma4-low-memory, which puts context first and refuses what cannot be fitted
     Raises PlanError if the weights do not fit the GPU; the message says what would.
     """
@@ -76,7 +78,7 @@ def apply(
             raise PlanError(f"--gemma4-low-memory cannot choose the memory: {reason}")
         return f"memory as SGLang chooses it: {reason}" if reason != _NO_GEMMA else ""
     path = model.path if model else ""
-    asks = question_of(line, path, gpu, memory.free, policy)
+    asks = question_of(line, path, gpu, memory.free, policy, own_attention)
     question = replace(asks, low_memory=asked, allowed=allowed)
     plan = search.fit(question)
     if not plan.fits:
@@ -151,6 +153,7 @@ def question_of(
     gpu: Gpu,
     memory: int,
     policy: SwaPolicy,
+    own_attention: bool,
 ) -> Question:
     """Turn the command line into a question for the planner. Raises PlanError."""
     tp, steps = _integer(line, *TENSOR_PARALLEL) or 1, _integer(line, STEPS)
@@ -165,6 +168,7 @@ def question_of(
         weights=subject.weights,
         draft=subject.draft,
         fp8_kv=subject.fp8_kv,
+        own_attention=own_attention,
         memory=memory,
         capability=gpu.capability,
         tp=tp,

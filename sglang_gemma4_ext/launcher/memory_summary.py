@@ -7,7 +7,7 @@ from typing import Any
 
 from sglang_gemma4_ext.checkpoint.files import CheckpointError
 from sglang_gemma4_ext.checkpoint.hub import local_folder
-from sglang_gemma4_ext.launcher import pool_check
+from sglang_gemma4_ext.launcher import kv_dtype, pool_check
 from sglang_gemma4_ext.machine import detect_gpu, gpu_memory, gpu_memory_now
 from sglang_gemma4_ext.plan import planner, served
 from sglang_gemma4_ext.plan.answer import Plan
@@ -54,12 +54,14 @@ def describe_memory(cfg: Any, cpu: bool, made_tokens: int | None = None) -> list
 def plan_of(subject: Served, cfg: Any) -> Plan:
     """Plan a server with resolved arguments on this machine's GPU. Raises PlanError."""
     dtype, memory, settings = cfg.kv_cache_dtype, gpu_memory(), Settings.from_env()
+    foreign = kv_dtype.sglangs_by(settings.attention, cfg.enable_deterministic_inference)
     return planner.make(
         Question(
             geometry=subject.geometry,
             weights=subject.weights,
             draft=subject.draft,
             fp8_kv=subject.fp8_kv,
+            own_attention=not foreign,
             memory=memory.free if settings.launched else memory.total,
             capability=detect_gpu().capability,
             tp=cfg.tp_size,

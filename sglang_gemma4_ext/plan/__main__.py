@@ -14,12 +14,12 @@ from sglang_gemma4_ext import PREFIX, pipes
 from sglang_gemma4_ext.checkpoint.files import CheckpointError
 from sglang_gemma4_ext.plan import options, planner, report, search, served
 from sglang_gemma4_ext.plan.answer import Plan
-from sglang_gemma4_ext.plan.cards import CARDS, Card, find_card
+from sglang_gemma4_ext.plan.cards import CARDS, find_card
 from sglang_gemma4_ext.plan.geometry import BUILT_IN, PlanError
-from sglang_gemma4_ext.plan.question import E4M3_SINCE, KV_DTYPE_BYTES, Question, parse_allowed
+from sglang_gemma4_ext.plan.question import KV_DTYPE_BYTES, Question, parse_allowed
 from sglang_gemma4_ext.plan.sizes import parse_size
 from sglang_gemma4_ext.plan.weights import FORMATS
-from sglang_gemma4_ext.settings import SwaPolicy
+from sglang_gemma4_ext.settings import Attention, SwaPolicy
 
 
 class _Parser(argparse.ArgumentParser):
@@ -50,6 +50,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--speculative-num-draft-tokens", type=int)
     add("--enable-multimodal", action="store_true", help="count the towers too")
     add("--gemma4-swa-policy", choices=get_args(SwaPolicy), default="auto")
+    add("--gemma4-attention", choices=get_args(Attention), default="auto",
+        help="sglang: count an FP8 KV cache only where SGLang's attention reads it")  # fmt: skip
     add("--for-requests", type=int, metavar="N", default=1,
         help="find the longest context that N requests have at once (default: 1)")  # fmt: skip
     add("--gemma4-fit", choices=("auto", "off"), default="auto",
@@ -131,6 +133,7 @@ def question_of(args: argparse.Namespace) -> Question:
         weights=subject.weights,
         draft=subject.draft,
         fp8_kv=subject.fp8_kv,
+        own_attention=args.gemma4_attention != "sglang",
         memory=card.memory if card else parse_size(args.memory),
         capability=card.capability if card else None,
         card=card.title if card else "",
@@ -141,7 +144,7 @@ def question_of(args: argparse.Namespace) -> Question:
         mem_fraction=args.mem_fraction_static,
         swa_ratio=args.swa_full_tokens_ratio,
         kv_dtype=args.kv_cache_dtype,
-        allowed=_allowed(args, card),
+        allowed=parse_allowed(args.gemma4_allow),
         at_once=args.for_requests,
         low_memory=args.gemma4_low_memory,
         page=args.page_size,
@@ -150,23 +153,14 @@ def question_of(args: argparse.Namespace) -> Question:
     )
 
 
-def _allowed(args: argparse.Namespace, card: Card | None) -> frozenset[str]:
-    """Return the lossy choices of --gemma4-allow. Raises PlanError if one does not run there."""
-    allowed = parse_allowed(args.gemma4_allow)
-    if "kv8" in allowed and (card is None or card.capability < E4M3_SINCE):
-        raise PlanError(
-            "--gemma4-allow kv8 needs --gpu with a GPU of compute capability 8.9 or above"
-        )
-    return allowed
-
-
 def _check_flags(args: argparse.Namespace) -> None:
     """Check flags that contradict each other. Raises PlanError."""
     if args.gpu is None and args.memory is None:
         raise PlanError("say which GPU: --gpu NAME, or --memory AMOUNT for one that has no name")
     if args.gpu is not None and args.memory is not None:
         raise PlanError("--gpu and --memory both name a GPU: leave one of them out")
-    ours = args.gemma4_low_memory or args.gemma4_allow or args.gemma4_swa_policy != "auto"
+    chosen = (args.gemma4_swa_policy, args.gemma4_attention)
+    ours = args.gemma4_low_memory or args.gemma4_allow or chosen != ("auto", "auto")
     if args.stock and ours:
         raise PlanError("--stock plans without the extension: leave out --gemma4-* flags")
     if args.gemma4_low_memory and args.mem_fraction_static is not None:
@@ -182,7 +176,8 @@ def _plot(question: Question, plan: Plan, file: Path) -> None:
         raise PlanError(f"--plot writes a .png file, not {file.name}")
     plans = [(report.title(plan), plan)]
     if plan.question.ours:
-        stock = replace(question, ours=False, policy="auto", kv_dtype="auto")
+        nothing: frozenset[str] = frozenset()
+        stock = replace(question, ours=False, policy="auto", kv_dtype="auto", allowed=nothing)
         answer = planner.make(stock)
         plans.append((report.title(answer), answer))
     draw(plans, file)

@@ -18,7 +18,8 @@ BEYOND = (
 )
 NO_FP8_KV = (
     "The checkpoint declares an FP8 KV cache: it is counted in BF16, at two bytes a value, for "
-    "SGLang's attention reads FP8 from compute capability 8.9 on"
+    "SGLang's attention reads FP8 from compute capability 8.9 on; --gemma4-attention auto serves "
+    "it in FP8"
 )
 STOCK_FP8_KV = (
     "stock SGLang 0.5.23 takes the FP8 KV cache that the checkpoint declares, and its attention "

@@ -14,7 +14,7 @@ from sglang_gemma4_ext.settings import SwaPolicy
 KV_DTYPE_BYTES = {"auto": 2, "bfloat16": 2, "float16": 2, "fp8_e4m3": 1, "fp8_e5m2": 1}
 # SGLang's Triton attention compiles for an E4M3 cache from this compute capability on.
 E4M3_SINCE = (8, 9)
-# Ours, --gemma4-attention, reads one from here on; a plan takes it only where the user asks.
+# Ours, --gemma4-attention, reads one from here on.
 OWN_E4M3_SINCE = (8, 0)
 
 # Lossy choices that --gemma4-allow permits, and those that no version offers yet.
@@ -26,6 +26,11 @@ NOT_YET = {
 }
 
 
+def e4m3_since(own_attention: bool) -> tuple[int, int]:
+    """Return the compute capability from which attention, ours or SGLang's, reads E4M3."""
+    return OWN_E4M3_SINCE if own_attention else E4M3_SINCE
+
+
 @dataclass(frozen=True)
 class Question:
     """Describe what is to be served on which GPU; None leaves a choice to the plan.
@@ -34,6 +39,7 @@ class Question:
     capability: its compute capability; None if only its memory is known
     card: its name, for people
     fp8_kv: the checkpoint declares an FP8 KV cache; kv_dtype "auto" takes it if it runs
+    own_attention: our attention reads an FP8 KV cache; stock SGLang's does whatever this says
     at_once: requests of the whole context that must run at once
     tight: keep free what the model works with, without an allowance
     low_memory: context counts before throughput on large GPUs too
@@ -53,6 +59,7 @@ class Question:
     swa_ratio: float | None = None
     kv_dtype: str = "auto"
     fp8_kv: bool = False
+    own_attention: bool = True
     draft: Draft = NO_DRAFT
     page: int = 1
     policy: SwaPolicy = "auto"
@@ -77,8 +84,11 @@ class Question:
 
     @property
     def runs_e4m3(self) -> bool:
-        """Tell whether the plan may choose an E4M3 KV cache on this GPU."""
-        return self.capability is not None and self.capability >= E4M3_SINCE
+        """Tell whether this GPU reads an E4M3 KV cache; ours does on each GPU that we serve."""
+        own = self.ours and self.own_attention
+        if self.capability is None:
+            return own
+        return self.capability >= e4m3_since(own)
 
     @property
     def served_kv_dtype(self) -> str:
@@ -144,10 +154,14 @@ def check(question: Question) -> None:
             f"--kv-cache-dtype must be one of {', '.join(KV_DTYPE_BYTES)}, "
             f"not {question.kv_dtype!r}"
         )
-    since = OWN_E4M3_SINCE if question.ours else E4M3_SINCE
-    if question.kv_dtype == "fp8_e4m3" and question.capability and question.capability < since:
-        major, minor = question.capability
-        raise PlanError(
-            f"--kv-cache-dtype fp8_e4m3 does not run on compute capability {major}.{minor}: "
-            "SGLang's Triton attention needs 8.9 for it; leave the flag out"
-        )
+    if question.capability and not question.runs_e4m3:
+        here = ".".join(map(str, question.capability))
+        since = "SGLang's Triton attention needs 8.9 for it, and ours 8.0; leave the flag out"
+        if question.kv_dtype == "fp8_e4m3":
+            raise PlanError(
+                f"--kv-cache-dtype fp8_e4m3 does not run on compute capability {here}: {since}"
+            )
+        if "kv8" in question.allowed:
+            raise PlanError(
+                f"--gemma4-allow kv8 does not run on compute capability {here}: {since}"
+            )

@@ -253,19 +253,26 @@ def test_the_launcher_fits_without_being_asked(launched, folder):
     assert status == 2 and "leave out --gemma4-fit off" in said
 
 
-def test_eight_bits_are_used_if_allowed(folder, fitted):
+@pytest.mark.parametrize("gpu", [Gpu("nvidia", "L4", (8, 9)), A10G], ids=str)
+def test_eight_bits_are_used_if_allowed(folder, fitted, gpu):
     line = CommandLine(["--model-path", folder("12B")])
-    l4, model = Gpu("nvidia", "L4", (8, 9)), read_model_info(folder("12B"))
-    allowed = frozenset({"kv8"})
-    said = fit.apply(line, l4, Memory(26 * GIB), model, "auto", allowed=allowed)
+    model, allowed = read_model_info(folder("12B")), frozenset({"kv8"})
+    said = fit.apply(line, gpu, Memory(26 * GIB), model, "auto", allowed=allowed)
     assert line.value(fit.KV_DTYPE) == "fp8_e4m3" and "--kv-cache-dtype fp8_e4m3" in said
-    assert not fitted(26 * GIB, gpu=l4)[0].has(fit.KV_DTYPE)
+    assert not fitted(26 * GIB, gpu=gpu)[0].has(fit.KV_DTYPE)
 
 
-def test_eight_bits_are_refused_where_they_do_not_run(launched, folder):
+@pytest.mark.parametrize(
+    "foreign", [("--gemma4-attention", "sglang"), ("--enable-deterministic-inference",)]
+)
+def test_eight_bits_are_refused_where_they_do_not_run(launched, folder, foreign):
+    """SGLang's attention does not read them on an A10G; ours does."""
     model = ("--model-path", folder("E2B"), "--load-format", "dummy", "--skip-tokenizer-init")
-    status, _, said = launched(*model, "--gemma4-allow", "kv8")
-    assert status == 2 and "kv8 needs compute capability 8.9: NVIDIA A10G" in said
+    allowed = ("--gemma4-allow", "kv8")
+    status, _, said = launched(*model, *allowed, *foreign)
+    assert status == 2
+    assert f"kv8 with {' '.join(foreign)} needs compute capability 8.9: NVIDIA A10G" in said
+    assert launched(*model, *allowed)[0] == 0
 
 
 def test_without_a_gpu_there_is_nothing_to_plan(monkeypatch, capsys, checkpoint):

@@ -23,32 +23,47 @@ def model(tmp_path, quantization: dict | None) -> ModelInfo:
     return ModelInfo(str(tmp_path), "Gemma4ForCausalLM", config)
 
 
+FOREIGN = [
+    ("sglang", [], "--gemma4-attention sglang"),
+    ("auto", [kv_dtype.DETERMINISTIC], kv_dtype.DETERMINISTIC),
+]
+
+
 @pytest.mark.parametrize("gpu", [A100, A10G], ids=str)
+@pytest.mark.parametrize(("attention", "flag", "named"), FOREIGN)
 @pytest.mark.parametrize("argv", [[], ["--kv-cache-dtype", "auto"], ["--kv-cache-dtype=auto"]])
-def test_a_declared_fp8_cache_is_served_in_bf16(gpu, argv, tmp_path):
-    line = CommandLine(argv)
-    warning = kv_dtype.settle(line, gpu, model(tmp_path, QUANTIZED), "auto")
-    assert line.argv == ["--kv-cache-dtype", "bfloat16"]
+def test_a_declared_fp8_cache_is_bf16_with_sglangs_attention(
+    gpu, attention, flag, named, argv, tmp_path
+):
+    line = CommandLine([*argv, *flag])
+    warning = kv_dtype.settle(line, gpu, model(tmp_path, QUANTIZED), attention)
+    assert line.argv == [*flag, "--kv-cache-dtype", "bfloat16"]
     assert "--kv-cache-dtype bfloat16" in warning and gpu.name in warning
-    assert warning.endswith("--kv-cache-dtype fp8_e4m3 serves it in one byte")
+    assert warning.endswith(f"without {named} it is served in one byte")
 
 
 @pytest.mark.parametrize("gpu", [A100, A10G], ids=str)
 @pytest.mark.parametrize("attention", ["auto", "ours"])
-def test_an_e4m3_cache_that_was_asked_for_is_read_by_our_attention(gpu, attention, tmp_path):
-    line = CommandLine(["--kv-cache-dtype", "fp8_e4m3"])
+@pytest.mark.parametrize("argv", [[], ["--kv-cache-dtype", "fp8_e4m3"]])
+def test_an_e4m3_cache_is_read_by_our_attention(gpu, attention, argv, tmp_path):
+    """Serve it whether the checkpoint declares it or the user asks for it."""
+    line = CommandLine(argv)
     assert kv_dtype.settle(line, gpu, model(tmp_path, QUANTIZED), attention) == ""
-    assert line.argv == ["--kv-cache-dtype", "fp8_e4m3"]
+    assert line.argv == argv
+
+
+def test_a_gpu_below_8_0_reads_no_e4m3_cache(tmp_path):
+    t4 = Gpu("nvidia", "NVIDIA T4", (7, 5))
+    line = CommandLine(["--kv-cache-dtype", "fp8_e4m3"])
+    with pytest.raises(SettingsError, match=r"fp8_e4m3 needs compute capability 8\.0, and .*T4"):
+        kv_dtype.settle(line, t4, model(tmp_path, None), "auto")
+    line = CommandLine([])
+    assert kv_dtype.settle(line, t4, model(tmp_path, QUANTIZED), "auto").endswith("instead of one")
+    assert line.argv == ["--kv-cache-dtype", "bfloat16"]
 
 
 @pytest.mark.parametrize("gpu", [A100, A10G], ids=str)
-@pytest.mark.parametrize(
-    ("attention", "flag", "named"),
-    [
-        ("sglang", [], "--gemma4-attention sglang"),
-        ("auto", [kv_dtype.DETERMINISTIC], kv_dtype.DETERMINISTIC),
-    ],
-)
+@pytest.mark.parametrize(("attention", "flag", "named"), FOREIGN)
 def test_sglangs_attention_is_refused_with_an_e4m3_cache(gpu, attention, flag, named, tmp_path):
     line = CommandLine(["--kv-cache-dtype", "fp8_e4m3", *flag])
     with pytest.raises(SettingsError, match=rf"with {named} needs compute capability 8\.9"):

@@ -23,7 +23,8 @@ def settled(path, **others):
              "mem_fraction_static": 0.8, "context_length": None, "max_running_requests": None,
              "chunked_prefill_size": 2048, "swa_full_tokens_ratio": None, "page_size": 1,
              "kv_cache_dtype": "auto", "revision": None, "max_total_tokens": None,
-             "speculative_num_draft_tokens": None}  # fmt: skip
+             "speculative_num_draft_tokens": None,
+             "enable_deterministic_inference": False}  # fmt: skip
     return SimpleNamespace(model_path=str(path), **{**plain, **others})
 
 

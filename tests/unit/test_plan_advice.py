@@ -65,7 +65,14 @@ def test_the_memory_fraction_keeps_the_reserve():
             question("12B", 12, context=262_144, capability=(8, 9)),
             "KV in 8 bits, --gemma4-allow kv8 (",
         ),
-        (question("12B", 12, context=262_144, capability=(8, 6)), "a shorter --context-length ("),
+        (
+            question("12B", 12, context=262_144, capability=(8, 6)),
+            "KV in 8 bits, --gemma4-allow kv8 (",
+        ),
+        (
+            question("12B", 12, context=262_144, capability=(8, 6), own_attention=False),
+            "a shorter --context-length (",
+        ),
         (question("26B-A4B", 24, context=262_144, at_once=4), "--for-requests 1 ("),
         (
             question("26B-A4B", 16, at_once=4, context=262_144, requests=4),
@@ -152,7 +159,7 @@ def test_the_longest_request_is_within_the_context():
     ("capability", "runs"), [((8, 0), False), ((8, 6), False), ((8, 9), True), ((9, 0), True)]
 )
 def test_an_e4m3_cache_is_planned_only_where_it_runs(capability, runs, ours):
-    """Our attention reads one from 8.0 on, where the user asks for it; SGLang's from 8.9."""
+    """Our attention reads one from 8.0 on, SGLang's from 8.9."""
     asked = question("12B", 24, kv_dtype="fp8_e4m3", capability=capability, ours=ours)
     if runs or ours:
         assert planner.make(asked).kv.full == 8192
@@ -162,16 +169,23 @@ def test_an_e4m3_cache_is_planned_only_where_it_runs(capability, runs, ours):
 
 
 @pytest.mark.parametrize(
-    ("capability", "bytes_of_a_full_token", "flag"),
+    ("capability", "own_attention", "bytes_of_a_full_token", "flag"),
     [
-        ((8, 6), 16_384, "--kv-cache-dtype bfloat16"),
-        ((8, 9), 8192, None),
-        ((9, 0), 8192, None),
-        (None, 16_384, "--kv-cache-dtype bfloat16"),
+        ((8, 6), True, 8192, None),
+        ((8, 6), False, 16_384, "--kv-cache-dtype bfloat16"),
+        ((8, 9), False, 8192, None),
+        ((9, 0), True, 8192, None),
+        (None, True, 8192, None),
+        (None, False, 16_384, "--kv-cache-dtype bfloat16"),
     ],
 )
-def test_a_declared_cache_is_counted_as_it_is_served(capability, bytes_of_a_full_token, flag):
-    answer = search.fit(question("12B", 24, fp8_kv=True, capability=capability))
+def test_a_declared_cache_is_counted_as_it_is_served(
+    capability, own_attention, bytes_of_a_full_token, flag
+):
+    """Count 8 full layers of one head of 512: keys and values at one byte are 8,192."""
+    answer = search.fit(
+        question("12B", 24, fp8_kv=True, capability=capability, own_attention=own_attention)
+    )
     assert answer.kv.full == bytes_of_a_full_token
     assert [f for f in answer.flags if "kv-cache" in f] == ([flag] if flag else [])
     assert (planner.NO_FP8_KV in answer.notes) == (flag is not None)
@@ -196,7 +210,9 @@ def test_no_advice_names_a_cache_that_does_not_run(model, card):
         asked = question(model, gib, fmt, context=131_072, requests=8, capability=card.capability)
         answer = search.fit(asked)
         said = f"{answer.nearest} {' '.join(answer.flags)}"
-        assert "e4m3" not in said or card.capability >= (8, 9)
+        assert "e4m3" not in said
+        foreign = search.fit(replace(asked, own_attention=False))
+        assert "kv8" not in foreign.nearest or card.capability >= (8, 9)
 
 
 def test_unusual_parts_are_explained():

@@ -319,6 +319,11 @@ M = ("--model-path", "31B")
             (*M, "--gpu", "a100", "--stock", "--kv-cache-dtype", "fp8_e4m3"),
             "--kv-cache-dtype fp8_e4m3 does not run on compute capability 8.0",
         ),
+        (
+            (*M, "--gpu", "a10g", "--gemma4-attention", "sglang", "--gemma4-allow", "kv8"),
+            "--gemma4-allow kv8 does not run on compute capability 8.6",
+        ),
+        ((*M, "--gpu", "l4", "--stock", "--gemma4-attention", "ours"), "--stock plans without"),
         ((*M, "--memory", "0GiB"), "--memory must be an amount"),
         (("--model-path", "13B", "--gpu", "l4"), "'13B' is neither a folder with a config.json"),
         ((*M, "--gpu", "l4", "--stock", "--gemma4-low-memory"), "--stock plans without"),
@@ -398,13 +403,17 @@ def test_sizes(text, size):
     assert parse_size(text) == size
 
 
-@pytest.mark.parametrize(("gpu", "size"), [("a10g", 16_384), ("l4", 8192)])
-def test_a_checkpoint_that_declares_fp8_keys_is_read(capsys, tmp_path, gpu, size):
+@pytest.mark.parametrize(
+    ("gpu", "attention", "size"),
+    [("a10g", "auto", 8192), ("a10g", "sglang", 16_384), ("l4", "sglang", 8192)],
+)
+def test_a_checkpoint_that_declares_fp8_keys_is_read(capsys, tmp_path, gpu, attention, size):
     folder = write_config(BUILT_IN["12B"], tmp_path)
     config = json.loads((folder / "config.json").read_text())
     declared = {"quant_method": "modelopt", "quant_algo": "NVFP4", "kv_cache_quant_algo": "FP8"}
     (folder / "config.json").write_text(json.dumps({**config, "quantization_config": declared}))
-    _, out, _ = run(capsys, "--model", str(folder), "--weights", "nvfp4", "--gpu", gpu, "--json")
+    argv = ("--model", str(folder), "--weights", "nvfp4", "--gpu", gpu, "--json")
+    _, out, _ = run(capsys, *argv, "--gemma4-attention", attention)
     assert json.loads(out)["kv_bytes_per_token"]["full"] == size
 
 

@@ -56,27 +56,47 @@ HELD = {
 def test_by_hand(model, fmt, gib, at_once, chunk, context):
     """Fit this many whole contexts beside the reserve for them, and not one token more."""
     plan = search.fit(asked(model, fmt, gib, at_once=at_once))
-    held, full, sliding = HELD[model, fmt]
-    most, window = BUILT_IN[model].max_context, BUILT_IN[model].window
-
-    def left(chunk: int, context: int) -> int:
-        """Give the KV bytes beside the reserve for 16 requests, the fewest that are planned."""
-        batch = 8 if gib < 20 else 16
-        kept = ours(tight_reserve(model, chunk, context, graph_batch=batch), gib)
-        # One full token each and one spare. Sliding: the prompt's window, up to a window of
-        # what follows,
-        # 128 tokens that wait to be freed, one page, the step and a spare page.
-        swa = min(context - 1024, window) + min(1024, window + 128 + 1) + 1 + 1
-        one = (context + 1) * full + swa * sliding
-        flying = 2 * min(context - 1024, chunk) * sliding
-        return gib * GIB - CONTEXT - held - kept - flying - at_once * one
-
+    most = BUILT_IN[model].max_context
     assert (plan.load.chunk, plan.load.context) == (chunk, context)
-    assert left(chunk, context) >= 0
-    assert context == most or left(chunk, context + 1) < 0
+    assert left(model, fmt, gib, at_once, chunk, context) >= 0
+    assert context == most or left(model, fmt, gib, at_once, chunk, context + 1) < 0
     # Where SGLang would take another chunk, a larger chunk holds less.
     if chunk != 4096 and (gib >= 20 or chunk != 2048):
-        assert left(2 * chunk, context) < 0
+        assert left(model, fmt, gib, at_once, 2 * chunk, context) < 0
+
+
+def left(
+    model: str, fmt: str, gib: int, at_once: int, chunk: int, context: int, kv_share: int = 1
+) -> int:
+    """Give the KV bytes beside the reserve for 16 requests, the fewest that are planned.
+
+    kv_share: the divisor of the cache's bytes, 2 with one byte a value
+    """
+    held, full, sliding = HELD[model, fmt]
+    full, sliding = full // kv_share, sliding // kv_share
+    window = BUILT_IN[model].window
+    batch = 8 if gib < 20 else 16
+    kept = ours(tight_reserve(model, chunk, context, graph_batch=batch), gib)
+    # One full token each and one spare. Sliding: the prompt's window, up to a window of
+    # what follows,
+    # 128 tokens that wait to be freed, one page, the step and a spare page.
+    swa = min(context - 1024, window) + min(1024, window + 128 + 1) + 1 + 1
+    one = (context + 1) * full + swa * sliding
+    flying = 2 * min(context - 1024, chunk) * sliding
+    return gib * GIB - CONTEXT - held - kept - flying - at_once * one
+
+
+@pytest.mark.parametrize("capability", [(8, 0), (8, 6), (8, 9), None])
+def test_eight_bit_kv_by_hand(capability):
+    """31B in NVFP4 on 24 GiB: one byte a value holds this context, and not one token more."""
+    allowed = frozenset({"kv8"})
+    plan = search.fit(replace(asked("31B", "nvfp4", 24), capability=capability, allowed=allowed))
+    chunk, context = plan.load.chunk, plan.load.context
+    assert (plan.kv.full, plan.kv.swa) == (40_960, 409_600)
+    assert left("31B", "nvfp4", 24, 1, chunk, context, kv_share=2) >= 0
+    assert left("31B", "nvfp4", 24, 1, chunk, context + 1, kv_share=2) < 0
+    stock = planner.make(replace(asked("31B", "nvfp4", 24), ours=False))
+    assert stock.longest_request < 3000 and context > 40_000
 
 
 @given(
@@ -185,9 +205,12 @@ def test_a_blackwell_is_left_to_sglang():
     assert search.fit(question) == planner.make(question)
 
 
-@pytest.mark.parametrize(("card", "offered"), [("l4", True), ("a10g", False)])
-def test_an_fp8_cache_is_offered_where_it_runs(card, offered):
-    question = asked("31B", "nvfp4", card)
+@pytest.mark.parametrize(
+    ("card", "own", "offered"),
+    [("l4", True, True), ("l4", False, True), ("a10g", True, True), ("a10g", False, False)],
+)
+def test_an_fp8_cache_is_offered_where_it_runs(card, own, offered):
+    question = asked("31B", "nvfp4", card, own_attention=own)
     names = [option.name for option in options.find(question, search.fit(question))]
     assert names == (["kv8 + chunk 256", "kv8", "chunk 256"] if offered else ["chunk 256"])
 
@@ -218,6 +241,7 @@ def test_a_draft_is_a_choice():
     ("model", "card", "context", "taken"),
     [
         ("31B", "rtx4090", None, True),
+        ("31B", "rtx3090", None, True),  # our attention reads it from 8.0 on
         ("26B-A4B", "rtx4090", None, False),  # its whole context fits in BF16
         ("31B", "rtx4090", 65_536, True),  # does not fit in BF16
         ("31B", "h100", None, True),  # more requests at once

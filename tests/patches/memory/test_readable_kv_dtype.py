@@ -40,7 +40,13 @@ def settled(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("gpu", [A100, A10G], ids=str)
-def test_a_declared_cache_is_bf16_where_fp8_does_not_compile(settled, gpu, capfd):
+def test_a_declared_cache_is_kept_for_our_attention(settled, gpu):
+    assert settled(gpu) == "auto"
+
+
+@pytest.mark.parametrize("gpu", [A100, A10G], ids=str)
+def test_a_declared_cache_is_bf16_with_sglangs_attention(settled, gpu, monkeypatch, capfd):
+    monkeypatch.setenv("SGLANG_GEMMA4_EXT_ATTENTION", "sglang")
     assert settled(gpu) == "bfloat16"
     said = capfd.readouterr().err  # SGLang sets up its own logging
     assert "--kv-cache-dtype bfloat16 is used, at two bytes a value" in said
