@@ -103,6 +103,7 @@ ALWAYS = {
     "exact_sliding_window",
     "kernels_before_pools",
     "lora_linears",
+    "kv_scales_of_owner",
     "memory_reserve",
     "parsers_by_default",
     "readable_kv_dtype",
