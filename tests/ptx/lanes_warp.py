@@ -12,6 +12,25 @@ from .values import Array, i8, u1, u2, u4, u8
 WARP = 32
 
 
+def _chunks(descriptor: Array, n: int, trans: bool) -> Array:
+    """Return shared addresses of b's 16-byte chunks, by the canonical layouts of wgmma.
+
+    descriptor: uint64 [groups]
+    Returns int64 [groups, N, 2], chunks of K; with trans [groups, 16, N / 8], chunks of N.
+    """
+    start = (descriptor & u8(0x3FFF)).astype(i8) * 16
+    leading, stride = (((descriptor >> u8(at)) & u8(0x3FFF)).astype(i8) * 16 for at in (16, 32))
+    swizzle = int(descriptor[0] >> u8(62))
+    row = {1: 128, 2: 64, 3: 32}[swizzle]
+    rows = np.arange(16 if trans else n)
+    part = np.arange(n // 8 if trans else 2) * 16
+    at = (start[:, None] + stride[:, None] * (rows // 8) + rows % 8 * row)[:, :, None]
+    # Beyond a row of the swizzle, N goes on `leading` bytes later.
+    at = at + (leading[:, None, None] * (part // row) + part % row if trans else part)
+    bits = {1: 7, 2: 3, 3: 1}[swizzle]
+    return at ^ (at >> 7 & bits) << 4
+
+
 class WarpInstructions:
     """Provide the methods of `Lanes` for warps: barriers, shuffles, matrices, wgmma."""
 
@@ -97,23 +116,19 @@ class WarpInstructions:
         keep: Array,
         n: int,
         bf16: bool,
+        trans: bool,
     ) -> list[Array]:
-        """Execute m64nNk16: a in registers, b [N, 16] in shared memory with K contiguous."""
+        """Execute m64nNk16: a in registers, b [N, 16] in shared memory.
+
+        K is contiguous in b; with `trans` N is.
+        """
         self.whole_warps(index)
         if self.n % 128:
             raise RuntimeError(f"part of a warp group: {self.where(index)}")
         first = descriptor[::128]
         if not (descriptor.reshape(-1, 128) == first[:, None]).all():
             self.batch.report("descriptor differs within a warp group", self.where(index))
-        start = (first & u8(0x3FFF)).astype(i8) * 16
-        stride = ((first >> u8(32)) & u8(0x3FFF)).astype(i8) * 16
-        swizzle = int(first[0] >> u8(62))
-        row = {1: 128, 2: 64, 3: 32}[swizzle]
-        rows = np.arange(n)
-        part = np.arange(2) * 16  # 16 values of two bytes: two 16-byte chunks
-        at = (start[:, None] + stride[:, None] * (rows // 8) + rows % 8 * row)[:, :, None] + part
-        bits = {1: 7, 2: 3, 3: 1}[swizzle]
-        at ^= (at >> 7 & bits) << 4
+        at = _chunks(first, n, trans)
         batch = self.batch
         slot = self.slot[::128]
         flat = batch.shared.offsets(
@@ -134,9 +149,12 @@ class WarpInstructions:
                 batch.report(
                     "wgmma reads what no fence.proxy.async made visible", self.where(index)
                 )
-        data = batch.shared.bytes.read(flat, 16).reshape(len(group), n, 32)
+        width = 2 * n if trans else 32
+        data = batch.shared.bytes.read(flat, 16).reshape(len(group), -1, width)
         half = np.ascontiguousarray(data).view(u2)
         b = (values.f4_of_bf2(half) if bf16 else half.view(values.f2)).astype(values.f8)
+        if trans:
+            b = b.transpose(0, 2, 1)
         if keep.any() != keep.all():
             raise RuntimeError(f"scale-d differs: {self.where(index)}")
         return tensor_core.wgmma_accumulate(a, b, c, bf16, bool(keep.all()))

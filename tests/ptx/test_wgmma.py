@@ -13,9 +13,13 @@ from .translate import translate
 MODES = {128: 1, 64: 2, 32: 3}
 
 
-def _text(swizzle: int, step: int, fence: str, wait: str) -> str:
-    """Write the kernel: a1 [4, 128] words are a's registers, a0 shared memory's bytes in order."""
-    descriptor = MODES[swizzle] << 62 | (8 * swizzle >> 4) << 32 | 1 << 16
+def _text(swizzle: int, step: int, fence: str, wait: str, n: int = 16, leading: int = 16) -> str:
+    """Write the kernel: a1 [4, 128] words are a's registers, a0 shared memory's bytes in order.
+
+    leading: the descriptor's, in bytes; more than 16 for a right operand with N contiguous
+    """
+    descriptor = MODES[swizzle] << 62 | (8 * swizzle >> 4) << 32 | (leading >> 4) << 16
+    transposed = int(leading > 16)
     text = """
 mov.u32 %r1, %tid.x; mov.b32 %r2, global_smem; shl.b32 %r3, %r1, 4; add.s32 %r4, %r2, %r3;
 mad.wide.u32 %d1, %r1, 16, %a0;
@@ -24,8 +28,8 @@ st.shared.v4.b32 [%r4], {%r5, %r6, %r7, %r8};
 mad.wide.u32 %d2, %r1, 4, %a1;
 """
     text += "".join(f"ld.global.b32 %r{10 + i}, [%d2+{512 * i}];\n" for i in range(4))
-    registers = ", ".join(f"%r{20 + i}" for i in range(8))
-    text += "".join(f"mov.b32 %r{20 + i}, 0;\n" for i in range(8))
+    registers = ", ".join(f"%r{20 + i}" for i in range(n // 2))
+    text += "".join(f"mov.b32 %r{20 + i}, 0;\n" for i in range(n // 2))
     text += f"""{fence}
 bar.sync 0;
 add.s32 %r40, %r2, {step};
@@ -35,13 +39,14 @@ or.b64 %d4, %d3, {descriptor - 2**64 if descriptor >> 63 else descriptor};
 setp.eq.s32 %p1, %r1, -1;
 mov.pred %p2, 0;
 wgmma.fence.sync.aligned;
-wgmma.mma_async.sync.aligned.m64n16k16.f32.f16.f16
-    {{{registers}}}, {{%r10, %r11, %r12, %r13}}, %d4, %p2, 1, 1, 0;
+wgmma.mma_async.sync.aligned.m64n{n}k16.f32.f16.f16
+    {{{registers}}}, {{%r10, %r11, %r12, %r13}}, %d4, %p2, 1, 1, {transposed};
 wgmma.commit_group.sync.aligned;
 {wait}
 mad.wide.u32 %d5, %r1, 4, %a2;
 """
-    return text + "".join(f"st.global.b32 [%d5+{512 * i}], %r{20 + i};\n" for i in range(8))
+    stores = (f"st.global.b32 [%d5+{512 * i}], %r{20 + i};\n" for i in range(n // 2))
+    return text + "".join(stores)
 
 
 def _inputs(swizzle: int, step: int):
@@ -54,6 +59,13 @@ def _inputs(swizzle: int, step: int):
             at = n * swizzle + 16 * chunk
             at ^= (at >> 7 & (swizzle // 16 - 1)) << 4
             memory[at // 2 : at // 2 + 8] = wide[n, 8 * chunk : 8 * chunk + 8]
+    bytes_ = np.zeros(2048, np.uint8)
+    bytes_[: memory.nbytes] = memory.view(np.uint8)
+    return a, wide[:, step // 2 : step // 2 + 16], bytes_, _registers(a)
+
+
+def _registers(a):
+    """Return uint32 [4, 128]: the registers of each thread that hold a [64, 16]."""
     registers = np.zeros((4, 128), np.uint32)
     for thread in range(128):
         w, lane = divmod(thread, 32)
@@ -61,9 +73,19 @@ def _inputs(swizzle: int, step: int):
         for i in range(4):
             row, column = 16 * w + g + 8 * (i % 2), 2 * t + 8 * (i // 2)
             registers[i, thread] = a[row, column : column + 2].view(np.uint32)[0]
-    bytes_ = np.zeros(2048, np.uint8)
-    bytes_[: memory.nbytes] = memory.view(np.uint8)
-    return a, wide[:, step // 2 : step // 2 + 16], bytes_, registers
+    return registers
+
+
+def _result(out):
+    """Return float32 [64, N] that the threads' registers [N / 2, 128] hold."""
+    result = np.zeros((64, 2 * len(out)), np.float32)
+    for thread in range(128):
+        w, lane = divmod(thread, 32)
+        g, t = divmod(lane, 4)
+        for i in range(len(out)):
+            column, row = 8 * (i // 4) + 2 * t + i % 2, 16 * w + g + 8 * (i // 2 % 2)
+            result[row, column] = out[i, thread]
+    return result
 
 
 @pytest.mark.parametrize("keep", ["0", "1"])
@@ -92,13 +114,31 @@ def test_product(swizzle, step) -> None:
         _text(swizzle, step, FENCE, WAIT), memory, registers, out, threads=128, shared=2048
     )
     assert not result.findings, result.findings
-    want = a.astype(np.float32) @ b.astype(np.float32).T
-    for thread in range(128):
-        w, lane = divmod(thread, 32)
-        g, t = divmod(lane, 4)
-        for i in range(8):
-            column, row = 8 * (i // 4) + 2 * t + i % 2, 16 * w + g + 8 * (i // 2 % 2)
-            assert out[i, thread] == want[row, column]
+    assert (_result(out) == a.astype(np.float32) @ b.astype(np.float32).T).all()
+
+
+@pytest.mark.parametrize("n", [16, 32])
+@pytest.mark.parametrize("swizzle", sorted(MODES))
+def test_product_with_n_contiguous(swizzle, n) -> None:
+    """Values are stored so: a row of the swizzle has columns, and 16 rows are K.
+
+    Columns beyond a row of the swizzle follow after all rows of K, `leading` bytes later.
+    """
+    rng = np.random.default_rng(swizzle + n)
+    a, b = (rng.integers(-8, 9, shape).astype(np.float16) for shape in ((64, 16), (16, 64)))
+    memory = np.zeros(1024, np.float16)
+    for k in range(16):
+        for column in range(0, 64, 8):
+            part, rest = divmod(2 * column, swizzle)
+            at = part * 16 * swizzle + k * swizzle + rest
+            at ^= (at >> 7 & (swizzle // 16 - 1)) << 4
+            memory[at // 2 : at // 2 + 8] = b[k, column : column + 8]
+    out = np.zeros((n // 2, 128), np.float32)
+    text = _text(swizzle, 0, FENCE, WAIT, n, leading=16 * swizzle)
+    arrays = memory.view(np.uint8), _registers(a), out
+    result = launch(text, *arrays, threads=128, shared=2048)
+    assert not result.findings, result.findings
+    assert (_result(out) == a.astype(np.float32) @ b[:, :n].astype(np.float32)).all()
 
 
 def test_a_missing_fence_or_wait_is_found() -> None:

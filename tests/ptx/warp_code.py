@@ -82,11 +82,12 @@ class WarpOperations(Operands):
         shape = re.fullmatch(form, op.opcode)
         self._require(op, shape is not None)
         to, a, descriptor, keep, *rest = op.operands
-        self._require(op, isinstance(a, tuple) and [int(r, 0) for r in rest] == [1, 1, 0])
+        *signs, trans = (int(r, 0) for r in rest)
+        self._require(op, isinstance(a, tuple) and signs == [1, 1] and trans in (0, 1))
         started = () if keep in ("0", "false") else to  # otherwise the product is added to nothing
         call = (
             f"m.wgmma({self.index}, {_list(started)}, {_list(a)}, {name_of(descriptor)}, "
-            f"{self.value(keep, 'pred')}, {int(shape[1])}, {shape[2] == 'bf16'})"
+            f"{self.value(keep, 'pred')}, {int(shape[1])}, {shape[2] == 'bf16'}, {trans == 1})"
         )
         return self._results(op, to, call)
 
