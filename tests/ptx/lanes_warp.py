@@ -111,20 +111,33 @@ class WarpInstructions:
         self,
         index: int,
         c: list[Array],
-        a: list[Array],
+        a: list[Array] | Array,
         descriptor: Array,
         keep: Array,
         n: int,
         bf16: bool,
         trans: bool,
     ) -> list[Array]:
-        """Execute m64nNk16: a in registers, b [N, 16] in shared memory.
+        """Execute m64nNk16: b [N, 16] in shared memory, with K contiguous or, with `trans`, N.
 
-        K is contiguous in b; with `trans` N is.
+        a: registers, or the descriptor of [64, 16] in shared memory with K contiguous
         """
         self.whole_warps(index)
         if self.n % 128:
             raise RuntimeError(f"part of a warp group: {self.where(index)}")
+        if isinstance(a, list):
+            left = tensor_core.wgmma_left(a, bf16)
+        else:
+            left = self._shared_operand(index, a, 64, bf16, False)
+        b = self._shared_operand(index, descriptor, n, bf16, trans)
+        if keep.any() != keep.all():
+            raise RuntimeError(f"scale-d differs: {self.where(index)}")
+        return tensor_core.wgmma_accumulate(left, b, c, bool(keep.all()))
+
+    def _shared_operand(
+        self, index: int, descriptor: Array, n: int, bf16: bool, trans: bool
+    ) -> Array:
+        """Read an operand of a wgmma under way: float64 [groups, N, 16]."""
         first = descriptor[::128]
         if not (descriptor.reshape(-1, 128) == first[:, None]).all():
             self.batch.report("descriptor differs within a warp group", self.where(index))
@@ -152,12 +165,8 @@ class WarpInstructions:
         width = 2 * n if trans else 32
         data = batch.shared.bytes.read(flat, 16).reshape(len(group), -1, width)
         half = np.ascontiguousarray(data).view(u2)
-        b = (values.f4_of_bf2(half) if bf16 else half.view(values.f2)).astype(values.f8)
-        if trans:
-            b = b.transpose(0, 2, 1)
-        if keep.any() != keep.all():
-            raise RuntimeError(f"scale-d differs: {self.where(index)}")
-        return tensor_core.wgmma_accumulate(a, b, c, bf16, bool(keep.all()))
+        found = (values.f4_of_bf2(half) if bf16 else half.view(values.f2)).astype(values.f8)
+        return found.transpose(0, 2, 1) if trans else found
 
     def wgmma_commit(self) -> None:
         self.batch.wgmma_groups[self.index] += 1

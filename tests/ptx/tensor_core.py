@@ -52,13 +52,19 @@ def _halves(registers: list[Array], bf16: bool) -> Array:
     return values.astype(f8).reshape(len(registers), -1, 2)
 
 
-def wgmma_accumulate(
-    a: list[Array], b: Array, c: list[Array], bf16: bool, keep: bool
-) -> list[Array]:
-    """Return the result registers of wgmma m64nNk16: a in registers, b float64 [groups, N, 16]."""
-    groups, n, _ = b.shape
+def wgmma_left(a: list[Array], bf16: bool) -> Array:
+    """Return the left operand of a wgmma that is in registers, as float64 [groups, 64, 16]."""
+    groups = len(a[0]) // 128
     left = _halves(a, bf16).reshape(2, 2, 4 * groups, 8, 4, 2).transpose(2, 1, 3, 0, 4, 5)
-    left = left.reshape(groups, 64, 16)
+    return left.reshape(groups, 64, 16)
+
+
+def wgmma_accumulate(left: Array, b: Array, c: list[Array], keep: bool) -> list[Array]:
+    """Return the result registers of wgmma m64nNk16.
+
+    left: float64 [groups, 64, 16]; b: float64 [groups, N, 16]; c: registers that it adds to
+    """
+    groups, n, _ = b.shape
     with np.errstate(all="ignore"):
         start = np.zeros((groups, 64, n))
         # register 4 j + 2 h + p: column 8 j + 2 t + p, row 16 w + 8 h + g

@@ -141,6 +141,33 @@ def test_product_with_n_contiguous(swizzle, n) -> None:
     assert (_result(out) == a.astype(np.float32) @ b[:, :n].astype(np.float32)).all()
 
 
+def test_product_with_both_operands_in_shared_memory() -> None:
+    """The left one has 64 rows of 32 bytes, and the right one 16 behind it."""
+    rng = np.random.default_rng(5)
+    a, b = (rng.integers(-8, 9, (rows, 16)).astype(np.float16) for rows in (64, 16))
+    memory = np.zeros(2048, np.float16)
+    for row, values in enumerate(np.concatenate([a, b])):
+        for chunk in range(2):
+            at = 32 * row + 16 * chunk
+            at ^= (at >> 7 & 1) << 4
+            memory[at // 2 : at // 2 + 8] = values[8 * chunk : 8 * chunk + 8]
+    second = """add.s32 %r42, %r4, 2048; ld.global.v4.b32 {%r43, %r44, %r45, %r46}, [%d1+2048];
+st.shared.v4.b32 [%r42], {%r43, %r44, %r45, %r46};
+"""
+    left = """bfe.u32 %r47, %r2, 4, 14; cvt.u64.u32 %d6, %r47;
+sub.s64 %d7, %d4, %d3; or.b64 %d6, %d6, %d7;
+wgmma.fence.sync.aligned;"""
+    text = _text(32, 2048, second + FENCE, WAIT).replace("wgmma.fence.sync.aligned;", left)
+    text = text.replace("{%r10, %r11, %r12, %r13}", "%d6").replace("1, 1, 0;", "1, 1, 0, 0;")
+    out = np.zeros((8, 128), np.float32)
+    arrays = memory.view(np.uint8), _registers(a), out
+    result = launch(text, *arrays, threads=128, shared=4096)
+    assert not result.findings, result.findings
+    assert (_result(out) == a.astype(np.float32) @ b.astype(np.float32).T).all()
+    unfenced = launch(text.replace(FENCE, ""), *arrays, threads=128, shared=4096).findings
+    assert set(unfenced) == {"wgmma reads what no fence.proxy.async made visible"}
+
+
 def test_a_missing_fence_or_wait_is_found() -> None:
     _, _, memory, registers = _inputs(64, 0)
     out = np.zeros((8, 128), np.float32)

@@ -82,12 +82,15 @@ class WarpOperations(Operands):
         shape = re.fullmatch(form, op.opcode)
         self._require(op, shape is not None)
         to, a, descriptor, keep, *rest = op.operands
-        *signs, trans = (int(r, 0) for r in rest)
-        self._require(op, isinstance(a, tuple) and signs == [1, 1] and trans in (0, 1))
+        flags = [int(r, 0) for r in rest]
+        # Signs of both operands, then whether a, if it is in shared memory, and b are transposed.
+        held = isinstance(a, tuple)
+        self._require(op, flags[:-1] == ([1, 1] if held else [1, 1, 0]) and flags[-1] in (0, 1))
+        left = _list(a) if held else name_of(a)
         started = () if keep in ("0", "false") else to  # otherwise the product is added to nothing
         call = (
-            f"m.wgmma({self.index}, {_list(started)}, {_list(a)}, {name_of(descriptor)}, "
-            f"{self.value(keep, 'pred')}, {int(shape[1])}, {shape[2] == 'bf16'}, {trans == 1})"
+            f"m.wgmma({self.index}, {_list(started)}, {left}, {name_of(descriptor)}, "
+            f"{self.value(keep, 'pred')}, {int(shape[1])}, {shape[2] == 'bf16'}, {flags[-1] == 1})"
         )
         return self._results(op, to, call)
 
