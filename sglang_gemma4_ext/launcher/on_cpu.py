@@ -10,10 +10,16 @@ from sglang_gemma4_ext.settings import SettingsError
 
 # SGLang's layers of these formats ask for CUDA while they are built or loaded.
 _QUANTIZATIONS = ("fp8", "bitsandbytes")
+HOST_CACHE = "--enable-hierarchical-cache"
 
 
 def require_cpu_formats(line: CommandLine, target: ModelInfo | None) -> None:
-    """Raise SettingsError if the checkpoint or --quantization needs a GPU."""
+    """Raise SettingsError if the checkpoint, --quantization or the host cache needs a GPU."""
+    if line.has(HOST_CACHE):
+        raise SettingsError(
+            f"{HOST_CACHE} needs a GPU, whose memory it extends, and this machine has none: "
+            "leave it out"
+        )
     asked = line.value("--quantization") or ""
     if set(asked.split("_")) & set(_QUANTIZATIONS):
         raise SettingsError(
