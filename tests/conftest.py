@@ -13,6 +13,9 @@ import hypothesis
 import psutil
 import pytest
 
+# Triton chooses its interpreter when it is imported, by whichever test comes first.
+from tests.kernels.conftest import pytest_configure as pytest_configure
+
 # An example's duration depends on the load of the machine, so hypothesis gets no deadline.
 hypothesis.settings.register_profile("default", deadline=None)
 hypothesis.settings.load_profile("default")

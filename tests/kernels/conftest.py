@@ -58,7 +58,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if "triton" in sys.modules and os.environ.get("TRITON_INTERPRET") != "1":
         raise pytest.UsageError(
             "Triton was imported before its interpreter was chosen: import it, or SGLang, inside "
-            "the tests, or choose in that folder's conftest as tests/chat_page does"
+            "the tests"
         )
     os.environ["TRITON_INTERPRET"] = "1"
 
