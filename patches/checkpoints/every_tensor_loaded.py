@@ -99,8 +99,10 @@ class _Seen:
                 _refuse_two(path, name, twice)
             if self.writes.written(tensor) == tensor.numel():
                 continue
-            # SGLang renames the towers' tensors and fills some of them itself.
-            need = "unknown" if TOWER_WEIGHT.match(name) else need_of(name)
+            need = need_of(name)
+            if TOWER_WEIGHT.match(name):
+                # SGLang renames the towers' tensors. Their buffers are constants of its own.
+                need = "unknown" if isinstance(tensor, torch.nn.Parameter) else "optional"
             if need == "unknown":
                 unsure.append(checkpoint_name(name))
             elif need == "needed":

@@ -74,22 +74,13 @@ def test_a_small_pool_is_read_out_of_bounds_without_cpu_torch_attention(
         assert "IndexError" in server.log
 
 
-@pytest.mark.slow
-def test_unused_embeddings_are_built_without_the_patch(checkpoint, tmp_path: Path) -> None:
-    """Look for SGLang's warning that nothing filled them; their values are random."""
-    flags = ("--model-path", str(checkpoint("unified")), "--dtype", "float32")
-    disable = ("--gemma4-ext-disable", "unified_without_ple")
-    for extra, built in ((disable, True), ((), False)):
-        with serve(*flags, *extra, log_dir=tmp_path) as server:
-            assert ("embed_tokens_per_layer" in server.log) is built
-
-
 @pytest.mark.parametrize(
     ("patch", "kind", "quantize", "reason"),
     [
         ("causal_lm_config", "causal", None, "AmbiguousGlobalPerLayerAttributeError"),
         slow("text_only", "dense", None, "Can't load feature extractor"),
         slow("nvfp4_modelopt", "dense", _nvfp4("modelopt"), "not supported for quantization"),
+        slow("unified_without_ple", "unified", None, "embed_tokens_per_layer"),
         slow("cpu_softcap", "dense", None, "0 active drivers"),
         slow(
             "nvfp4_compressed_tensors",
