@@ -31,6 +31,7 @@ from sglang_gemma4_ext.settings import (
     Attention,
     ChatParsers,
     CpuAttention,
+    Ple,
     Router,
     Settings,
     SettingsError,
@@ -121,6 +122,14 @@ def build_parser() -> argparse.ArgumentParser:
         "(default: %(default)s)",
     )
     group.add_argument(
+        "--gemma4-ple",
+        choices=get_args(Ple),
+        default=Settings.ple,
+        help="memory that holds the per-layer embeddings of E2B and E4B: host frees 4.4 and 5.3 "
+        "GiB of the GPU, whose kernel reads a row for each token over the bus "
+        "(default: %(default)s)",
+    )
+    group.add_argument(
         "--gemma4-chat-parsers",
         choices=get_args(ChatParsers),
         default=Settings.chat_parsers,
@@ -178,6 +187,7 @@ def _prepare(ours: argparse.Namespace, line: CommandLine) -> CommandLine:
         swa_policy=ours.gemma4_swa_policy,
         router=ours.gemma4_router,
         attention=ours.gemma4_attention,
+        ple=ours.gemma4_ple,
         chat_parsers=ours.gemma4_chat_parsers,
     )
     plugin.check_names(settings)
@@ -214,7 +224,7 @@ def _fit(ours: argparse.Namespace, line: CommandLine, target: ModelInfo | None) 
         memory = gpu_memory()
         said.append(
             fit.apply(line, gpu, memory, target, policy, asked=asked, allowed=allowed,
-                      own_attention=not foreign)
+                      own_attention=not foreign, ple=ours.gemma4_ple)
         )  # fmt: skip
     for sentence in filter(None, said):
         _complain(sentence)

@@ -22,6 +22,7 @@ WeightKernels = Literal["auto", "fused", "marlin", "dequant"]
 SwaPolicy = Literal["auto", "seed", "upstream"]
 Router = Literal["auto", "fused", "sglang"]
 Attention = Literal["auto", "ours", "sglang"]
+Ple = Literal["gpu", "host"]
 ChatParsers = Literal["auto", "off"]
 
 _PREFIX = "SGLANG_GEMMA4_EXT_"
@@ -46,6 +47,7 @@ class Settings:
     swa_policy: split of KV memory between full and sliding layers; see plan/pools.py
     router: kernels that route tokens to experts: ours, SGLang's, or ours where measured faster
     attention: kernels for attention: ours over any KV cache, SGLang's, or ours over an E4M3 cache
+    ple: memory that holds the per-layer embeddings of E2B and E4B
     chat_parsers: whether tool calls and thoughts are parsed where the user named no parser
     cpu: the CPU reference is active; the launcher sets it on a machine without a GPU
     launched: this process belongs to a server of our launcher
@@ -58,6 +60,7 @@ class Settings:
     swa_policy: SwaPolicy = "auto"
     router: Router = "auto"
     attention: Attention = "auto"
+    ple: Ple = "gpu"
     chat_parsers: ChatParsers = "auto"
     cpu: bool = False
     launched: bool = False
@@ -79,6 +82,7 @@ class Settings:
             )
         _require("--gemma4-router", self.router, get_args(Router))
         _require("--gemma4-attention", self.attention, get_args(Attention))
+        _require("--gemma4-ple", self.ple, get_args(Ple))
         _require("--gemma4-chat-parsers", self.chat_parsers, get_args(ChatParsers))
 
     @classmethod
@@ -95,6 +99,7 @@ class Settings:
             swa_policy=given("SWA_POLICY", cls.swa_policy),
             router=given("ROUTER", cls.router),
             attention=given("ATTENTION", cls.attention),
+            ple=given("PLE", cls.ple),
             chat_parsers=given("CHAT_PARSERS", cls.chat_parsers),
             cpu=env.get("SGLANG_PLATFORM") == CPU_PLATFORM,
             launched=bool(env.get(_PREFIX + "RUN_FOLDER")),
@@ -120,6 +125,7 @@ class Settings:
         env[_PREFIX + "SWA_POLICY"] = self.swa_policy
         env[_PREFIX + "ROUTER"] = self.router
         env[_PREFIX + "ATTENTION"] = self.attention
+        env[_PREFIX + "PLE"] = self.ple
         env[_PREFIX + "CHAT_PARSERS"] = self.chat_parsers
         if self.cpu:
             env["SGLANG_PLATFORM"] = CPU_PLATFORM

@@ -34,6 +34,7 @@ def describe_memory(cfg: Any, cpu: bool, made_tokens: int | None = None) -> list
             multimodal=bool(cfg.enable_multimodal),
             draft=cfg.speculative_draft_model_path,
             draft_tokens=cfg.speculative_num_draft_tokens,
+            ple=Settings.from_env().ple,
         )
         plan = None if cpu else plan_of(subject, cfg)
     except (PlanError, CheckpointError) as error:

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from sglang_gemma4_ext.plan.answer import Plan
 from sglang_gemma4_ext.plan.question import Question
-from sglang_gemma4_ext.plan.weights import estimate, swizzled_scales
+from sglang_gemma4_ext.plan.weights import REPLICATED, estimate, swizzled_scales
 
 
 def nearest(question: Question, plan_of: Callable[[Question], Plan]) -> str:
@@ -26,6 +26,9 @@ def _smaller(question: Question) -> list[tuple[str, Question]]:
     steps = []
     if not question.ours:
         steps.append(("this extension, without --stock", replace(question, ours=True)))
+    if question.weights.parts.get("ple"):
+        host = replace(question, weights=question.weights.with_host_ple(), ple="host")
+        steps.append(("per-layer embeddings in host memory, --gemma4-ple host", host))
     is_wide = question.kv_dtype == "auto" and question.kv_dtype_bytes > 1
     if question.ours and question.runs_e4m3 and is_wide and "kv8" not in question.allowed:
         kv8 = replace(question, kv_dtype="fp8_e4m3")
@@ -46,11 +49,14 @@ def _smaller(question: Question) -> list[tuple[str, Question]]:
 
 
 def _parallel(question: Question, tp: int) -> Question:
-    """Ask the same question for more GPUs; all weights are sharded but towers."""
+    """Ask the same question for more GPUs."""
     parts = {
-        part: size if part == "towers" else size * question.tp // tp
+        part: size if part in REPLICATED else size * question.tp // tp
         for part, size in question.weights.parts.items()
     }
+    if not question.geometry.tied:  # the embeddings are whole, and the head is sharded
+        table = int(question.weights.parts["embeddings"] / (1 + 1 / question.tp))
+        parts["embeddings"] = table + table // tp
     swizzled = swizzled_scales(question.geometry, tp) if question.weights.swizzled else 0
     held = replace(question.weights, parts=parts, swizzled=swizzled)
     return replace(question, tp=tp, weights=held)
@@ -71,6 +77,8 @@ def flags(plan: Plan) -> list[str]:
         found.append(f"--gemma4-swa-policy {question.policy}")
     if question.swa_ratio is not None:
         found.append(f"--swa-full-tokens-ratio {question.swa_ratio:g}")
+    if question.ple != "gpu":
+        found.append(f"--gemma4-ple {question.ple}")
     if question.tp > 1:
         found.append(f"--tp {question.tp}")
     if question.kv_dtype != "auto" or question.served_kv_dtype == "bfloat16":

@@ -54,6 +54,9 @@ def _choices(question: Question, plan: Plan) -> list[tuple[str, str, str, Questi
             found.append(
                 (f"kv8 + {narrow}", both, "lossy, slower prefill", replace(kv8, chunk=slow))
             )
+    if question.weights.parts.get("ple"):
+        host = replace(question, weights=question.weights.with_host_ple(), ple="host")
+        found.append(("ple-host", "--gemma4-ple host", "a row a token over the bus", host))
     if question.draft:
         without = replace(question, draft=NO_DRAFT)
         found.append(("no draft", "no draft model", "one token a decode step", without))

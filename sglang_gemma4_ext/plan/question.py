@@ -9,7 +9,7 @@ from sglang_gemma4_ext.plan.geometry import Geometry, PlanError
 from sglang_gemma4_ext.plan.policy import Server
 from sglang_gemma4_ext.plan.served import NO_DRAFT, Draft
 from sglang_gemma4_ext.plan.weights import Weights
-from sglang_gemma4_ext.settings import SwaPolicy
+from sglang_gemma4_ext.settings import Ple, SwaPolicy
 
 KV_DTYPE_BYTES = {"auto": 2, "bfloat16": 2, "float16": 2, "fp8_e4m3": 1, "fp8_e5m2": 1}
 # SGLang's Triton attention compiles for an E4M3 cache from this compute capability on.
@@ -21,7 +21,7 @@ OWN_E4M3_SINCE = (8, 0)
 ALLOWABLE = frozenset({"kv8"})
 NOT_YET = {
     "head8": "the output head is served as the checkpoint stores it",
-    "ple-host": "per-layer embeddings are kept on the GPU",
+    "ple-host": "--gemma4-ple host keeps per-layer embeddings in host memory",
     "experts-host": "SGLang's --enable-paged-experts takes BF16 experts alone",
 }
 
@@ -44,6 +44,7 @@ class Question:
     tight: keep free what the model works with, without an allowance
     low_memory: context counts before throughput on large GPUs too
     policy: how KV memory is split; see policy.py
+    ple: memory that holds the per-layer embeddings; `weights` are those of the GPU
     allowed: lossy choices that the plan may make, of ALLOWABLE
     ours: with the extension's patches; False plans stock SGLang 0.5.23
     """
@@ -64,6 +65,7 @@ class Question:
     page: int = 1
     policy: SwaPolicy = "auto"
     at_once: int = 1
+    ple: Ple = "gpu"
     allowed: frozenset[str] = frozenset()
     tight: bool = False
     low_memory: bool = False

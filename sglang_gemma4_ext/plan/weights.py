@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, prod
 
 from sglang_gemma4_ext.checkpoint.files import Tensor
@@ -45,15 +45,19 @@ _ELEMENT_BYTES = {
 _LOADED = re.compile(
     r"(model\.|language_model\.)*(layers\.\d+\.|embed_tokens|per_layer_|norm\.|lm_head\.)"
 )
+# Parts of which each GPU holds all; see _counts.
+REPLICATED = frozenset({"embeddings", "ple", "other", "towers"})
 _TRAINERS = re.compile(r"(^|\.)(optimizer|exp_avg(_sq)?|momentum_buffer|master_weight)(\.|$)")
 _QUERY = re.compile(r"\.layers\.(\d+)\.self_attn\.q_proj\.")
 _KEY = re.compile(r"\.layers\.(\d+)\.self_attn\.k_proj\.")
+_KEY_OR_VALUE = re.compile(r"\.layers\.(\d+)\.self_attn\.[kv]_proj\.")
 
 
 @dataclass(frozen=True)
 class Weights:
     """Hold bytes on one GPU by part: attention, mlp, experts, embeddings, ple, other.
 
+    ple is the table of per-layer embeddings; its projections are among the others.
     swizzled: what stock SGLang 0.5.23 keeps beside them; see swizzled_scales
     nvfp4_experts: whether any part of them is experts in NVFP4
     """
@@ -67,6 +71,11 @@ class Weights:
     def total(self) -> int:
         return sum(self.parts.values())
 
+    def with_host_ple(self) -> Weights:
+        """Return what is left on the GPU under --gemma4-ple host."""
+        parts = {part: size for part, size in self.parts.items() if part != "ple"}
+        return replace(self, parts=parts)
+
 
 def estimate(geometry: Geometry, fmt: str, tp: int = 1) -> Weights:
     """Estimate the weights of a geometry in one of FORMATS; NVFP4 is as ModelOpt writes it.
@@ -77,8 +86,8 @@ def estimate(geometry: Geometry, fmt: str, tp: int = 1) -> Weights:
         raise PlanError(f"--weights must be one of {', '.join(FORMATS)}, not {fmt!r}")
     quantized, width = FORMATS[fmt]
     parts = {
-        part: int(count * (width if part in quantized else BF16)) // tp
-        for part, count in _counts(geometry).items()
+        part: int(count * (width if part in quantized else BF16))
+        for part, count in _counts(geometry, tp).items()
     }
     in_nvfp4 = fmt.startswith("nvfp4") and "experts" in quantized
     nvfp4_experts = geometry.experts > 0 and in_nvfp4
@@ -106,29 +115,35 @@ def swizzled_scales(geometry: Geometry, tp: int = 1) -> int:
     return geometry.layers * geometry.experts * expert
 
 
-def _counts(geometry: Geometry) -> dict[str, int]:
-    """Count the whole model's weights by part; norms and scalars, under 0.1 %, are left out."""
+def _counts(geometry: Geometry, tp: int) -> dict[str, int]:
+    """Count the weights of one GPU by part; norms and scalars, under 0.1 %, are left out.
+
+    Each GPU holds whole embeddings, per-layer embeddings and routers. A head of its own is sharded.
+    """
+    table = geometry.vocab * geometry.hidden
     counts = {
-        "attention": sum(_attention(geometry, layer) for layer in range(geometry.layers)),
+        "attention": sum(_attention(geometry, layer, tp) for layer in range(geometry.layers)),
         "mlp": sum(
             3 * geometry.hidden * geometry.layer_intermediate(layer)
             for layer in range(geometry.layers)
-        ),
+        ) // tp,
         "experts": 3 * geometry.layers * geometry.experts
-        * geometry.expert_intermediate * geometry.hidden,
-        "embeddings": geometry.vocab * geometry.hidden * (1 if geometry.tied else 2),
+        * geometry.expert_intermediate * geometry.hidden // tp,
+        "embeddings": table if geometry.tied else table + table // tp,
         "other": geometry.layers * geometry.experts * geometry.hidden,  # routers
     }  # fmt: skip
     if geometry.ple:
         width = geometry.layers * geometry.ple
-        # The table, the projection of the hidden state to it, a gate and a projection per layer.
-        counts["ple"] = width * (geometry.vocab + 3 * geometry.hidden)
+        counts["ple"] = width * geometry.vocab
+        # The projection of the hidden state to it, a gate and a projection per layer.
+        counts["other"] += width * 3 * geometry.hidden
     return counts
 
 
-def _attention(geometry: Geometry, layer: int) -> int:
+def _attention(geometry: Geometry, layer: int, tp: int) -> int:
+    """Count q, k, v and o of one GPU, which holds at least one KV head."""
     heads, kv_heads, dim = geometry.heads_of(layer)
-    return geometry.hidden * dim * (2 * heads + 2 * kv_heads)
+    return geometry.hidden * dim * (2 * heads // tp + 2 * max(1, kv_heads // tp))
 
 
 def from_headers(
@@ -147,18 +162,26 @@ def from_headers(
     for name, tensor in tensors.items():
         part = _part(name)
         if _is_held(name, part, geometry, multimodal):
-            parts[part] = parts.get(part, 0) + _loaded_bytes(name, tensor, geometry)
-    parts["attention"] = parts.get("attention", 0) + _unstored_kv(tensors, geometry)
+            size = _loaded_bytes(name, tensor, geometry) // _shards(name, part, geometry, tp)
+            parts[part] = parts.get(part, 0) + size
+    parts["attention"] = parts.get("attention", 0) + _unstored_kv(tensors, geometry, tp)
     experts = {name.rpartition(".")[0] for name in tensors if _part(name) == "experts"}
     nvfp4_experts = any(quantization.of(module).format == "nvfp4" for module in experts)
     by_modelopt = nvfp4_experts and quantization.tool == MODELOPT
-    # Towers are not sharded: each GPU holds all of them.
     return Weights(
-        {part: size if part == "towers" else size // tp for part, size in parts.items()},
+        parts,
         "summed from the checkpoint's headers",
         swizzled_scales(geometry, tp) if by_modelopt else 0,
         nvfp4_experts,
     )
+
+
+def _shards(name: str, part: str, geometry: Geometry, tp: int) -> int:
+    """Return over how many GPUs a tensor is split."""
+    if part in REPLICATED and "lm_head." not in name:
+        return 1
+    key = _KEY_OR_VALUE.search(name)
+    return min(tp, geometry.heads_of(int(key[1]))[1]) if key else tp
 
 
 def _is_held(name: str, part: str, geometry: Geometry, multimodal: bool) -> bool:
@@ -170,7 +193,7 @@ def _is_held(name: str, part: str, geometry: Geometry, multimodal: bool) -> bool
     return not (geometry.tied and "lm_head." in name)
 
 
-def _unstored_kv(tensors: Mapping[str, Tensor], geometry: Geometry) -> int:
+def _unstored_kv(tensors: Mapping[str, Tensor], geometry: Geometry, tp: int) -> int:
     """Count the bytes of k_proj and v_proj of KV-shared layers that the checkpoint leaves out."""
     stored = {int(found[1]) for name in tensors if (found := _KEY.search(name))}
     size = 0
@@ -178,7 +201,8 @@ def _unstored_kv(tensors: Mapping[str, Tensor], geometry: Geometry) -> int:
         found = _QUERY.search(name)
         if found and geometry.shares_kv(layer := int(found[1])) and layer not in stored:
             heads, kv_heads, _ = geometry.heads_of(layer)
-            size += prod(tensor.shape) * element_bytes(name, tensor) * 2 * kv_heads // heads
+            whole = prod(tensor.shape) * element_bytes(name, tensor) * 2 * kv_heads // heads
+            size += whole // min(tp, kv_heads)
     return size
 
 
@@ -200,7 +224,7 @@ def _part(name: str) -> str:
     if TOWER_WEIGHT.match(name):
         return "towers"
     for part, pattern in (
-        ("ple", "per_layer"),
+        ("ple", "embed_tokens_per_layer"),
         ("embeddings", "embed_tokens."),
         ("embeddings", "lm_head."),
         ("attention", ".self_attn."),

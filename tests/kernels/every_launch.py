@@ -27,6 +27,7 @@ from sglang_gemma4_ext.kernels.extend_attention import extend_attention
 from sglang_gemma4_ext.kernels.fp8_experts import fp8_experts
 from sglang_gemma4_ext.kernels.fp8_format import scales_a_row
 from sglang_gemma4_ext.kernels.fp8_linear import fp8_linear
+from sglang_gemma4_ext.kernels.host_rows import host_rows
 from sglang_gemma4_ext.kernels.int4_experts import int4_experts
 from sglang_gemma4_ext.kernels.int4_linear import int4_linear
 from sglang_gemma4_ext.kernels.nvfp4_dequant import DTYPES, dequant
@@ -202,6 +203,11 @@ def dequants(n: int, k: int, dtype: torch.dtype) -> Iterator[Call]:
         yield name, lambda s=scale, b=block_scale: dequant(packed, b, s, dtype)
 
 
+def gathers(rows: int, width: int, tokens: int, dtype: torch.dtype) -> Iterator[Call]:
+    table, ids = torch.empty(rows, width, dtype=dtype), torch.zeros(tokens, dtype=torch.int64)
+    yield f"host rows {rows}x{width}x{tokens} {dtype}", lambda: host_rows(table, ids)
+
+
 def calls(whole: bool) -> Iterator[Call]:
     """List every call; without `whole`: BF16, and shapes without tensor parallelism."""
     halves = (torch.bfloat16, torch.float16) if whole else (torch.bfloat16,)
@@ -225,6 +231,9 @@ def calls(whole: bool) -> Iterator[Call]:
         for new, cache in ((4, torch.float8_e4m3fn), (512, torch.float8_e4m3fn), (512, BF16)):
             yield from attentions(new, 16, 16 // group, dim, cache, new == 4)
     yield from ones(halves)
+    for dtype, tokens in itertools.product(DTYPES if whole else halves, (1, 7, 512)):
+        yield from gathers(9, 35 * 256, tokens, dtype)
+        yield from gathers(9, 1, tokens, dtype)
     for dtype in DTYPES if whole else halves:
         yield from dequants(704, 2816, dtype)
     for dtype in LOGIT_DTYPES if whole else ():

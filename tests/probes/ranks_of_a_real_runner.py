@@ -72,7 +72,7 @@ def _run(rank: int, args: Any, ports: Any, prompt: list[int], new: int, answers:
         log_probs.append(float(logits.float().log_softmax(-1)[0, ids]))
         ids, logits = runner.decode(ids, batch)
     model = runner.torch_runner.model
-    weights = sum(tensor.numel() for tensor in model.state_dict().values())
+    weights = sum(tensor.numel() for tensor in model.parameters())  # a tied head counts once
     answers.put((rank, {"tokens": tokens, "log_probs": log_probs, "weights": weights}))
 
 

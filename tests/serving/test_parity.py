@@ -112,6 +112,7 @@ SLOW_CASES = (
     Case("dense-triton-shared", "dense", flags=TRITON, load=INTERPRETED),
     Case("e2b-triton-fixed", "e2b", flags=(*TRITON, *FIXED), load=INTERPRETED),
     Case("real-compressed-tensors-dense", "dense", real_tools.compressed_tensors),
+    Case("e2b-host-ple", "e2b", flags=("--gemma4-ple", "host")),
     # Layouts of checkpoints that other tools write.
     Case("untied", "dense", layouts.untied),
     Case("redundant-values", "dense", layouts.redundant),

@@ -199,7 +199,7 @@ def test_e4b_on_12_gb():
         refused.question.weights.total == 2 * (ple + attention + mlp + embeddings) == 15_035_006_976
     )
     assert "the weights alone (14.0 GiB) do not fit 12.0 GiB" in refused.reason
-    assert refused.nearest.startswith("the model's NVFP4 checkpoint")
+    assert refused.nearest.startswith("per-layer embeddings in host memory, --gemma4-ple host")
 
     answer = plan("E4B", "nvfp4", 12, tight=True, chunk=2048, requests=16)
     held = (attention + mlp) * 9 // 16 + 2 * (ple + embeddings)

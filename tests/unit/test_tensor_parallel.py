@@ -18,10 +18,16 @@ import pytest
 import torch
 
 from bench.checkpoints.tiny import build
+from sglang_gemma4_ext.checkpoint.files import read_headers
+from sglang_gemma4_ext.checkpoint.model_family import read_model_info
+from sglang_gemma4_ext.plan.geometry import from_config
+from sglang_gemma4_ext.plan.weights import from_headers
 from tests.checkpoints.nvfp4 import quantize_checkpoint
 from tests.serving.harness import environment
 from tests.serving.parity import FP32_TOLERANCE, Reference, prompt_ids
 
+# Norms and scalars, of which a rank holds all; a large part of a tiny model alone.
+PLANNED_WITHIN = 1e-3
 LENGTH, NEW = 60, 8  # longer than the window of 32
 
 
@@ -71,7 +77,11 @@ def test_nvfp4_experts_split_over_two_ranks(nvfp4):
 )
 def test_bf16(checkpoint, kind, ranks):
     """Use one to four KV heads: they are divided, or replicated where ranks outnumber them."""
-    require_references_tokens(checkpoint(kind), ranks, checkpoint(kind))
+    path = checkpoint(kind)
+    found = require_references_tokens(path, ranks, path)
+    geometry = from_config(read_model_info(str(path)))
+    planned = from_headers(read_headers(path), geometry, ranks).total // 2  # stored in BF16
+    assert found[0]["weights"] == pytest.approx(planned, rel=PLANNED_WITHIN)
 
 
 @pytest.mark.slow
