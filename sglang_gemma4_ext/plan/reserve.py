@@ -100,14 +100,21 @@ def late_allocations(geometry: Geometry, load: Load) -> int:
     The request table is int32 [requests + 1, context + 4 + draft tokens]. The Triton backend's
     graph buffers are int64 key indices for a whole context per row, and for a window. Split decode
     has partial results, fp32 [rows, heads, 8 splits, head_dim] for both head dims.
+
+    With MTP drafts a request has a row for each token to verify, and a mask of a byte for each of
+    them and each key. The draft's own backend has such buffers for a row a request; its heads are
+    fewer, and are counted as the target's.
     """
     requests = MANY_RUNNING if load.requests is None else load.requests
     table = 4 * (requests + 1) * (load.context + 4 + load.draft_tokens)
-    rows = load.graph_batch * load.draft_tokens
+    verified = load.graph_batch * load.draft_tokens
+    drafts = load.draft_tokens > 1
+    mask = verified * (load.context + load.draft_tokens) if drafts else 0
+    rows = verified + (load.graph_batch if drafts else 0)
     heads = geometry.heads // load.tp
     indices = 8 * rows * (load.context + geometry.window)
     partial = 4 * rows * heads * 8 * (geometry.head_dim + geometry.global_head_dim + 1)
-    return table + indices + partial
+    return table + indices + partial + mask
 
 
 def dense_kv_reserve(memory: int) -> int:
