@@ -23,8 +23,10 @@ LAYERS = (cache_utils.DynamicLayer, cache_utils.DynamicSlidingWindowLayer)
 # fp32 sums in another order. A key within that of the edge of two E4M3 may be rounded to the other,
 # which moves the log-probabilities of later tokens by up to a thousandth.
 TOLERANCE, OTHER_BYTE = 1e-4, 1e-2
-# How far below the best token a chosen one may be where some keys of its step were not rounded.
-NEAR_TIE = 0.1
+# How far below the best token a chosen one may be where other keys were rounded than in the
+# reference. E4M3 moves a log-probability of the random dense model by up to 0.52
+# (bench/results/kv_distance_cpu.jsonl); wrong keys move it by several units.
+NEAR_TIE = 0.5
 NARROW = ("--dtype", "float32", "--kv-cache-dtype", "fp8_e4m3")
 CHUNK, AT_ONCE = 64, 3
 CHUNKS = ("--chunked-prefill-size", str(CHUNK), "--max-running-requests", str(AT_ONCE))
@@ -145,7 +147,11 @@ class TestPlain:
         assert compared.worst <= OTHER_BYTE, compared.log_probs
 
     def test_retracted_requests_answer_as_when_alone(self, running) -> None:
-        """Their keys are lost and computed again, in other slots and as parts of a prompt."""
+        """Their keys are lost and computed again, in other slots.
+
+        Chunks hold tokens of several requests, and a retracted one's output is part of its prompt.
+        So other keys are rounded than in the reference.
+        """
         server, reference = running
         prompts = [prompt_ids(110, seed=seed) for seed in range(20, 20 + AT_ONCE)]
 
