@@ -3,9 +3,14 @@
 
     python -m bench.kernels.attention_check [--write] [--arch 86]
 
-No GPU is needed. --write renews the rows of the chosen capabilities, or of all four, in
-bench/results/attention_compiled.csv; otherwise the rows are compared with that file. A kernel that
-does not compile has the reason in `error`.
+No GPU is needed. --write renews the rows of the chosen capabilities, or of all four, and of the
+installed Triton in bench/results/attention_compiled.csv; otherwise the rows are compared with that
+file. A kernel that does not compile has the reason in `error`.
+
+The pinned Triton is another than the one beside SGLang's own torch. For that one:
+
+    pip install --no-deps --target build/triton triton==3.6.0
+    PYTHONPATH=build/triton python -m bench.kernels.attention_check --write
 """
 
 from __future__ import annotations
@@ -14,6 +19,7 @@ import argparse
 import csv
 import io
 import sys
+from collections import Counter
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -29,7 +35,10 @@ RESULT = Path(__file__).resolve().parents[1] / "results" / "attention_compiled.c
 class Row:
     """Hold one compiled kernel: registers a thread, bytes of local and shared memory, loads.
 
-    by: ours or sglang. cache: dtype of the cached keys. instructions: all, of every kind
+    by: ours or sglang. cache, new: dtype of the cached and of the new keys
+    loads_16_byte, loads_narrower: from global memory, by their width
+    load_bytes: what these read for a thread if each runs once
+    instructions: all, of every kind. loop: those of the longest loop
     """
 
     sm: int
@@ -37,6 +46,7 @@ class Row:
     kernel: str
     head_dim: int
     cache: str
+    new: str
     mask: bool
     block_m: int
     block_n: int
@@ -46,7 +56,10 @@ class Row:
     local: int
     shared: int
     loads_16_byte: int
+    loads_narrower: int
+    load_bytes: int
     instructions: int
+    loop: int
     tensor_core: str
     error: str
     triton: str
@@ -58,14 +71,18 @@ def row(job: Job, code: Compiled) -> Row:
     names = {name.partition(".")[0] for name in code.opcodes}
     cache = job.signature.get("K_Buffer") or job.signature.get("k_cache_ptr")
     cache = cache or job.signature["k_ptr"]
-    wide = ("LDG.E.128", "LDGSTS.E.BYPASS.128", "LDGSTS.E.128")
+    loads: Counter[int] = Counter()
+    for name, count in code.opcodes.items():
+        if name.startswith("LDG"):  # also LDGSTS, a copy to shared memory
+            loads[load_bytes(name)] += count
     return Row(
         sm=job.capability,
         by="ours" if job.kernel.startswith("sglang_gemma4_ext") else "sglang",
         kernel=job.kernel.partition(":")[2],
         head_dim=constants.get("HEAD_DIM") or constants["BLOCK_DMODEL"],
         cache="bf16" if cache == "*bf16" else "e4m3",
-        mask=constants.get("MASK_CACHED") is True,
+        new="e4m3" if constants.get("NEW_E4M3") is True else "bf16",
+        mask=True in (constants.get("MASK_CACHED"), constants.get("USE_CUSTOM_MASK")),
         block_m=constants.get("BLOCK_M") or constants["BLOCK_H"],
         block_n=constants["BLOCK_N"],
         warps=job.num_warps,
@@ -73,12 +90,21 @@ def row(job: Job, code: Compiled) -> Row:
         registers=code.registers,
         local=code.local_bytes,
         shared=code.shared_bytes,
-        loads_16_byte=sum(n for name, n in code.opcodes.items() if name.startswith(wide)),
+        loads_16_byte=loads[16],
+        loads_narrower=loads.total() - loads[16],
+        load_bytes=sum(width * count for width, count in loads.items()),
         instructions=sum(code.opcodes.values()),
+        loop=code.loop,
         tensor_core="+".join(sorted(names & {"HMMA", "HGMMA", "QGMMA"})),
         error=_reason(code.error),
         triton=triton.__version__,
     )
+
+
+def load_bytes(opcode: str) -> int:
+    """Return the bytes that a thread's load reads: "LDG.E.128" is 16."""
+    widths = {"128": 16, "64": 8, "U16": 2, "S16": 2, "U8": 1, "S8": 1}
+    return next((widths[part] for part in opcode.split(".") if part in widths), 4)
 
 
 def _reason(error: str | None) -> str:
@@ -97,7 +123,7 @@ def as_csv(rows: list[dict[str, str]]) -> str:
     names = [field.name for field in fields(Row)]
     writer = csv.DictWriter(out, names, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(sorted(rows, key=lambda each: int(each["sm"])))
+    writer.writerows(sorted(rows, key=lambda each: (each["triton"], int(each["sm"]))))
     return out.getvalue()
 
 
@@ -112,7 +138,8 @@ def main() -> int:
     rows = [{k: str(v) for k, v in asdict(row(*pair)).items()} for pair in built]
     known = read_rows() if RESULT.exists() else []
     if args.write:
-        kept = [each for each in known if int(each["sm"]) not in chosen]
+        here = triton.__version__
+        kept = [r for r in known if int(r["sm"]) not in chosen or r["triton"] != here]
         RESULT.write_text(as_csv([*kept, *rows]))
         return 0
     changed = [each for each in rows if each not in known]

@@ -15,6 +15,7 @@ from sglang_gemma4_ext.kernels.attention_tiles import DecodeTile, ExtendTile, re
 from sglang_gemma4_ext.kernels.extend_tiles import Tile
 
 GROUPS = {256: 2, 512: 8}
+SHARED_GROUP = 8  # of E2B, whose last layers read other layers' keys
 # SGLang's block sizes by capability and head_dim, all with 8 warps and one stage.
 STOCK_EXTEND = {
     (sm, dim): (64, 64) if dim == 256 else (32, 64 if sm in (80, 90) else 32)
@@ -36,6 +37,8 @@ def ours(sm: int) -> Iterator[Job]:
         yield decode(sm, tile)
     for tile in row.extend:
         yield extend(sm, tile)
+        if tile.e4m3:
+            yield extend(sm, tile, new_e4m3=True)
 
 
 def decode(sm: int, tile: DecodeTile) -> Job:
@@ -72,14 +75,16 @@ def decode(sm: int, tile: DecodeTile) -> Job:
     )
 
 
-def extend(sm: int, tile: ExtendTile) -> Job:
+def extend(sm: int, tile: ExtendTile, new_e4m3: bool = False) -> Job:
+    """Describe a tile's launch. new_e4m3: a layer that reads another's keys, new ones too."""
     cache = "*i16" if tile.e4m3 else "*bf16"
     strides = (*STRIDES, "v_cache_stride", "v_cache_stride_head")
     return Job(
         kernel="sglang_gemma4_ext.kernels.extend_attention:_extend_attention_kernel",
         capability=sm,
         signature={
-            **dict.fromkeys(("q_ptr", "k_ptr", "v_ptr", "out_ptr"), "*bf16"),
+            **dict.fromkeys(("q_ptr", "out_ptr"), "*bf16"),
+            **dict.fromkeys(("k_ptr", "v_ptr"), cache if new_e4m3 else "*bf16"),
             **dict.fromkeys(("k_cache_ptr", "v_cache_ptr"), cache),
             **dict.fromkeys(("qo_indptr_ptr", "kv_indptr_ptr"), "*i32"),
             "indices_ptr": "*i64",
@@ -90,14 +95,14 @@ def extend(sm: int, tile: ExtendTile) -> Job:
         },
         constants={
             **({} if tile.mask else dict.fromkeys(MASK)),
-            "GROUP": GROUPS[tile.head_dim],
+            "GROUP": SHARED_GROUP if new_e4m3 else GROUPS[tile.head_dim],
             "HEAD_DIM": tile.head_dim,
             "LOGIT_CAP": 0.0,
             "WINDOW": tile.head_dim == 256,
             "CAUSAL": True,
             "MASK_CACHED": tile.mask,
             "E4M3": tile.e4m3,
-            "NEW_E4M3": False,
+            "NEW_E4M3": new_e4m3,
             "PLAIN": False,
             "BLOCK_M": tile.block_m,
             "BLOCK_N": tile.block_n,
@@ -109,13 +114,15 @@ def extend(sm: int, tile: ExtendTile) -> Job:
 
 
 def stock(sm: int) -> Iterator[Job]:
-    """List SGLang's decode over both dtypes of cache and its extend, at the same shapes."""
+    """List SGLang's decode and extend over both dtypes of cache, at the same shapes."""
     for dim in GROUPS:
-        for e4m3 in (False, True):
-            yield stock_decode(sm, dim, e4m3)
         block_m, block_n = STOCK_EXTEND[sm, dim]
         tile = Tile(dim, 1, block_m, block_n, 8, 1, 0)
-        yield extend_job.job(sm, tile, window=1023 if dim == 256 else -1)
+        window = 1023 if dim == 256 else -1
+        for e4m3 in (False, True):
+            yield stock_decode(sm, dim, e4m3)
+            for mask in (False, True):
+                yield extend_job.job(sm, tile, window, mask, e4m3)
 
 
 def stock_decode(sm: int, dim: int, e4m3: bool) -> Job:

@@ -24,6 +24,9 @@ CAPABILITIES = (80, 86, 89, 90)
 MAX_SHARED_BYTES = {80: 163 * 1024, 86: 99 * 1024, 89: 99 * 1024, 90: 227 * 1024}
 # A line of cuobjdump: an address, an optional predicate, and the instruction's name.
 OPCODE = r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?([A-Z][A-Z0-9_.]+)"
+# A branch: its address, and the address that it leads to.
+BRANCH = r"^\s+/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+ )?BRA(?:\.\w+)* .*?0x([0-9a-f]+)"
+INSTRUCTION_BYTES = 16
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class Compiled:
     """Hold machine code: registers a thread, local bytes a thread, shared bytes a block.
 
     opcodes: the count of each machine instruction, by its full name, "LDG.E.128"
+    loop: machine instructions of the longest loop
     error: why there is no machine code, or None
     """
 
@@ -58,6 +62,7 @@ class Compiled:
     shared_bytes: int = 0
     ptx: str = field(default="", repr=False)
     opcodes: dict[str, int] = field(default_factory=dict, repr=False)
+    loop: int = 0
     error: str | None = None
 
     def count(self, pattern: str) -> int:
@@ -106,18 +111,26 @@ def _compile(job: Job) -> Compiled:
         built = triton.compile(source, GPUTarget("cuda", job.capability, 32), options)
     except (TritonError, RuntimeError) as error:  # a pass of the compiler that fails: RuntimeError
         return Compiled(error=f"{type(error).__name__}: {error}")
-    used, opcodes = _read(built.asm["cubin"])
+    used, code = _read(built.asm["cubin"])
     return Compiled(
         used["REG"],
         used["STACK"] + used["LOCAL"],
         built.metadata.shared,
         built.asm["ptx"],
-        opcodes,
+        dict(Counter(re.findall(OPCODE, code, re.MULTILINE))),
+        longest_loop(code),
     )
 
 
-def _read(cubin: bytes) -> tuple[dict[str, int], dict[str, int]]:
-    """Read resource usage and instruction counts with cuobjdump."""
+def longest_loop(code: str) -> int:
+    """Count the instructions from the target of a backward branch to the branch, at most."""
+    branches = [(int(at, 16), int(to, 16)) for at, to in re.findall(BRANCH, code, re.MULTILINE)]
+    # The last instruction of a kernel branches to itself.
+    return max((1 + (at - to) // INSTRUCTION_BYTES for at, to in branches if to < at), default=0)
+
+
+def _read(cubin: bytes) -> tuple[dict[str, int], str]:
+    """Read resource usage and machine code with cuobjdump."""
     import triton.backends.nvidia
 
     tool = Path(triton.backends.nvidia.__file__).parent / "bin" / "cuobjdump"
@@ -128,7 +141,7 @@ def _read(cubin: bytes) -> tuple[dict[str, int], dict[str, int]]:
             [tool, "-res-usage", "-sass", file.name], capture_output=True, text=True, check=True
         ).stdout
     used = {name: int(value) for name, value in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", said)}
-    return used, dict(Counter(re.findall(OPCODE, said, re.MULTILINE)))
+    return used, said
 
 
 if __name__ == "__main__":

@@ -23,14 +23,20 @@ OFF = (
 )
 
 
-def job(capability: int, tile: Tile, window: int = -1, mask: bool = False) -> Job:
-    """Describe the server's launch at BF16; window is SGLang's, one less than Gemma's."""
+def job(
+    capability: int, tile: Tile, window: int = -1, mask: bool = False, e4m3: bool = False
+) -> Job:
+    """Describe the server's launch at BF16; window is SGLang's, one less than Gemma's.
+
+    e4m3: the cache is E4M3
+    """
     dim = tile.head_dim
     return Job(
         kernel="sglang.kernels.ops.attention.extend_attention:_fwd_kernel",
         capability=capability,
         signature={
             **dict.fromkeys(POINTERS, "*bf16"),
+            **(dict.fromkeys(("K_Buffer", "V_Buffer"), "*fp8e4nv") if e4m3 else {}),
             "qo_indptr": "*i32",
             "kv_indptr": "*i32",
             "kv_indices": "*i64",
