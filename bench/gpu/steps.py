@@ -127,11 +127,13 @@ STEPS = (
         "serving_26b", 330, "stock against extension, 26B-A4B shape in BF16, dummy weights",
         _serving("26B-A4B", "bf16", ("chat", "decode burst")),
     ),
-    Step("router", 40, "up to how many tokens one launch wins",
+    Step("attention", 80, "decode and extend over BF16 and E4M3 KV, ours and SGLang's",
+         _bench("bench.kernels.attention", "attention")),
+    Step("router", 30, "up to how many tokens one launch wins",
          _bench("bench.kernels.router", "router")),
-    Step("tiles", 100, "extend attention's tiles", _bench("bench.kernels.extend_tiles", "tiles")),
+    Step("tiles", 80, "extend attention's tiles", _bench("bench.kernels.extend_tiles", "tiles")),
     Step(
-        "nvfp4_kernels", 200, "fused kernels against Marlin, by shape and M",
+        "nvfp4_kernels", 170, "fused kernels against Marlin, by shape and M",
         _bench("bench.kernels.nvfp4", "nvfp4"), after="marlin_build",
     ),
     Step(
@@ -140,7 +142,7 @@ STEPS = (
         after="marlin_build",
     ),
     Step(
-        "serving_12b", 230, "stock against extension, 12B shape in BF16, dummy weights",
+        "serving_12b", 210, "stock against extension, 12B shape in BF16, dummy weights",
         _serving("12B", "bf16", ("chat",)),
     ),
     Step("activation_peaks", 60, "measured peaks beside the planner's estimate", _peaks),

@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
-from bench.kernels import extend_tiles, router
+from bench.kernels import attention, extend_tiles, router
 from sglang_gemma4_ext.kernels.extend_tiles import Tile, read
 
 
@@ -88,7 +88,9 @@ def test_a_new_row_replaces_only_the_row_of_its_gpu(tmp_path, monkeypatch) -> No
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-@pytest.mark.parametrize("bench", [router, extend_tiles], ids=lambda bench: bench.__name__)
+@pytest.mark.parametrize(
+    "bench", [router, extend_tiles, attention], ids=lambda bench: bench.__name__
+)
 def test_without_a_gpu_no_times_are_written(bench, capsys) -> None:
     with pytest.raises(SystemExit):
         bench.main(["--write-table"])
