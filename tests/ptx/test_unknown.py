@@ -72,7 +72,7 @@ HEAD = ".entry k(.param .u64 a0)\n{" + REGISTERS
         "fence.proxy.tensormap::generic.acquire.gpu [%d1], 128;",
         "wgmma.mma_async.sync.aligned.m64n8k32.s32.u8.u8 {%r1, %r2, %r3, %r4}, %d1, %d2, 1;",
         "wgmma.mma_async.sync.aligned.m64n8k16.f32.f16.f16 "
-        "{%r1, %r2, %r3, %r4}, %d1, %d2, %p1, 1, 1, 0, 0;",
+        "{%r1, %r2, %r3, %r4}, %d1, %d2, %p1, 1, 1, 1, 0;",
     ],
 )
 def test_unknown_text_is_refused(text) -> None:
