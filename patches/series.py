@@ -43,7 +43,7 @@ from sglang_gemma4_ext.patches.drafts import (
 )
 from sglang_gemma4_ext.patches.memory import (
     context_ceiling,
-    host_ple,
+    embedding_tables,
     kernels_before_pools,
     kv_bounds_check,
     memory_reserve,
@@ -113,7 +113,7 @@ PATCHES: tuple[Patch, ...] = (
     context_ceiling.PATCH,
     readable_kv_dtype.PATCH,
     memory_reserve.PATCH,
-    host_ple.PATCH,
+    embedding_tables.PATCH,
     shared_layers_without_kv.PATCH,
     swa_policy.PATCH,
     swa_state_follows_pool.PATCH,

@@ -23,6 +23,7 @@ SwaPolicy = Literal["auto", "seed", "upstream"]
 Router = Literal["auto", "fused", "sglang"]
 Attention = Literal["auto", "ours", "sglang"]
 Ple = Literal["gpu", "host"]
+Head = Literal["checkpoint", "int8"]
 ChatParsers = Literal["auto", "off"]
 
 _PREFIX = "SGLANG_GEMMA4_EXT_"
@@ -48,6 +49,7 @@ class Settings:
     router: kernels that route tokens to experts: ours, SGLang's, or ours where measured faster
     attention: kernels for attention: ours over any KV cache, SGLang's, or ours over an E4M3 cache
     ple: memory that holds the per-layer embeddings of E2B and E4B
+    head: how the tied embedding and head is held: as stored, or in INT8 with a scale a row
     chat_parsers: whether tool calls and thoughts are parsed where the user named no parser
     cpu: the CPU reference is active; the launcher sets it on a machine without a GPU
     launched: this process belongs to a server of our launcher
@@ -61,6 +63,7 @@ class Settings:
     router: Router = "auto"
     attention: Attention = "auto"
     ple: Ple = "gpu"
+    head: Head = "checkpoint"
     chat_parsers: ChatParsers = "auto"
     cpu: bool = False
     launched: bool = False
@@ -83,6 +86,7 @@ class Settings:
         _require("--gemma4-router", self.router, get_args(Router))
         _require("--gemma4-attention", self.attention, get_args(Attention))
         _require("--gemma4-ple", self.ple, get_args(Ple))
+        _require("--gemma4-head", self.head, get_args(Head))
         _require("--gemma4-chat-parsers", self.chat_parsers, get_args(ChatParsers))
 
     @classmethod
@@ -100,6 +104,7 @@ class Settings:
             router=given("ROUTER", cls.router),
             attention=given("ATTENTION", cls.attention),
             ple=given("PLE", cls.ple),
+            head=given("HEAD", cls.head),
             chat_parsers=given("CHAT_PARSERS", cls.chat_parsers),
             cpu=env.get("SGLANG_PLATFORM") == CPU_PLATFORM,
             launched=bool(env.get(_PREFIX + "RUN_FOLDER")),
@@ -126,6 +131,7 @@ class Settings:
         env[_PREFIX + "ROUTER"] = self.router
         env[_PREFIX + "ATTENTION"] = self.attention
         env[_PREFIX + "PLE"] = self.ple
+        env[_PREFIX + "HEAD"] = self.head
         env[_PREFIX + "CHAT_PARSERS"] = self.chat_parsers
         if self.cpu:
             env["SGLANG_PLATFORM"] = CPU_PLATFORM

@@ -24,8 +24,12 @@ ASSISTANT = f"{MODELS}.gemma4_mtp.Gemma4AssistantForCausalLM"
 
 
 def _rounded(scale: float, weight: torch.Tensor) -> float:
-    """Round a factor to the dtype of the weight that it multiplies."""
-    return torch.tensor(scale, dtype=weight.dtype).item()
+    """Round a factor to the dtype of the weight that it multiplies.
+
+    A table in INT8 (`embedding_tables`) says which dtype its rows are dequantized to.
+    """
+    dtype = getattr(weight, "gemma4_dtype", weight.dtype)
+    return torch.tensor(scale, dtype=dtype).item()
 
 
 def _round_of_model(result: None, self: Any, *args: Any, **kwargs: Any) -> None:

@@ -31,7 +31,7 @@ from sglang_gemma4_ext.plan.geometry import PlanError
 from sglang_gemma4_ext.plan.policy import UNTESTED_BESIDE
 from sglang_gemma4_ext.plan.question import KV_DTYPE_BYTES, Question
 from sglang_gemma4_ext.plan.sizes import GIB
-from sglang_gemma4_ext.settings import Ple, SwaPolicy
+from sglang_gemma4_ext.settings import Head, Ple, SwaPolicy
 
 CHUNK, REQUESTS = "--chunked-prefill-size", "--max-running-requests"
 FRACTION, CONTEXT = "--mem-fraction-static", "--context-length"
@@ -64,6 +64,7 @@ def apply(
     allowed: frozenset[str] = frozenset(),
     own_attention: bool = True,
     ple: Ple = "gpu",
+    head: Head = "checkpoint",
 ) -> str:
     """Add the plan's flags to the command line; return one line on what was chosen, or why not.
 
@@ -71,6 +72,7 @@ def apply(
     allowed: lossy choices of --gemma4-allow
     own_attention: our attention reads an FP8 KV cache
     ple: memory that holds the per-layer embeddings
+    head: how the tied embedding and head is held
     asked: by --gemma4-low-memory, which puts context first and refuses what cannot be fitted
     Raises PlanError if the weights do not fit the GPU; the message says what would.
     """
@@ -80,7 +82,7 @@ def apply(
             raise PlanError(f"--gemma4-low-memory cannot choose the memory: {reason}")
         return f"memory as SGLang chooses it: {reason}" if reason != _NO_GEMMA else ""
     path = model.path if model else ""
-    asks = question_of(line, path, gpu, memory.free, policy, own_attention, ple)
+    asks = question_of(line, path, gpu, memory.free, policy, own_attention, ple, head)
     question = replace(asks, low_memory=asked, allowed=allowed)
     plan = search.fit(question)
     if not plan.fits:
@@ -157,6 +159,7 @@ def question_of(
     policy: SwaPolicy,
     own_attention: bool,
     ple: Ple = "gpu",
+    head: Head = "checkpoint",
 ) -> Question:
     """Turn the command line into a question for the planner. Raises PlanError."""
     tp, steps = _integer(line, *TENSOR_PARALLEL) or 1, _integer(line, STEPS)
@@ -166,6 +169,7 @@ def question_of(
         draft=line.value(*DRAFT_MODEL),
         draft_tokens=steps + 1 if steps else _integer(line, DRAFT_TOKENS),
         ple=ple,
+        head=head,
     )
     return Question(
         geometry=subject.geometry,
@@ -182,6 +186,7 @@ def question_of(
         kv_dtype=line.value(KV_DTYPE) or "auto",
         page=_integer(line, PAGE) or 1,
         ple=ple,
+        head=head,
         policy=policy,
     )
 

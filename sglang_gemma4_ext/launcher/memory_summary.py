@@ -35,6 +35,7 @@ def describe_memory(cfg: Any, cpu: bool, made_tokens: int | None = None) -> list
             draft=cfg.speculative_draft_model_path,
             draft_tokens=cfg.speculative_num_draft_tokens,
             ple=Settings.from_env().ple,
+            head=Settings.from_env().head,
         )
         plan = None if cpu else plan_of(subject, cfg)
     except (PlanError, CheckpointError) as error:

@@ -19,7 +19,7 @@ from sglang_gemma4_ext.plan.geometry import BUILT_IN, PlanError
 from sglang_gemma4_ext.plan.question import KV_DTYPE_BYTES, Question, parse_allowed
 from sglang_gemma4_ext.plan.sizes import parse_size
 from sglang_gemma4_ext.plan.weights import FORMATS
-from sglang_gemma4_ext.settings import Attention, Ple, SwaPolicy
+from sglang_gemma4_ext.settings import Attention, Head, Ple, SwaPolicy
 
 
 class _Parser(argparse.ArgumentParser):
@@ -60,6 +60,8 @@ def build_parser() -> argparse.ArgumentParser:
         help="lossy choices that the plan may make; kv8: KV in fp8_e4m3")  # fmt: skip
     add("--gemma4-ple", choices=get_args(Ple), default="gpu",
         help="memory that holds the per-layer embeddings of E2B and E4B")  # fmt: skip
+    add("--gemma4-head", choices=get_args(Head), default="checkpoint",
+        help="how the tied embedding and head is held; int8 is lossy")  # fmt: skip
     add("--gemma4-low-memory", action="store_true",
         help="put context before throughput on GPUs of 60 GiB and more too")  # fmt: skip
     add("--compare", action="store_true",
@@ -130,6 +132,7 @@ def question_of(args: argparse.Namespace) -> Question:
         draft=args.speculative_draft_model_path,
         draft_tokens=args.speculative_num_draft_tokens,
         ple=args.gemma4_ple,
+        head=args.gemma4_head,
     )
     return Question(
         geometry=subject.geometry,
@@ -149,6 +152,7 @@ def question_of(args: argparse.Namespace) -> Question:
         kv_dtype=args.kv_cache_dtype,
         allowed=parse_allowed(args.gemma4_allow),
         ple=args.gemma4_ple,
+        head=args.gemma4_head,
         at_once=args.for_requests,
         low_memory=args.gemma4_low_memory,
         page=args.page_size,
@@ -163,8 +167,9 @@ def _check_flags(args: argparse.Namespace) -> None:
         raise PlanError("say which GPU: --gpu NAME, or --memory AMOUNT for one that has no name")
     if args.gpu is not None and args.memory is not None:
         raise PlanError("--gpu and --memory both name a GPU: leave one of them out")
-    chosen = (args.gemma4_swa_policy, args.gemma4_attention, args.gemma4_ple)
-    ours = args.gemma4_low_memory or args.gemma4_allow or chosen != ("auto", "auto", "gpu")
+    chosen = (args.gemma4_swa_policy, args.gemma4_attention, args.gemma4_ple, args.gemma4_head)
+    defaults = ("auto", "auto", "gpu", "checkpoint")
+    ours = args.gemma4_low_memory or args.gemma4_allow or chosen != defaults
     if args.stock and ours:
         raise PlanError("--stock plans without the extension: leave out --gemma4-* flags")
     if args.gemma4_low_memory and args.mem_fraction_static is not None:

@@ -79,6 +79,8 @@ def flags(plan: Plan) -> list[str]:
         found.append(f"--swa-full-tokens-ratio {question.swa_ratio:g}")
     if question.ple != "gpu":
         found.append(f"--gemma4-ple {question.ple}")
+    if question.head != "checkpoint":
+        found.append(f"--gemma4-head {question.head}")
     if question.tp > 1:
         found.append(f"--tp {question.tp}")
     if question.kv_dtype != "auto" or question.served_kv_dtype == "bfloat16":

@@ -57,6 +57,10 @@ def _choices(question: Question, plan: Plan) -> list[tuple[str, str, str, Questi
     if question.weights.parts.get("ple"):
         host = replace(question, weights=question.weights.with_host_ple(), ple="host")
         found.append(("ple-host", "--gemma4-ple host", "a row a token over the bus", host))
+    if question.head == "checkpoint" and question.geometry.tied:
+        small = question.weights.with_int8_head(question.geometry)
+        head8 = replace(question, weights=small, head="int8")
+        found.append(("head8", "--gemma4-head int8", "embedding and head in INT8, lossy", head8))
     if question.draft:
         without = replace(question, draft=NO_DRAFT)
         found.append(("no draft", "no draft model", "one token a decode step", without))

@@ -9,7 +9,7 @@ from sglang_gemma4_ext.plan.geometry import Geometry, PlanError
 from sglang_gemma4_ext.plan.policy import Server
 from sglang_gemma4_ext.plan.served import NO_DRAFT, Draft
 from sglang_gemma4_ext.plan.weights import Weights
-from sglang_gemma4_ext.settings import Ple, SwaPolicy
+from sglang_gemma4_ext.settings import Head, Ple, SwaPolicy
 
 KV_DTYPE_BYTES = {"auto": 2, "bfloat16": 2, "float16": 2, "fp8_e4m3": 1, "fp8_e5m2": 1}
 # SGLang's Triton attention compiles for an E4M3 cache from this compute capability on.
@@ -20,7 +20,7 @@ OWN_E4M3_SINCE = (8, 0)
 # Lossy choices that --gemma4-allow permits, and those that no version offers yet.
 ALLOWABLE = frozenset({"kv8"})
 NOT_YET = {
-    "head8": "the output head is served as the checkpoint stores it",
+    "head8": "--gemma4-head int8 holds the tied embedding and head in INT8",
     "ple-host": "--gemma4-ple host keeps per-layer embeddings in host memory",
     "experts-host": "SGLang's --enable-paged-experts takes BF16 experts alone",
 }
@@ -45,6 +45,7 @@ class Question:
     low_memory: context counts before throughput on large GPUs too
     policy: how KV memory is split; see policy.py
     ple: memory that holds the per-layer embeddings; `weights` are those of the GPU
+    head: how the tied embedding and head is held; `weights` count it so
     allowed: lossy choices that the plan may make, of ALLOWABLE
     ours: with the extension's patches; False plans stock SGLang 0.5.23
     """
@@ -66,6 +67,7 @@ class Question:
     policy: SwaPolicy = "auto"
     at_once: int = 1
     ple: Ple = "gpu"
+    head: Head = "checkpoint"
     allowed: frozenset[str] = frozenset()
     tight: bool = False
     low_memory: bool = False

@@ -17,7 +17,7 @@ from sglang_gemma4_ext.checkpoint.schemes import Quantization
 from sglang_gemma4_ext.plan import weights
 from sglang_gemma4_ext.plan.geometry import Geometry, PlanError, built_in, from_config
 from sglang_gemma4_ext.plan.weights import Weights
-from sglang_gemma4_ext.settings import Ple
+from sglang_gemma4_ext.settings import Head, Ple
 
 # Formats in names of checkpoints whose weights the planner cannot estimate.
 _OTHER_FORMAT = re.compile(r"awq|gptq|gguf|bnb|int[48]|[48]bit|w[48]a|q[2-8]")
@@ -68,12 +68,14 @@ def read(
     draft: str | None = None,
     draft_tokens: int | None = None,
     ple: Ple = "gpu",
+    head: Head = "checkpoint",
 ) -> Served:
     """Read a --model-path and a draft's path. Raises PlanError or CheckpointError.
 
     path: a folder, a config.json, a hub name in the cache or a built-in name
     fmt: one of weights.FORMATS, in place of the format in the folder's files
     ple: memory that holds the per-layer embeddings
+    head: how the tied embedding and head is held
     """
     path = str(local_folder(path) or path)
     model = _model(path)
@@ -82,6 +84,8 @@ def read(
     held = _weights(path, geometry, fmt, tp, multimodal, quantization)
     if ple == "host":
         held = held.with_host_ple()
+    if head == "int8":
+        held = held.with_int8_head(geometry)
     drafting = _draft(draft, draft_tokens, model) if draft else NO_DRAFT
     return Served(geometry, held, drafting, model is not None and declares_fp8_kv(model))
 

@@ -76,6 +76,16 @@ class Weights:
         parts = {part: size for part, size in self.parts.items() if part != "ple"}
         return replace(self, parts=parts)
 
+    def with_int8_head(self, geometry: Geometry) -> Weights:
+        """Return the weights under --gemma4-head int8: a byte a code, an fp32 scale a row.
+
+        A head of its own is not quantized.
+        """
+        if not geometry.tied:
+            return self
+        table = geometry.vocab * (geometry.hidden + 4)
+        return replace(self, parts={**self.parts, "embeddings": table})
+
 
 def estimate(geometry: Geometry, fmt: str, tp: int = 1) -> Weights:
     """Estimate the weights of a geometry in one of FORMATS; NVFP4 is as ModelOpt writes it.

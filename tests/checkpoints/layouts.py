@@ -86,3 +86,20 @@ def renamed(usual: str, other: str) -> Callable[[Path, Path], Path]:
         )  # fmt: skip
 
     return write
+
+
+def int8_head(src: Path, out: Path) -> Path:
+    """Write `src` as it is; the reference has the tied embedding as --gemma4-head int8 rounds it.
+
+    Each row has one scale, its largest magnitude / 127.
+    """
+    shutil.copytree(src, out)
+
+    def rounded(tensors: Tensors) -> Tensors:
+        (name,) = (name for name in tensors if name.endswith("embed_tokens.weight"))
+        rows = tensors[name].double()
+        scale = (rows.abs().amax(1, keepdim=True) / 127).float().double()
+        return {**tensors, name: ((rows / scale).round() * scale).float()}
+
+    _write(src, out.with_name(out.name + "_dq"), rounded)
+    return out

@@ -30,6 +30,7 @@ from sglang_gemma4_ext.kernels.fp8_linear import fp8_linear
 from sglang_gemma4_ext.kernels.host_rows import host_rows
 from sglang_gemma4_ext.kernels.int4_experts import int4_experts
 from sglang_gemma4_ext.kernels.int4_linear import int4_linear
+from sglang_gemma4_ext.kernels.int8_head import HeadTile, int8_head
 from sglang_gemma4_ext.kernels.nvfp4_dequant import DTYPES, dequant
 from sglang_gemma4_ext.kernels.nvfp4_dispatch import Config, choose
 from sglang_gemma4_ext.kernels.nvfp4_experts import nvfp4_experts
@@ -203,6 +204,14 @@ def dequants(n: int, k: int, dtype: torch.dtype) -> Iterator[Call]:
         yield name, lambda s=scale, b=block_scale: dequant(packed, b, s, dtype)
 
 
+def heads(vocabulary: int, hidden: int, m: int, dtype: torch.dtype) -> Iterator[Call]:
+    codes = torch.empty(vocabulary, hidden, dtype=torch.int8)
+    x, scale = torch.empty(m, hidden, dtype=dtype), torch.empty(vocabulary)
+    for out in (None, torch.float32):
+        name = f"int8 head {m}x{vocabulary}x{hidden} {dtype} to {out}"
+        yield name, lambda out=out: int8_head(x, codes, scale, out)
+
+
 def gathers(rows: int, width: int, tokens: int, dtype: torch.dtype) -> Iterator[Call]:
     table, ids = torch.empty(rows, width, dtype=dtype), torch.zeros(tokens, dtype=torch.int64)
     yield f"host rows {rows}x{width}x{tokens} {dtype}", lambda: host_rows(table, ids)
@@ -234,6 +243,9 @@ def calls(whole: bool) -> Iterator[Call]:
     for dtype, tokens in itertools.product(DTYPES if whole else halves, (1, 7, 512)):
         yield from gathers(9, 35 * 256, tokens, dtype)
         yield from gathers(9, 1, tokens, dtype)
+    for dtype, m in itertools.product(halves, TOKENS if whole else (1, 17, 512)):
+        yield from heads(1000, 2816, m, dtype)
+        yield from heads(1, 1, m, dtype)
     for dtype in DTYPES if whole else halves:
         yield from dequants(704, 2816, dtype)
     for dtype in LOGIT_DTYPES if whole else ():
@@ -282,6 +294,12 @@ def codes_for_all_tokens(sm: int) -> Counter[str]:
             fp8_linear(x, *fp8(80, 64), config=config)
             experts8 = (*fp8(4, 128, 64), *fp8(4, 64, 64))
             fp8_experts(*routing, *experts8, "silu", slots=slots, config=config)
+            int8_head(
+                x,
+                torch.empty(80, 64, dtype=torch.int8),
+                torch.empty(80),
+                tile=HeadTile(16, 32, 64, 4, 2),
+            )
             route(torch.empty(m, 24), torch.empty(24), 3)
     return Counter(gpu.loaded)
 

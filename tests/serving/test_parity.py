@@ -31,6 +31,7 @@ CHUNK = "--chunked-prefill-size"
 FIXED = ("--gemma4-swa-policy", "upstream")
 TRITON = ("--gemma4-cpu-attention", "triton", "--triton-attention-num-kv-splits", "2")
 FUSED = (*TRITON, "--gemma4-weights", "fused")
+HEAD8 = ("--gemma4-head", "int8")
 INTERPRETED_FUSED = {5: 8, 31: 3, 70: 2}
 
 
@@ -112,6 +113,9 @@ SLOW_CASES = (
     Case("dense-triton-shared", "dense", flags=TRITON, load=INTERPRETED),
     Case("e2b-triton-fixed", "e2b", flags=(*TRITON, *FIXED), load=INTERPRETED),
     Case("real-compressed-tensors-dense", "dense", real_tools.compressed_tensors),
+    Case("head8-dense", "dense", layouts.int8_head, HEAD8),
+    Case("head8-moe", "moe", layouts.int8_head, HEAD8),
+    Case("head8-e2b-host-ple", "e2b", layouts.int8_head, (*HEAD8, "--gemma4-ple", "host")),
     Case("e2b-host-ple", "e2b", flags=("--gemma4-ple", "host")),
     # Layouts of checkpoints that other tools write.
     Case("untied", "dense", layouts.untied),

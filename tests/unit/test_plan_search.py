@@ -212,13 +212,16 @@ def test_a_blackwell_is_left_to_sglang():
 def test_an_fp8_cache_is_offered_where_it_runs(card, own, offered):
     question = asked("31B", "nvfp4", card, own_attention=own)
     names = [option.name for option in options.find(question, search.fit(question))]
-    assert names == (["kv8 + chunk 256", "kv8", "chunk 256"] if offered else ["chunk 256"])
+    kv8 = ["kv8 + chunk 256", "kv8"] if offered else []
+    assert names == [*kv8, "head8", "chunk 256"]
 
 
 def test_each_option_holds_what_it_promises():
     question = asked("31B", "nvfp4", "rtx4090")
     plan = search.fit(question)
-    both, kv8, slow = options.find(question, plan)
+    both, kv8, head8, slow = options.find(question, plan)
+    small = question.weights.with_int8_head(question.geometry)
+    assert head8.tokens == search.fit(replace(question, weights=small)).longest_request
     assert kv8.tokens == search.fit(replace(question, kv_dtype="fp8_e4m3")).longest_request
     assert slow.tokens == search.fit(replace(question, chunk=256)).longest_request
     narrow = replace(question, kv_dtype="fp8_e4m3", chunk=256)

@@ -79,3 +79,18 @@ def test_the_command_line_offers_them(capsys) -> None:
     assert "--gemma4-ple host" in said and "+ ple-host" not in said
     assert cli.main([*argv, "--gemma4-ple", "host", "--stock"]) == 2
     assert "leave out --gemma4-* flags" in capsys.readouterr().err
+
+
+def test_an_int8_head_halves_the_embedding(capsys) -> None:
+    """31B: 262,144 x 5,376 in BF16, or a byte each and an fp32 scale a row."""
+    subjects = {head: read("31B", fmt="nvfp4", head=head) for head in ("checkpoint", "int8")}
+    held = {head: subject.weights.parts["embeddings"] for head, subject in subjects.items()}
+    assert held == {"checkpoint": 262_144 * 5376 * 2, "int8": 262_144 * (5376 + 4)}
+    argv = ("--model-path", "31B", "--weights", "nvfp4", "--gpu", "a10g")
+    assert cli.main(list(argv)) == 0
+    assert "+ head8: " in capsys.readouterr().out
+    assert cli.main([*argv, "--gemma4-head", "int8"]) == 0
+    said = capsys.readouterr().out
+    assert "--gemma4-head int8" in said and "+ head8" not in said
+    untied = replace(subjects["int8"].geometry, tied=False)
+    assert estimate(untied, "bf16").with_int8_head(untied) == estimate(untied, "bf16")
