@@ -90,5 +90,5 @@ def test_drafts_are_accepted_on_every_backend(backends, number, reference, tmp_p
     first = accepted[backends[0]]
     assert all(found == first for found in accepted.values()), accepted
     assert first.length >= 2.0
-    # transformers' mask shows a draft up to two more sliding keys, so a token may differ.
-    assert first.length == pytest.approx(expected.accepted.length, rel=0.03), accepted
+    # transformers' mask shows a draft up to two more sliding keys. One verification of 30 is 3 %.
+    assert first.length == pytest.approx(expected.accepted.length, rel=0.05), accepted

@@ -34,6 +34,13 @@ def clean(demo) -> dict:
     return measure.quality(demo, 100)
 
 
+def test_the_reference_is_what_transformers_loads_in_fp32(demo):
+    """A text model in BF16 would round the factor of its embeddings, and move log-probabilities."""
+    text = demo.config.text_config
+    scale = demo.model.language_model.embed_tokens.embed_scale
+    assert scale.item() == torch.tensor(text.hidden_size**0.5).item()
+
+
 def test_the_100_item_figures_are_the_committed_ones(clean):
     committed = FIGURES["nvfp4_100"]
     for place in PLACES:

@@ -27,6 +27,8 @@ def load(
     """
     settings = json.loads((folder / "config.json").read_text())
     settings.pop("quantization_config", None)
+    # Both levels: the text model's dtype rounds the factor of its embeddings.
+    settings["text_config"] = {**settings["text_config"], "dtype": "float32"}
     config = transformers.Gemma4Config(**{**settings, "dtype": "float32"})
     config._experts_implementation = config.text_config._experts_implementation = "grouped_mm"
     model = transformers.Gemma4ForConditionalGeneration(config).float().eval()
