@@ -36,8 +36,14 @@ _TILES = (
 )
 
 
-def choose_tile(tokens: int) -> HeadTile:
-    """Return the launch configuration for a number of tokens."""
+# For activations in fp32, which take twice the shared memory.
+_WIDE = HeadTile(16, 32, 64, 4, 2)
+
+
+def choose_tile(tokens: int, dtype: torch.dtype) -> HeadTile:
+    """Return the launch configuration for a number of tokens in a dtype."""
+    if dtype == torch.float32:
+        return _WIDE
     return next(tile for most, tile in _TILES if most is None or tokens <= most)
 
 
@@ -109,7 +115,7 @@ def int8_head(
     out = torch.empty(m, codes.shape[0], dtype=out_dtype or x.dtype, device=x.device)
     if m == 0:
         return out
-    tile = tile or choose_tile(m)
+    tile = tile or choose_tile(m, x.dtype)
     unit = min(16, k & -k)
     grid = (triton.cdiv(codes.shape[0], tile.block_n) * triton.cdiv(m, tile.block_m),)
     _int8_head_kernel[grid](

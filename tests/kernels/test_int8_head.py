@@ -66,7 +66,11 @@ def test_rows_of_a_stride_and_other_tiles(device) -> None:
     codes, scale = _draw(100, 192)
     whole = torch.randn(5, 400, generator=torch.Generator().manual_seed(2)).to(torch.bfloat16)
     x = whole[:, 7:199]
-    for tile in (HeadTile(16, 32, 64, 4, 2), HeadTile(32, 64, 128, 4, 3), choose_tile(200)):
+    for tile in (
+        HeadTile(16, 32, 64, 4, 2),
+        HeadTile(32, 64, 128, 4, 3),
+        choose_tile(200, x.dtype),
+    ):
         got = int8_head(x.to(device), codes.to(device), scale.to(device), tile=tile)
         assert error(got, _exact(x, codes, scale)).worst <= WORST[torch.bfloat16]
     assert int8_head(x[:0].to(device), codes.to(device), scale.to(device)).shape == (0, 100)
