@@ -5,6 +5,7 @@ from sglang_gemma4_ext.patches.adapters import lora_linears
 from sglang_gemma4_ext.patches.chat import (
     answers_always_constrained,
     chat_history,
+    choices_in_order,
     end_of_turn,
     json_without_loops,
     literals_by_id,
@@ -128,6 +129,7 @@ PATCHES: tuple[Patch, ...] = (
     secrets_unlogged.PATCH,
     metrics_key.PATCH,
     chat_history.PATCH,
+    choices_in_order.PATCH,
     tool_declarations.PATCH,
     outdated_template.PATCH,
     end_of_turn.PATCH,

@@ -98,6 +98,7 @@ def test_patches_of_the_cpu_reference_are_inactive_on_a_gpu(gpu):
 
 ALWAYS = {
     "byte_kv_attention",
+    "choices_in_order",
     "context_ceiling",
     "embedding_scale",
     "exact_sliding_window",

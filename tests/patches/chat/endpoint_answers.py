@@ -25,9 +25,9 @@ ARGUMENTS = {"q": QUOTE}
 TURN = [*encode(f"{THOUGHT}Look."), *CALL, *encode(render_call("search", {"q": "b"}))]
 CALLED = [("search", ARGUMENTS), ("search", {"q": "b"})]
 AGAIN = {"type": "function_call_output", "output": "found"}
-SEARCH = next(t["function"] for t in TOOLS if t["function"]["name"] == "search")
-RESPONSE_TOOLS = [{"type": "function", **SEARCH}]
-ANTHROPIC_TOOLS = [{"name": "search", "input_schema": SEARCH["parameters"]}]
+SEARCH_TOOL = next(t["function"] for t in TOOLS if t["function"]["name"] == "search")
+RESPONSE_TOOLS = [{"type": "function", **SEARCH_TOOL}]
+ANTHROPIC_TOOLS = [{"name": "search", "input_schema": SEARCH_TOOL["parameters"]}]
 THINKS = {"extra_body": {"chat_template_kwargs": {"enable_thinking": True}}}
 
 
