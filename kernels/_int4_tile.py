@@ -17,7 +17,7 @@ import torch
 import triton
 import triton.language as tl
 
-from sglang_gemma4_ext.kernels._nvfp4_tile import quarter_by_quarter
+from sglang_gemma4_ext.kernels._nvfp4_tile import in_quarters
 from sglang_gemma4_ext.kernels.nvfp4_dispatch import Config
 
 
@@ -122,7 +122,7 @@ def multiply_int4(
     packed_stride, scale_stride: bytes and scales in a row; zero_ptr: None for a zero of 8
     GROUP: in-features that share a scale, a power of two; 0 for a scale per row
     EVEN_K: K consists of whole tiles of BLOCK_K
-    WGMMA: multiply in-features in the order of `quarter_by_quarter`
+    WGMMA: Triton uses wgmma for the tile, see `in_quarters`
     """
     EACH: tl.constexpr = GROUP if GROUP > 0 and GROUP < BLOCK_K else BLOCK_K
     GROUPS: tl.constexpr = BLOCK_K // EACH
@@ -161,10 +161,11 @@ def multiply_int4(
             even = _values(even, zero, scale, BLOCK_N, GROUPS, EACH // 2)
             odd = _values(odd, zero, scale, BLOCK_N, GROUPS, EACH // 2)
         even, odd = even.to(x.dtype), odd.to(x.dtype)
-        if WGMMA:
-            even = quarter_by_quarter(even, BLOCK_N, BLOCK_K // 2, 1)
-            odd = quarter_by_quarter(odd, BLOCK_N, BLOCK_K // 2, 1)
-            x = quarter_by_quarter(x, BLOCK_M, BLOCK_K // 2, 2)
+        # With mma.sync, wide tiles of tokens would spill in this order.
+        if WGMMA or BLOCK_M <= 16:
+            even = in_quarters(even, BLOCK_N, BLOCK_K // 2, 1, WGMMA)
+            odd = in_quarters(odd, BLOCK_N, BLOCK_K // 2, 1, WGMMA)
+            x = in_quarters(x, BLOCK_M, BLOCK_K // 2, 2, WGMMA)
         x_even, x_odd = tl.split(x.reshape(BLOCK_M, BLOCK_K // 2, 2))
         acc = tl.dot(even, tl.trans(x_even), acc, input_precision="ieee")
         acc = tl.dot(odd, tl.trans(x_odd), acc, input_precision="ieee")

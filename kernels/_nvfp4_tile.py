@@ -5,10 +5,11 @@ The operands are swapped, out^T = w x^T. Rows of N fill the tall side of the ten
 the few tokens of a decode step fill its narrow side. The even and the odd k of a byte are two dots,
 with activations split the same way. Therefore codes are never interleaved into the order of K.
 
-Decoding needs only bit operations. Three magnitude bits of an E2M1 at bits 9 to 11 of an FP16 give
+BF16 activations have a decoder of their own (`_bf16_decode`). For the others, decoding needs only
+bit operations. Three magnitude bits of an E2M1 at bits 9 to 11 of an FP16 give
 its value times 2^-14. The bits of an E4M3 at bits 7 to 13 give its value times 2^-8. The block
 scale is multiplied by 2^14, so code times scale is exact in FP16: at most 6 significant bits, a
-multiple of 2^-18, below 11. It stays exact in BF16 and FP32. The fp32 row scale includes the
+multiple of 2^-18, below 11. It stays exact in FP32. The fp32 row scale includes the
 remaining factor, WEIGHT_SCALE.
 """
 
@@ -16,22 +17,25 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import triton
 import triton.language as tl
 
+from sglang_gemma4_ext.kernels._bf16_decode import decode_bf16, holds
 from sglang_gemma4_ext.kernels.nvfp4_dispatch import Config
 
 # Factor for the results of `multiply`: 2^14 of the codes * 2^8 of the scales / 2^14 multiplied in.
 WEIGHT_SCALE = tl.constexpr(256.0)
 
 
-def launch_arguments(config: Config, k: int) -> dict[str, Any]:
+def launch_arguments(config: Config, k: int, device: torch.device) -> dict[str, Any]:
     """Build the arguments that every kernel with `multiply` takes, for in-features k.
 
     A row stride is passed in units of the largest power of two, up to 16, that divides it. The
     unit is a constexpr: Triton then knows the alignment of each row and emits 16-byte loads.
     """
     alignment = {name: min(16, size & -size) for name, size in (("b", k // 2), ("s", k // 16))}
+    interpreted = triton.knobs.runtime.interpret
     return {
         "bytes_a_row": k // 2 // alignment["b"],
         "scales_a_row": k // 16 // alignment["s"],
@@ -39,7 +43,8 @@ def launch_arguments(config: Config, k: int) -> dict[str, Any]:
         "SCALES_ALIGN": alignment["s"],
         "EVEN_K": k % config.block_k == 0,
         "WGMMA": config.wgmma,
-        "PLAIN": triton.knobs.runtime.interpret,
+        "PLAIN": interpreted,
+        "BF16_FMA": not interpreted and holds(device),
         "BLOCK_M": config.block_m,
         "BLOCK_N": config.block_n,
         "BLOCK_K": config.block_k,
@@ -125,15 +130,18 @@ def weight_rows(first, count, BLOCK_N: tl.constexpr, GATED: tl.constexpr):
 
 
 @triton.jit
-def quarter_by_quarter(tile, ROWS: tl.constexpr, BYTES: tl.constexpr, EACH: tl.constexpr):
-    """Reorder [ROWS, BYTES * EACH]: 2 bytes of each quarter of a row in turn.
+def in_quarters(
+    tile, ROWS: tl.constexpr, BYTES: tl.constexpr, EACH: tl.constexpr, WGMMA: tl.constexpr
+):
+    """Reorder [ROWS, BYTES * EACH]: a few bytes of each quarter of a row in turn.
 
-    Of every 8 columns of its left operand, wgmma reads columns 2i and 2i + 1 in thread i of four.
-    In memory order a thread's bytes are scattered in pairs, and Triton copies 8 at a time. A sum
-    over K may have any order. In this order a thread's bytes are a quarter of the row, copied by
-    16.
+    Four threads share a row of the left operand. Of every 8 columns, wgmma reads 2 in a thread. Of
+    every 16, mma.sync reads 4 in Triton's layout for 8-bit weights. In memory order a thread's
+    bytes lie scattered in such pieces. A sum over K may have any order. In this order a thread's
+    bytes are a quarter of the row, copied by 16.
     """
-    split = tile.reshape(ROWS, 4, BYTES // 8, 2 * EACH)
+    PIECE: tl.constexpr = 2 if WGMMA else 4
+    split = tile.reshape(ROWS, 4, BYTES // (4 * PIECE), PIECE * EACH)
     return split.permute(0, 2, 1, 3).reshape(ROWS, BYTES * EACH)
 
 
@@ -145,20 +153,25 @@ def multiply(
     scale_rows,
     start,
     stop,
+    scale_stop,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     EVEN_K: tl.constexpr,
     WGMMA: tl.constexpr,
     PLAIN: tl.constexpr,
+    BF16_FMA: tl.constexpr,
 ):
     """Compute fp32 [BLOCK_N, BLOCK_M]: w x^T / WEIGHT_SCALE over a range of K, without row scales.
 
     x_rows: pointers [BLOCK_M] to fp16, bf16 or fp32 rows; x_mask: [BLOCK_M], rows to read
     packed_rows, scale_rows: pointers [BLOCK_N] to uint8 rows, all of which are read
     start, stop: range in packed bytes, start a multiple of BLOCK_K / 2
+    scale_stop: stop / 8 as Triton can see to be a multiple of 4: only then are scales copied ahead,
+        by cp.async, which copies 4 bytes or more
     EVEN_K: the range consists of whole tiles of BLOCK_K
-    WGMMA: multiply in-features in the order of `quarter_by_quarter`
+    WGMMA: Triton uses wgmma for the tile, see `in_quarters`
+    BF16_FMA: bf16 weights are decoded by `_bf16_decode`
     """
     byte = tl.arange(0, BLOCK_K // 2)
     block = tl.arange(0, BLOCK_K // 16)
@@ -174,17 +187,19 @@ def multiply(
             x = tl.load(x_at, mask=x_mask[:, None], other=0.0)
         else:
             packed = tl.load(packed_at, mask=(k + byte < stop)[None, :], other=0)
-            scale = tl.load(scale_at, mask=(k // 8 + block < stop // 8)[None, :], other=0)
+            scale = tl.load(scale_at, mask=(k // 8 + block < scale_stop)[None, :], other=0)
             x_inside = x_mask[:, None] & (2 * k + element < 2 * stop)[None, :]
             x = tl.load(x_at, mask=x_inside, other=0.0)
-        even, odd = decode(packed, PLAIN)
-        scale = (e4m3_as_fp16(scale) * 16384.0)[:, :, None]
-        even = (even.reshape(BLOCK_N, BLOCK_K // 16, 8) * scale).reshape(BLOCK_N, BLOCK_K // 2)
-        odd = (odd.reshape(BLOCK_N, BLOCK_K // 16, 8) * scale).reshape(BLOCK_N, BLOCK_K // 2)
-        if WGMMA:
-            even = quarter_by_quarter(even, BLOCK_N, BLOCK_K // 2, 1)
-            odd = quarter_by_quarter(odd, BLOCK_N, BLOCK_K // 2, 1)
-            x = quarter_by_quarter(x, BLOCK_M, BLOCK_K // 2, 2)
+        if BF16_FMA and x.dtype == tl.bfloat16:
+            even, odd = decode_bf16(packed, scale, BLOCK_N, BLOCK_K // 16)
+        else:
+            even, odd = decode(packed, PLAIN)
+            scale = (e4m3_as_fp16(scale) * 16384.0)[:, :, None]
+            even = (even.reshape(BLOCK_N, BLOCK_K // 16, 8) * scale).reshape(BLOCK_N, BLOCK_K // 2)
+            odd = (odd.reshape(BLOCK_N, BLOCK_K // 16, 8) * scale).reshape(BLOCK_N, BLOCK_K // 2)
+        even = in_quarters(even, BLOCK_N, BLOCK_K // 2, 1, WGMMA)
+        odd = in_quarters(odd, BLOCK_N, BLOCK_K // 2, 1, WGMMA)
+        x = in_quarters(x, BLOCK_M, BLOCK_K // 2, 2, WGMMA)
         x_even, x_odd = tl.split(x.reshape(BLOCK_M, BLOCK_K // 2, 2))
         acc = tl.dot(even.to(x.dtype), tl.trans(x_even), acc, input_precision="ieee")
         acc = tl.dot(odd.to(x.dtype), tl.trans(x_odd), acc, input_precision="ieee")

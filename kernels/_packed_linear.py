@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Multiply activations by packed weights: the kernel that INT4 and FP8 linears share.
 
-The launch configurations are those of NVFP4 (`nvfp4_dispatch`). K is never split over programs.
+The launch configurations are in the tables of NVFP4 (`nvfp4_dispatch`), as op "packed". K is never
+split over programs.
 """
 
 from __future__ import annotations
@@ -110,7 +111,7 @@ def run_linear(
     count = tokens.shape[0]
     if count == 0:
         return out
-    config = config or choose("linear", x.device, count, rows, k)
+    config = config or choose("packed", x.device, count, rows, k)
     tile_columns = config.block_n if activation is None else config.block_n // 2
     tiles = triton.cdiv(count, config.block_m) * triton.cdiv(columns, tile_columns)
     _packed_linear_kernel[(tiles,)](

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Add the results of a token's expert slots in their order; both kinds of experts use this."""
+"""Add the results of a token's expert slots in their order; experts of every format use this."""
 
 from __future__ import annotations
 

@@ -13,6 +13,11 @@ measured):
 expert's w13. Marlin needs another layout of the weights, so a layer uses one of them for every M,
 chosen when it loads.
 
+Linears of INT4 and FP8 have their own op, "packed", whose splits are not used. Experts of all
+formats share configs.
+
+"splits" is a number, or "fill": K is split until each multiprocessor has FILL_WARPS warps.
+
 The candidates are the op's configs of the smallest `max_m` that is at least M, else of the largest.
 The one with the nearest (n, k) is chosen, by the sum of distances on a logarithmic scale.
 """
@@ -23,7 +28,7 @@ import functools
 import json
 import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,12 +36,16 @@ import torch
 
 logger = logging.getLogger(__name__)
 
-Op = Literal["linear", "experts_up", "experts_down", "grouped"]
+Op = Literal["linear", "packed", "experts_up", "experts_down", "grouped"]
 Layer = Literal["linear", "experts"]
 FOLDER = Path(__file__).parent / "nvfp4_configs"
 CAPABILITIES = ((8, 0), (8, 6), (8, 9), (9, 0))
 # The capability whose table serves tensors on the CPU, in Triton's interpreter or the emulator.
 INTERPRETED = (9, 0)
+# Warps on each multiprocessor that "fill" asks for, and the most programs over K.
+FILL_WARPS, MAX_SPLITS = 8, 8
+# Multiprocessors for tensors on the CPU: an H100's.
+PROCESSORS = 132
 
 
 @dataclass(frozen=True)
@@ -59,13 +68,17 @@ class Config:
 
 @dataclass(frozen=True)
 class Entry:
-    """Hold a config for an op; n and k are of the packed weight, gate and up stacked."""
+    """Hold a config for an op; n and k are of the packed weight, gate and up stacked.
+
+    fill: the config's splits follow from the GPU
+    """
 
     op: Op
     max_m: int
     n: int
     k: int
     config: Config
+    fill: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,8 +94,11 @@ class Table:
         """Return the most tokens for which the table has configs of `op`."""
         return max(entry.max_m for entry in self.entries if entry.op == op)
 
-    def choose(self, op: Op, m: int, n: int, k: int) -> Config:
-        """Choose a config. Raises KeyError for an op without entries."""
+    def choose(self, op: Op, m: int, n: int, k: int, processors: int = PROCESSORS) -> Config:
+        """Choose a config. Raises KeyError for an op without entries.
+
+        processors: multiprocessors of the GPU
+        """
         entries = [entry for entry in self.entries if entry.op == op]
         if not entries:
             raise KeyError(f"{self.name}.json has no configs for {op}")
@@ -92,7 +108,20 @@ class Table:
             (entry for entry in entries if entry.max_m == bound),
             key=lambda entry: abs(math.log(entry.n / n)) + abs(math.log(entry.k / k)),
         )
-        return nearest.config
+        config = nearest.config
+        return replace(config, splits=fill(config, m, n, k, processors)) if nearest.fill else config
+
+
+def fill(config: Config, m: int, n: int, k: int, processors: int) -> int:
+    """Return over how many programs K is split so that all multiprocessors have FILL_WARPS warps.
+
+    Each program has a tile of K at least, and there are MAX_SPLITS at most.
+    """
+    tiles = math.ceil(k / config.block_k)
+    blocks = math.ceil(m / config.block_m) * math.ceil(n / config.block_n)
+    wanted = math.ceil(FILL_WARPS * processors / (blocks * config.num_warps))
+    tiles_a_part = max(1, tiles // wanted, math.ceil(tiles / MAX_SPLITS))
+    return math.ceil(tiles / tiles_a_part)
 
 
 def read(path: Path) -> Table:
@@ -105,8 +134,12 @@ def read(path: Path) -> Table:
     return Table(path.stem, content["measured"], faster, entries)
 
 
-def _entry(op: Op, max_m: int, n: int, k: int, **config: Any) -> Entry:
-    return Entry(op, max_m, n, k, Config(**config))
+def _entry(
+    op: Op, max_m: int, n: int, k: int, splits: int | Literal["fill"] = 1, **config: Any
+) -> Entry:
+    if splits == "fill":
+        return Entry(op, max_m, n, k, Config(**config), fill=True)
+    return Entry(op, max_m, n, k, Config(splits=splits, **config))
 
 
 def table_for(name: str, capability: tuple[int, int], folder: Path = FOLDER) -> Table:
@@ -141,4 +174,10 @@ def table_of(device: torch.device) -> Table:
 @functools.lru_cache(maxsize=4096)
 def choose(op: Op, device: torch.device, m: int, n: int, k: int) -> Config:
     """Choose the config for m tokens and a packed weight of n rows and k in-features."""
-    return table_of(device).choose(op, m, n, k)
+    return table_of(device).choose(op, m, n, k, _processors(device))
+
+
+def _processors(device: torch.device) -> int:
+    if device.type != "cuda":
+        return PROCESSORS
+    return torch.cuda.get_device_properties(device).multi_processor_count

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run NVFP4 routed experts at decode size, in two launches for any number of experts.
+"""Run NVFP4 routed experts at decode size, in three launches for any number of experts.
 
 The first multiplies each (token, slot) by its expert's gate and up and applies the activation. The
-second multiplies by the down projections and adds a token's slots in their order, in fp32, inside
-one program. Slots are not sorted; the grouped kernels sort them, for more tokens.
+second multiplies each slot by its down projection and its routing weight. The third adds a token's
+slots in their order, in fp32. Slots are not sorted; the grouped kernels sort them, for more tokens.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from sglang_gemma4_ext.kernels._nvfp4_tile import (
     multiply,
     weight_rows,
 )
+from sglang_gemma4_ext.kernels._slot_sum import sum_slots
 from sglang_gemma4_ext.kernels.activation import Activation
 from sglang_gemma4_ext.kernels.nvfp4_checks import check_experts
 from sglang_gemma4_ext.kernels.nvfp4_dispatch import Config, choose
@@ -47,17 +48,16 @@ def _experts_up_kernel(
     EVEN_K: tl.constexpr,
     WGMMA: tl.constexpr,
     PLAIN: tl.constexpr,
+    BF16_FMA: tl.constexpr,
 ):
-    """Compute out [T * k, columns] = act(gate) * up of each slot's expert; 0 without an expert."""
+    """Compute out [T * k, columns] = act(gate) * up of each slot that has an expert."""
     packed_stride = bytes_a_row * BYTES_ALIGN
     scale_stride = scales_a_row * SCALES_ALIGN
     slot = tl.program_id(0).to(tl.int64)
     first = tl.program_id(1) * (BLOCK_N // 2)
     column = first + tl.arange(0, BLOCK_N // 2)
     expert = tl.load(topk_ids_ptr + slot).to(tl.int64)
-    out_at = out_ptr + slot * columns + column
     if expert < 0:
-        tl.store(out_at, tl.zeros_like(column).to(out_ptr.dtype.element_ty), mask=column < columns)
         return
     rows = expert * (2 * columns) + weight_rows(first, columns, BLOCK_N, True)
     # The token is the first column of the narrowest tile that the tensor core has.
@@ -69,16 +69,19 @@ def _experts_up_kernel(
         block_scale_ptr + rows * scale_stride,
         0,
         packed_stride,
+        scale_stride,
         BLOCK_M,
         BLOCK_N,
         BLOCK_K,
         EVEN_K,
         WGMMA,
         PLAIN,
+        BF16_FMA,
     )
     acc *= (tl.load(row_scale_ptr + rows) * WEIGHT_SCALE)[:, None]
     gate, up = gate_and_up(acc, BLOCK_M, BLOCK_N)
     y = tl.sum(gated(gate, up, ACTIVATION), axis=1)
+    out_at = out_ptr + slot * columns + column
     tl.store(out_at, y.to(out_ptr.dtype.element_ty), mask=column < columns)
 
 
@@ -91,7 +94,6 @@ def _experts_down_kernel(
     block_scale_ptr,
     row_scale_ptr,
     out_ptr,
-    top_k,
     N,
     bytes_a_row,
     scales_a_row,
@@ -103,39 +105,38 @@ def _experts_down_kernel(
     EVEN_K: tl.constexpr,
     WGMMA: tl.constexpr,
     PLAIN: tl.constexpr,
+    BF16_FMA: tl.constexpr,
 ):
-    """Compute out [T, N] = sum over a token's slots of weight * w2 h, for h [T * k, K]."""
+    """Compute out fp32 [T * k, N] = weight * w2 h of each slot that has an expert, h [T * k, K]."""
     packed_stride = bytes_a_row * BYTES_ALIGN
     scale_stride = scales_a_row * SCALES_ALIGN
-    token = tl.program_id(0).to(tl.int64)
+    slot = tl.program_id(0).to(tl.int64)
     first = tl.program_id(1) * BLOCK_N
+    expert = tl.load(topk_ids_ptr + slot).to(tl.int64)
+    if expert < 0:
+        return
+    rows = expert * N + weight_rows(first, N, BLOCK_N, False)
     lane = tl.arange(0, BLOCK_M)
-    in_expert = weight_rows(first, N, BLOCK_N, False)
-    total = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
-    for i in range(top_k):
-        slot = token * top_k + i
-        expert = tl.load(topk_ids_ptr + slot).to(tl.int64)
-        if expert >= 0:
-            rows = expert * N + in_expert
-            acc = multiply(
-                h_ptr + slot * (2 * packed_stride) + tl.zeros_like(lane),
-                lane == 0,
-                packed_ptr + rows * packed_stride,
-                block_scale_ptr + rows * scale_stride,
-                0,
-                packed_stride,
-                BLOCK_M,
-                BLOCK_N,
-                BLOCK_K,
-                EVEN_K,
-                WGMMA,
-                PLAIN,
-            )
-            weight = tl.load(topk_weights_ptr + slot).to(tl.float32) * WEIGHT_SCALE
-            total += acc * (tl.load(row_scale_ptr + rows) * weight)[:, None]
+    acc = multiply(
+        h_ptr + slot * (2 * packed_stride) + tl.zeros_like(lane),
+        lane == 0,
+        packed_ptr + rows * packed_stride,
+        block_scale_ptr + rows * scale_stride,
+        0,
+        packed_stride,
+        scale_stride,
+        BLOCK_M,
+        BLOCK_N,
+        BLOCK_K,
+        EVEN_K,
+        WGMMA,
+        PLAIN,
+        BF16_FMA,
+    )
+    weight = tl.load(topk_weights_ptr + slot).to(tl.float32) * WEIGHT_SCALE
+    y = tl.sum(acc, axis=1) * tl.load(row_scale_ptr + rows) * weight
     column = first + tl.arange(0, BLOCK_N)
-    y = tl.sum(total, axis=1).to(out_ptr.dtype.element_ty)
-    tl.store(out_ptr + token * N + column, y, mask=column < N)
+    tl.store(out_ptr + slot * N + column, y, mask=column < N)
 
 
 def nvfp4_experts(
@@ -189,18 +190,19 @@ def nvfp4_experts(
         inner,
         tokens.stride(0),
         ACTIVATION=activation,
-        **launch_arguments(up, hidden),
+        **launch_arguments(up, hidden, x.device),
     )
-    _experts_down_kernel[(count, triton.cdiv(hidden, down.block_n))](
+    y = torch.empty((count * top_k, hidden), dtype=torch.float32, device=x.device)
+    _experts_down_kernel[(count * top_k, triton.cdiv(hidden, down.block_n))](
         h,
         topk_ids,
         topk_weights,
         w2_packed,
         w2_block_scale.view(torch.uint8),
         w2_row_scale,
-        out,
-        top_k,
+        y,
         hidden,
-        **launch_arguments(down, inner),
+        **launch_arguments(down, inner, x.device),
     )
+    sum_slots(y, topk_ids, out)
     return out

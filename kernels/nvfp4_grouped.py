@@ -22,11 +22,10 @@ from sglang_gemma4_ext.kernels._nvfp4_tile import (
     multiply,
     weight_rows,
 )
+from sglang_gemma4_ext.kernels._slot_sum import sum_slots
 from sglang_gemma4_ext.kernels.activation import Activation
 from sglang_gemma4_ext.kernels.nvfp4_checks import check_experts
 from sglang_gemma4_ext.kernels.nvfp4_dispatch import Config
-
-SUM_COLUMNS = 512
 
 
 class SortedSlots(NamedTuple):
@@ -96,6 +95,7 @@ def _grouped_kernel(
     EVEN_K: tl.constexpr,
     WGMMA: tl.constexpr,
     PLAIN: tl.constexpr,
+    BF16_FMA: tl.constexpr,
 ):
     """Compute out [T * k, N]: act(gate) * up with an ACTIVATION, else w x times the routing weight.
 
@@ -129,12 +129,14 @@ def _grouped_kernel(
         block_scale_ptr + rows * scale_stride,
         0,
         packed_stride,
+        scale_stride,
         BLOCK_M,
         BLOCK_N,
         BLOCK_K,
         EVEN_K,
         WGMMA,
         PLAIN,
+        BF16_FMA,
     )
     acc *= (tl.load(row_scale_ptr + rows) * WEIGHT_SCALE)[:, None]
     if GATED:
@@ -143,20 +145,6 @@ def _grouped_kernel(
     else:
         acc *= tl.load(weights_ptr + slot, mask=real, other=0.0).to(tl.float32)[None, :]
     tl.store(out_at, acc.to(out_ptr.dtype.element_ty), mask=inside)
-
-
-@triton.jit
-def _sum_slots_kernel(y_ptr, topk_ids_ptr, out_ptr, top_k, N, COLUMNS: tl.constexpr):
-    """Compute out [T, N]: the fp32 sum of a token's slots of y [T * k, N] that have an expert."""
-    token = tl.program_id(0).to(tl.int64)
-    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-    total = tl.zeros([COLUMNS], tl.float32)
-    for i in range(top_k):
-        slot = token * top_k + i
-        # A slot without an expert is in no block, and its row is not written.
-        inside = (column < N) & (tl.load(topk_ids_ptr + slot) >= 0)
-        total += tl.load(y_ptr + slot * N + column, mask=inside, other=0.0).to(tl.float32)
-    tl.store(out_ptr + token * N + column, total.to(out_ptr.dtype.element_ty), mask=column < N)
 
 
 def nvfp4_grouped_experts(
@@ -192,9 +180,7 @@ def nvfp4_grouped_experts(
     y = torch.empty((count * top_k, hidden), dtype=x.dtype, device=x.device)
     _launch(tokens, slots, topk_weights, w13, h, top_k, activation, config)
     _launch(h, slots, topk_weights, w2, y, 1, None, config)
-    _sum_slots_kernel[(count, triton.cdiv(hidden, SUM_COLUMNS))](
-        y, topk_ids, out, top_k, hidden, COLUMNS=SUM_COLUMNS
-    )
+    sum_slots(y, topk_ids, out)
     return out
 
 
@@ -228,5 +214,5 @@ def _launch(
         x.stride(0),
         SLOTS_A_ROW=slots_a_row,
         ACTIVATION=activation,
-        **launch_arguments(config, x.shape[1]),
+        **launch_arguments(config, x.shape[1], x.device),
     )

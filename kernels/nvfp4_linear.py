@@ -27,13 +27,15 @@ from sglang_gemma4_ext.kernels.nvfp4_checks import (
     check_activations,
     check_weight,
 )
-from sglang_gemma4_ext.kernels.nvfp4_dispatch import Config, choose
+from sglang_gemma4_ext.kernels.nvfp4_dispatch import MAX_SPLITS, Config, choose
 
 FINISH_COLUMNS = 512
+_MAX_SPLITS = tl.constexpr(MAX_SPLITS)
 
 
-# M changes between steps. Triton would compile once more for 1 and for multiples of 16.
-@triton.jit(do_not_specialize=["M"])
+# M changes between steps, and the parts of K with the GPU. Triton would compile once more for 1 and
+# for multiples of 16.
+@triton.jit(do_not_specialize=["M", "tiles_a_part"])
 def _nvfp4_linear_kernel(
     x_ptr,
     packed_ptr,
@@ -46,9 +48,10 @@ def _nvfp4_linear_kernel(
     x_stride,
     bytes_a_row,
     scales_a_row,
+    tiles_a_part,
     ACTIVATION: tl.constexpr,
     HAS_BIAS: tl.constexpr,
-    SPLITS: tl.constexpr,
+    SPLIT: tl.constexpr,
     BYTES_ALIGN: tl.constexpr,
     SCALES_ALIGN: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -57,10 +60,12 @@ def _nvfp4_linear_kernel(
     EVEN_K: tl.constexpr,
     WGMMA: tl.constexpr,
     PLAIN: tl.constexpr,
+    BF16_FMA: tl.constexpr,
 ):
-    """Compute out [M, N]; with an ACTIVATION, N is half the weight's rows; with SPLITS, raw parts.
+    """Compute out [M, N]; with an ACTIVATION, N is half the weight's rows; with SPLIT, raw parts.
 
     bytes_a_row, scales_a_row: in units of their ALIGN, see `launch_arguments`
+    tiles_a_part: with SPLIT, tiles of K that a program adds
     """
     GATED: tl.constexpr = ACTIVATION is not None
     COLUMNS: tl.constexpr = BLOCK_N // 2 if GATED else BLOCK_N
@@ -71,9 +76,12 @@ def _nvfp4_linear_kernel(
     tile = tl.program_id(0)
     first_n = (tile // tiles_m) * COLUMNS
     token = (tile % tiles_m) * BLOCK_M + tl.arange(0, BLOCK_M)
-    split = tl.program_id(1)
-    span = tl.cdiv(tl.cdiv(packed_stride, BLOCK_K // 2), SPLITS) * (BLOCK_K // 2)
-    start = split * span
+    start, stop, scale_stop = 0, packed_stride, scale_stride
+    if SPLIT:
+        start = tl.program_id(1) * tiles_a_part * (BLOCK_K // 2)
+        after = (tl.program_id(1) + 1) * tiles_a_part
+        stop = tl.minimum(after * (BLOCK_K // 2), packed_stride)
+        scale_stop = tl.minimum(after * (BLOCK_K // 16), scale_stride)
     rows = weight_rows(first_n, N, BLOCK_N, GATED)
     wide = rows.to(tl.int64)
     acc = multiply(
@@ -82,21 +90,23 @@ def _nvfp4_linear_kernel(
         packed_ptr + wide * packed_stride,
         block_scale_ptr + wide * scale_stride,
         start,
-        tl.minimum(start + span, packed_stride),
+        stop,
+        scale_stop,
         BLOCK_M,
         BLOCK_N,
         BLOCK_K,
         EVEN_K,
         WGMMA,
         PLAIN,
+        BF16_FMA,
     )
-    if SPLITS == 1:
+    if not SPLIT:
         acc *= (tl.load(row_scale_ptr + rows) * WEIGHT_SCALE)[:, None]
         if HAS_BIAS:
             acc += tl.load(bias_ptr + rows).to(tl.float32)[:, None]
     else:
-        # Raw parts [SPLITS, M, N], where N has both halves of gate and up: see `_finish_kernel`.
-        out_ptr += split.to(tl.int64) * M * N
+        # Raw parts [splits, M, N], where N has both halves of gate and up: see `_finish_kernel`.
+        out_ptr += tl.program_id(1).to(tl.int64) * M * N
     if GATED:
         gate, up = gate_and_up(acc, BLOCK_M, BLOCK_N)
         acc = gated(gate, up, ACTIVATION)
@@ -106,7 +116,7 @@ def _nvfp4_linear_kernel(
     tl.store(out_ptr + at, acc.to(out_ptr.dtype.element_ty), mask=inside)
 
 
-@triton.jit(do_not_specialize=["M"])
+@triton.jit(do_not_specialize=["M", "splits"])
 def _finish_kernel(
     parts_ptr,
     row_scale_ptr,
@@ -114,23 +124,23 @@ def _finish_kernel(
     out_ptr,
     M,
     N,
+    splits,
     ACTIVATION: tl.constexpr,
     HAS_BIAS: tl.constexpr,
-    SPLITS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """Add parts, fp32 [SPLITS, M, rows]; apply row scales, bias, activation; out is [M, N]."""
+    """Add parts, fp32 [splits, M, rows]; apply row scales, bias, activation; out is [M, N]."""
     token = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     inside = column < N
     rows = 2 * N if ACTIVATION is not None else N
     y = _scaled_sum(
-        parts_ptr, row_scale_ptr, bias_ptr, M, rows, token, column, inside, HAS_BIAS, SPLITS
+        parts_ptr, row_scale_ptr, bias_ptr, M, rows, splits, token, column, inside, HAS_BIAS
     )
     if ACTIVATION is not None:
         row = N + column
         up = _scaled_sum(
-            parts_ptr, row_scale_ptr, bias_ptr, M, rows, token, row, inside, HAS_BIAS, SPLITS
+            parts_ptr, row_scale_ptr, bias_ptr, M, rows, splits, token, row, inside, HAS_BIAS
         )
         y = gated(y, up, ACTIVATION)
     tl.store(out_ptr + token * N + column, y.to(out_ptr.dtype.element_ty), mask=inside)
@@ -143,17 +153,18 @@ def _scaled_sum(
     bias_ptr,
     M,
     rows,
+    splits,
     token,
     row,
     inside,
     HAS_BIAS: tl.constexpr,
-    SPLITS: tl.constexpr,
 ):
     """Add and scale the parts of a token at columns `row`; fp32. token: int64."""
     total = tl.zeros(row.shape, tl.float32)
-    for split in tl.static_range(SPLITS):
+    # Unrolled, so that all parts are on their way at once.
+    for split in tl.static_range(_MAX_SPLITS):
         part = parts_ptr + (split * M + token) * rows + row
-        total += tl.load(part, mask=inside, other=0.0)
+        total += tl.load(part, mask=inside & (split < splits), other=0.0)
     total *= tl.load(row_scale_ptr + row, mask=inside, other=0.0) * WEIGHT_SCALE
     if HAS_BIAS:
         total += tl.load(bias_ptr + row, mask=inside, other=0.0).to(tl.float32)
@@ -179,7 +190,7 @@ def nvfp4_linear(
     row_scale: float32 [N]; multiplies; each of several stacked linears has its own
     bias: [N] in x's dtype, or None
     activation: None, or the act of act(gate) * up, gate being the first N/2 rows and up the others
-    config: None for the choice of `nvfp4_dispatch`
+    config: None for the choice of `nvfp4_dispatch`; at most MAX_SPLITS splits
     Returns [..., N], or [..., N/2] with an activation, in x's dtype. Weights are exact, products
     accumulate in fp32, the result is rounded once.
     Raises ValueError on a shape, dtype or stride that does not fit.
@@ -192,6 +203,7 @@ def nvfp4_linear(
     if tokens.shape[0] == 0:
         return out
     config = config or choose("linear", x.device, tokens.shape[0], rows, k)
+    require(config.splits <= MAX_SPLITS, "%d splits, at most %d", config.splits, MAX_SPLITS)
     weight = (packed, block_scale.view(torch.uint8), row_scale)
     if config.splits == 1:
         _multiply(tokens, weight, bias, out, columns, activation, config)
@@ -206,9 +218,9 @@ def nvfp4_linear(
         out,
         tokens.shape[0],
         columns,
+        config.splits,
         ACTIVATION=activation,
         HAS_BIAS=bias is not None,
-        SPLITS=config.splits,
         COLUMNS=FINISH_COLUMNS,
     )
     return out
@@ -235,10 +247,11 @@ def _multiply(
         count,
         columns,
         tokens.stride(0),
+        tiles_a_part=triton.cdiv(triton.cdiv(k, config.block_k), config.splits),
         ACTIVATION=activation,
         HAS_BIAS=bias is not None,
-        SPLITS=config.splits,
-        **launch_arguments(config, k),
+        SPLIT=config.splits > 1,
+        **launch_arguments(config, k, tokens.device),
     )
 
 

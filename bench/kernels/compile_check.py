@@ -28,9 +28,12 @@ import triton
 
 from bench.kernels.cross_compile import CAPABILITIES, Compiled, Job, compile_all
 from bench.kernels.nvfp4_jobs import MODULES, variants
-from sglang_gemma4_ext.kernels import _nvfp4_tile
+from bench.kernels.steady_loop import by_pipe
+from sglang_gemma4_ext.kernels import _bf16_decode, _nvfp4_tile
 
 RESULT = Path(__file__).resolve().parents[1] / "results" / "nvfp4_compiled.csv"
+# The pipes that have a column.
+SHOWN = ("alu", "fma", "half", "convert", "memory")
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,9 @@ class Row:
     in_features: every K of Gemma 4's shapes that this code serves
     columns_align, bytes_align, scales_align: known divisors of the output's columns and of the
         bytes and scales of a weight's row
+    slots: instructions that a weight costs in the steady loop, of all threads; then by pipe
+    loop_loads: loads in that loop that are not copied ahead by cp.async
+    loop_cycles: of one of its iterations, by a lone warp that waits for no memory
     """
 
     kernel: str
@@ -48,7 +54,7 @@ class Row:
     block_m: int
     block_n: int
     block_k: int
-    splits: int
+    split: bool
     warps: int
     stages: int
     columns_align: int
@@ -64,6 +70,14 @@ class Row:
     loads_16_byte: int
     loads_8_byte: int
     tensor_core: str
+    slots: str
+    alu: str
+    fma: str
+    half: str
+    convert: str
+    memory: str
+    loop_loads: int
+    loop_cycles: int
 
 
 def row(job: Job, in_features: set[int], code: Compiled) -> Row:
@@ -81,7 +95,7 @@ def row(job: Job, in_features: set[int], code: Compiled) -> Row:
         block_m=constants["BLOCK_M"],
         block_n=constants["BLOCK_N"],
         block_k=constants["BLOCK_K"],
-        splits=constants["SPLITS"],
+        split=constants["SPLIT"] is True,
         warps=job.num_warps,
         stages=job.num_stages,
         columns_align=16 if "N" in job.aligned else 1,
@@ -97,7 +111,20 @@ def row(job: Job, in_features: set[int], code: Compiled) -> Row:
         loads_16_byte=sum(count for name, count in loads.items() if ".128" in name),
         loads_8_byte=sum(count for name, count in loads.items() if ".64" in name),
         tensor_core="+".join(sorted(names & {"HMMA", "HGMMA"})),
+        loop_loads=sum(n for name, n in code.steady.items() if name.startswith("LDG.")),
+        loop_cycles=code.steady_cycles,
+        **_slots(job, code),
     )
+
+
+def _slots(job: Job, code: Compiled) -> dict[str, str]:
+    """Write issue slots per weight with two decimals; empty for a kernel without a dot."""
+    if not code.steady:
+        return dict.fromkeys(("slots", *SHOWN), "")
+    weights = job.constants["BLOCK_N"] * job.constants["BLOCK_K"]
+    pipes = by_pipe(code.steady)
+    counts = {"slots": pipes.total(), **{pipe: pipes[pipe] for pipe in SHOWN}}
+    return {name: f"{n * 32 * job.num_warps / weights:.2f}" for name, n in counts.items()}
 
 
 def _name(constants: dict[str, Any]) -> str:
@@ -109,7 +136,7 @@ def _name(constants: dict[str, Any]) -> str:
 def fingerprint() -> str:
     """Name Triton's version and a digest of the kernels' code, without docstrings and host code."""
     digest = hashlib.sha256()
-    for module in (_nvfp4_tile, *MODULES):
+    for module in (_nvfp4_tile, _bf16_decode, *MODULES):
         for node in ast.parse(Path(module.__file__).read_text()).body:
             jitted = isinstance(node, ast.FunctionDef) and node.decorator_list
             if jitted and ast.get_docstring(node) is not None:

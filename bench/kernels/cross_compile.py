@@ -19,11 +19,11 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from bench.kernels.steady_loop import INSTRUCTION, steady_loop
+
 CAPABILITIES = (80, 86, 89, 90)
 # Shared bytes of a block by capability: the opt-in maximum of CUDA's programming guide.
 MAX_SHARED_BYTES = {80: 163 * 1024, 86: 99 * 1024, 89: 99 * 1024, 90: 227 * 1024}
-# A line of cuobjdump: an address, an optional predicate, and the instruction's name.
-OPCODE = r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?([A-Z][A-Z0-9_.]+)"
 # A branch: its address, and the address that it leads to.
 BRANCH = r"^\s+/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+ )?BRA(?:\.\w+)* .*?0x([0-9a-f]+)"
 INSTRUCTION_BYTES = 16
@@ -54,6 +54,7 @@ class Compiled:
 
     opcodes: the count of each machine instruction, by its full name, "LDG.E.128"
     loop: machine instructions of the longest loop
+    steady: the count of each instruction of the steady loop; steady_cycles: of a lone warp in it
     error: why there is no machine code, or None
     """
 
@@ -63,6 +64,8 @@ class Compiled:
     ptx: str = field(default="", repr=False)
     opcodes: dict[str, int] = field(default_factory=dict, repr=False)
     loop: int = 0
+    steady: dict[str, int] = field(default_factory=dict, repr=False)
+    steady_cycles: int = 0
     error: str | None = None
 
     def count(self, pattern: str) -> int:
@@ -117,8 +120,9 @@ def _compile(job: Job) -> Compiled:
         used["STACK"] + used["LOCAL"],
         built.metadata.shared,
         built.asm["ptx"],
-        dict(Counter(re.findall(OPCODE, code, re.MULTILINE))),
+        dict(Counter(name for _, name, *_ in INSTRUCTION.findall(code))),
         longest_loop(code),
+        *steady_loop(code),
     )
 
 

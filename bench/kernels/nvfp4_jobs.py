@@ -7,10 +7,13 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
+import torch
+
 from bench.kernels.cross_compile import Job
 from bench.kernels.nvfp4_table import TOKENS
-from bench.kernels.shapes import EXPERT_SHARDS, GATED_SHARDS, LINEAR_SHARDS
+from bench.kernels.shapes import EXPERT_SHARDS, GATED_SHARDS, LINEAR_SHARDS, TOP_K
 from sglang_gemma4_ext.kernels import (
+    _slot_sum,
     nvfp4_dequant,
     nvfp4_experts,
     nvfp4_grouped,
@@ -19,8 +22,10 @@ from sglang_gemma4_ext.kernels import (
 from sglang_gemma4_ext.kernels._nvfp4_tile import launch_arguments
 from sglang_gemma4_ext.kernels.nvfp4_dispatch import FOLDER, Config, Table, read
 
-MODULES = (nvfp4_linear, nvfp4_experts, nvfp4_grouped, nvfp4_dequant)
+MODULES = (nvfp4_linear, nvfp4_experts, nvfp4_grouped, nvfp4_dequant, _slot_sum)
 DTYPES = ("bf16", "fp16")
+# Multiprocessors with which "fill" never splits K, and with which it does where K has two tiles.
+FEW, MANY = 1, 1 << 20
 # "half": the activations' type. Arguments that are not here are i32.
 TYPES = {
     **dict.fromkeys(("x_ptr", "h_ptr", "y_ptr", "out_ptr"), "half"),
@@ -50,18 +55,18 @@ def variants(sm: int) -> dict[str, tuple[Job, set[int]]]:
 def _linears(table: Table, sm: int, dtype: str) -> Iterator[tuple[int, Job]]:
     kernel = "_nvfp4_linear_kernel"
     for n, k in LINEAR_SHARDS:
-        for m, activation in itertools.product(TOKENS, _activations(n, k)):
-            config = table.choose("linear", m, n, k)
-            constants = {"HAS_BIAS": False, "SPLITS": config.splits, "bias_ptr": None}
-            gated = {"columns": n // 2 if activation else n, "ACTIVATION": activation}
+        for m, activation, processors in itertools.product(TOKENS, _activations(n, k), (FEW, MANY)):
+            config = table.choose("linear", m, n, k, processors)
+            bias = {"HAS_BIAS": False, "bias_ptr": None}
+            gated = {"columns": n // 2 if activation else n, "ACTIVATION": activation, **bias}
             if config.splits == 1:
-                yield k, _job(kernel, sm, dtype, config, k, **constants, **gated)
+                yield k, _job(kernel, sm, dtype, config, k, SPLIT=False, **gated)
                 continue
             # The parts are plain; a second launch adds them and applies the activation.
-            plain = {"columns": n, "ACTIVATION": None, "fp32_out": True}
-            yield k, _job(kernel, sm, dtype, config, k, **constants, **plain)
-            constants["COLUMNS"] = nvfp4_linear.FINISH_COLUMNS
-            yield 0, _addition("_finish_kernel", sm, dtype, **constants, **gated)
+            plain = {"columns": n, "ACTIVATION": None, "fp32_out": True, **bias}
+            yield k, _job(kernel, sm, dtype, config, k, SPLIT=True, **plain)
+            each = nvfp4_linear.FINISH_COLUMNS
+            yield 0, _addition("_finish_kernel", sm, dtype, COLUMNS=each, **gated)
 
 
 def _activations(n: int, k: int) -> tuple[str | None, ...]:
@@ -74,14 +79,15 @@ def _experts(table: Table, sm: int, dtype: str) -> Iterator[tuple[int, Job]]:
         columns = n13 // 2
         act = {"columns": columns, "ACTIVATION": "gelu_tanh"}
         yield k13, _job("_experts_up_kernel", sm, dtype, up, k13, **act)
-        yield k2, _job("_experts_down_kernel", sm, dtype, down, k2, columns=n2)
+        yield k2, _job("_experts_down_kernel", sm, dtype, down, k2, columns=n2, fp32_out=True)
         for m in TOKENS:
             config = table.choose("grouped", m, n13, k13)
-            yield k13, _job("_grouped_kernel", sm, dtype, config, k13, **act, SLOTS_A_ROW=8)
+            yield k13, _job("_grouped_kernel", sm, dtype, config, k13, **act, SLOTS_A_ROW=TOP_K)
             plain = {"columns": n2, "ACTIVATION": None, "SLOTS_A_ROW": 1}
             yield k2, _job("_grouped_kernel", sm, dtype, config, k2, **plain)
-        each = nvfp4_grouped.SUM_COLUMNS
-        yield 0, _addition("_sum_slots_kernel", sm, dtype, columns=n2, COLUMNS=each)
+        each = {"columns": n2, "COLUMNS": _slot_sum.SUM_COLUMNS, "TOP_K": TOP_K}
+        for fp32_in in (True, False):
+            yield 0, _addition("_sum_slots_kernel", sm, dtype, fp32_in=fp32_in, **each)
 
 
 def _job(
@@ -96,21 +102,24 @@ def _job(
     **constants: Any,
 ) -> Job:
     """Make a job. columns: of the output; Triton specializes on whether 16 divides them."""
-    arguments = launch_arguments(config, k)
+    arguments = launch_arguments(config, k, torch.device("cpu"))
     constants |= {name: value for name, value in arguments.items() if name.isupper()}
     aligned = ("x_stride", "N", "columns") if columns % 16 == 0 else ("x_stride",)
-    return _with_types(kernel, sm, dtype, constants, aligned, config, fp32_out)
+    return _with_types(kernel, sm, dtype, constants, aligned, config, ("out_ptr",) * fp32_out)
 
 
-def _addition(kernel: str, sm: int, dtype: str, *, columns: int, **constants: Any) -> Job:
-    """Make a job of a launch that adds the parts of a matmul."""
+def _addition(
+    kernel: str, sm: int, dtype: str, *, columns: int, fp32_in: bool = False, **constants: Any
+) -> Job:
+    """Make a job of a launch that adds the parts of a matmul, or the slots of a token."""
     aligned = ("N",) if columns % 16 == 0 else ()
-    return _with_types(kernel, sm, dtype, constants, aligned, Config(1, 1, 1), False)
+    fp32 = ("y_ptr",) if fp32_in else ()
+    return _with_types(kernel, sm, dtype, constants, aligned, Config(1, 1, 1), fp32)
 
 
 def _dequant(sm: int, dtype: str, e4m3: bool) -> Job:
     constants = {"PER_ROW": True, "E4M3": e4m3, "BLOCKS": 64, "PLAIN": False}
-    return _with_types("_dequant_kernel", sm, dtype, constants, (), Config(1, 1, 64 * 16), False)
+    return _with_types("_dequant_kernel", sm, dtype, constants, (), Config(1, 1, 64 * 16), ())
 
 
 def _with_types(
@@ -120,10 +129,10 @@ def _with_types(
     constants: dict[str, Any],
     aligned: tuple[str, ...],
     config: Config,
-    fp32_out: bool,
+    fp32: tuple[str, ...],
 ) -> Job:
     module = next(module for module in MODULES if hasattr(module, name))
-    types = TYPES | ({"out_ptr": "*fp32"} if fp32_out else {})
+    types = TYPES | dict.fromkeys(fp32, "*fp32")
     types |= {} if constants.get("E4M3", True) else {"scale_ptr": "*fp32"}
     names = [arg for arg in getattr(module, name).arg_names if arg not in constants]
     signature = {arg: types.get(arg, "i32").replace("half", f"*{dtype}") for arg in names}

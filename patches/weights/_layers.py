@@ -272,6 +272,10 @@ def finish(layer: Any, weight: Weight, where: str, widths: Sequence[int]) -> Non
     else:
         layer.register_buffer(weight.rows, rows, persistent=False)
     layer.gemma4_fused = fused()
+    if layer.gemma4_fused:
+        from sglang_gemma4_ext.kernels._bf16_decode import holds
+
+        holds(packed.device)  # tried here, since a capture of a graph cannot wait for the result
 
 
 def parts(tensor: torch.Tensor) -> Sequence[torch.Tensor]:

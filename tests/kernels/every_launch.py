@@ -20,7 +20,7 @@ import torch
 import triton
 
 from bench.kernels.shapes import EXPERT_SHARDS, GATED_SHARDS, LINEAR_SHARDS, NAMED
-from sglang_gemma4_ext.kernels import nvfp4_dispatch
+from sglang_gemma4_ext.kernels import _bf16_decode, nvfp4_dispatch
 from sglang_gemma4_ext.kernels.attention_tiles import ExtendTile
 from sglang_gemma4_ext.kernels.decode_attention import decode_attention
 from sglang_gemma4_ext.kernels.extend_attention import extend_attention
@@ -246,6 +246,7 @@ def calls(whole: bool) -> Iterator[Call]:
     for dtype, m in itertools.product(halves, TOKENS if whole else (1, 17, 512)):
         yield from heads(1000, 2816, m, dtype)
         yield from heads(1, 1, m, dtype)
+    yield "decoder of BF16 weights", lambda: _bf16_decode.is_exact(CPU)
     for dtype in DTYPES if whole else halves:
         yield from dequants(704, 2816, dtype)
     for dtype in LOGIT_DTYPES if whole else ():

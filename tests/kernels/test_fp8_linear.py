@@ -63,7 +63,7 @@ def _linear(x: torch.Tensor, weight: Fp8, device: str, **options) -> torch.Tenso
 )
 def test_every_number_of_tokens(tokens, dtype, blocks, device) -> None:
     x, weight = _x(tokens, 704, dtype), draw_fp8(72, 704, blocks=blocks)
-    config = choose("linear", torch.device(device), tokens, 2816, 704)
+    config = choose("packed", torch.device(device), tokens, 2816, 704)
     _check(x, weight, _linear(x, weight, device, config=config))
 
 

@@ -60,7 +60,7 @@ zeros = pytest.mark.parametrize("zeros", [False, True], ids=["symmetric", "zeros
 @pytest.mark.parametrize("tokens", [1, 3, 8, 17, 64])
 def test_every_number_of_tokens(tokens, dtype, device) -> None:
     x, weight = _x(tokens, 704, dtype), draw_int4(72, 704)
-    config = choose("linear", torch.device(device), tokens, 2816, 704)
+    config = choose("packed", torch.device(device), tokens, 2816, 704)
     _check(x, weight, _linear(x, weight, device, config=config), x.double() @ weight.exact.T)
 
 

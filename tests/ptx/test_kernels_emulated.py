@@ -20,6 +20,8 @@ FOLDER = "tests/kernels"
 BRIEF = (
     "test_nvfp4_dequant.py::test_every_code_with_every_scale_is_bit_exact",
     "test_nvfp4_dequant.py::test_shapes_and_scales_per_row",
+    "test_bf16_decode.py::test_every_code_with_every_scale_is_exact",
+    "test_bf16_decode.py::test_both_decoders_give_the_same_weights[False]",
     "test_nvfp4_linear.py::test_every_pair_of_codes_with_every_scale_is_exact",
     *(
         f"test_nvfp4_linear.py::test_every_number_of_tokens[{tokens}-torch.{dtype}]"
@@ -84,6 +86,7 @@ BRIEF = (
 )
 # Every file whose tests launch a kernel in their own process.
 FILES = (
+    "test_bf16_decode.py",
     "test_nvfp4_dequant.py",
     "test_nvfp4_linear.py",
     "test_nvfp4_experts.py",

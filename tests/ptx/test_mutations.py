@@ -14,15 +14,23 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 LINEAR, DOWN = "_nvfp4_linear_kernel", "_experts_down_kernel"
 # (kernel, capability, change, number): why the kernel is as correct with it.
+STAGES = "between the copies of two stages, into different buffers"
+SIGN = "an addend of 0 instead of -0 changes only the sign of a zero"
+CODES = "codes of the next row, whose scales are masked with zero"
+INSIDE = "all of its bytes exist: the masked token is in the last copy of a stage"
 EQUIVALENT = {
-    (LINEAR, 86, "no bar.sync", 0): "between the copies of two stages, into different buffers",
-    (LINEAR, 90, "no bar.sync", 0): "between the copies of two stages, into different buffers",
+    (LINEAR, 86, "no bar.sync", 0): STAGES,
+    (LINEAR, 86, "another sign mask", 0): SIGN,
+    **{(LINEAR, 86, "copy of all bytes", i): INSIDE for i in (0, 5, 10)},
+    (LINEAR, 90, "no bar.sync", 0): STAGES,
+    (LINEAR, 90, "another sign mask", 0): SIGN,
     (LINEAR, 90, "no fence.proxy.async", 1): "the first fence follows the stores of both operands",
-    (DOWN, 86, "no bar.sync", 0): "the last barrier of the loop follows every read of a buffer",
-    (DOWN, 86, "no bar.sync", 1): "between the copies of two stages, into different buffers",
-    (DOWN, 86, "copy of all bytes", 0): "codes of the next row, whose scales are masked with zero",
+    (LINEAR, 90, "no wgmma.wait_group", 0): "the second one waits for both, before any use",
+    **{(LINEAR, 90, "copy of all bytes", i): CODES for i in (0, 10, 20)},
+    (DOWN, 86, "no bar.sync", 0): STAGES,
+    **{(DOWN, 86, "copy of all bytes", i): CODES for i in (0, 10)},
     (DOWN, 86, "unguarded load", 0): "scales of the next row, whose codes are masked with zero",
-    (DOWN, 86, "unguarded store", 0): "H is a multiple of 16, so a tile of 16 columns is whole",
+    (DOWN, 86, "unguarded store", 0): "H is a multiple of 32, so a tile of 32 columns is whole",
 }
 
 

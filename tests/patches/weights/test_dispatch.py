@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import logging
 import math
@@ -18,10 +19,18 @@ import pytest
 import torch
 
 from bench.kernels.cross_compile import MAX_SHARED_BYTES
+from bench.kernels.shapes import LINEAR_SHARDS
 from sglang_gemma4_ext.checkpoint.model_family import ModelInfo
 from sglang_gemma4_ext.context import Context
 from sglang_gemma4_ext.kernels import nvfp4_dispatch
-from sglang_gemma4_ext.kernels.nvfp4_dispatch import CAPABILITIES, FOLDER, read, table_for
+from sglang_gemma4_ext.kernels.nvfp4_dispatch import (
+    CAPABILITIES,
+    FILL_WARPS,
+    FOLDER,
+    MAX_SPLITS,
+    read,
+    table_for,
+)
 from sglang_gemma4_ext.machine import Gpu
 from sglang_gemma4_ext.patches.weights import _layers
 from sglang_gemma4_ext.patches.weights._dispatch import (
@@ -55,6 +64,7 @@ def test_committed_tables_hold_every_op_with_valid_triton_blocks(path) -> None:
     table = read(path)
     assert {entry.op for entry in table.entries} == {
         "linear",
+        "packed",
         "experts_up",
         "experts_down",
         "grouped",
@@ -90,6 +100,28 @@ def test_the_smallest_bound_on_m_is_taken_then_the_nearest_shape(tmp_path) -> No
         assert table.choose("linear", m, n, k).block_n == block_n, (m, n, k)
     with pytest.raises(KeyError, match=r"t\.json has no configs for grouped"):
         table.choose("grouped", 1, 16, 16)
+
+
+@tables
+@pytest.mark.parametrize("processors", [80, 82, 108, 132, 142])
+def test_decodes_fill_each_multiprocessor_or_split_k_to_the_end(path, processors) -> None:
+    """Check 8 warps on each of an A10G's, RTX 3090's, A100's, H100's and L40S's."""
+    table = read(path)
+    for (n, k), m in itertools.product(LINEAR_SHARDS, (1, 16, 32, 64)):
+        config = table.choose("linear", m, n, k, processors)
+        tiles = math.ceil(k / config.block_k)
+        warps = math.ceil(n / config.block_n) * config.num_warps * config.splits
+        a_part = math.ceil(tiles / config.splits)
+        assert math.ceil(tiles / a_part) == config.splits <= MAX_SPLITS, "an idle program"
+        full = warps >= FILL_WARPS * processors
+        assert full or a_part == 1 or math.ceil(tiles / (a_part - 1)) > MAX_SPLITS
+
+
+def test_k_is_split_no_further_than_it_fills(tmp_path) -> None:
+    table = read(_write(tmp_path / "t.json", _entry(splits="fill", num_warps=2)))
+    splits = [table.choose("linear", 1, n, 1024, 100).splits for n in (64, 6400, 12800, 25600)]
+    assert splits == [8, 2, 1, 1]
+    assert read(_write(tmp_path / "u.json", _entry(splits=3))).choose("linear", 1, 1, 1).splits == 3
 
 
 def test_a_device_uses_its_own_table_or_that_of_the_next_lower_capability(tmp_path) -> None:
@@ -319,6 +351,45 @@ def test_hoppers_order_of_k_is_only_where_the_table_says() -> None:
     """Elsewhere the order of K for Hopper's dots costs instructions."""
     for row in _rows():
         assert (row["tensor_core"] == "HGMMA") == (row["wgmma"] == "True"), row
+
+
+def test_scales_are_copied_ahead() -> None:
+    """Expect cp.async for every load of a steady loop, which copies 4 bytes or more.
+
+    Where K / 16 is not a multiple of 4, rows of scales begin between. These K are shards.
+    """
+    waited = {k for row in _rows() if row["loop_loads"] not in ("", "0")
+              for k in row["in_features"].split()}  # fmt: skip
+    assert waited == {"176", "352", "528", "928", "1056"}
+
+
+# The most instructions that a weight costs in the steady loop in BF16, by kernel and tokens of its
+# tile: on sm_80 to sm_89, and on sm_90. Shards whose scales are waited for cost a little more.
+SLOTS = {
+    ("_nvfp4_linear_kernel", 8): (3.98, 3.95),
+    ("_nvfp4_linear_kernel", 16): (4.05, 4.15),
+    ("_nvfp4_linear_kernel", 32): (4.88, 4.18),
+    ("_nvfp4_linear_kernel", 64): (6.06, 4.64),
+    ("_nvfp4_linear_kernel", 128): (8.39, 4.75),
+    ("_experts_up_kernel", 8): (3.74, 3.73),
+    ("_experts_down_kernel", 8): (3.88, 3.85),
+    ("_grouped_kernel", 16): (4.77, 4.62),
+    ("_grouped_kernel", 32): (4.84, 5.05),
+    ("_grouped_kernel", 64): (6.11, 6.03),
+}
+WAITED = 1.15
+
+
+def test_a_weight_costs_no_more_instructions() -> None:
+    found = set()
+    for row in _rows():
+        if row["dtype"] != "bf16" or row["kernel"] in WITHOUT_DOT:
+            continue
+        key = row["kernel"], int(row["block_m"])
+        limit = SLOTS[key][row["sm"] == "90"] * (1 if row["loop_loads"] == "0" else WAITED)
+        assert float(row["slots"]) <= limit, row
+        found.add(key)
+    assert found == SLOTS.keys()
 
 
 def test_the_compiled_shapes_are_gemma4s_whole_and_split() -> None:
