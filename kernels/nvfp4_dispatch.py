@@ -115,13 +115,31 @@ class Table:
 def fill(config: Config, m: int, n: int, k: int, processors: int) -> int:
     """Return over how many programs K is split so that all multiprocessors have FILL_WARPS warps.
 
-    Each program has a tile of K at least, and there are MAX_SPLITS at most.
+    Of the numbers that do, the one is taken that gives the busiest multiprocessor the fewest tiles.
+    If none does, it is the largest, at most `most_splits`.
     """
-    tiles = math.ceil(k / config.block_k)
+    tiles, most = math.ceil(k / config.block_k), most_splits(config, k)
     blocks = math.ceil(m / config.block_m) * math.ceil(n / config.block_n)
     wanted = math.ceil(FILL_WARPS * processors / (blocks * config.num_warps))
-    tiles_a_part = max(1, tiles // wanted, math.ceil(tiles / MAX_SPLITS))
-    return math.ceil(tiles / tiles_a_part)
+    if wanted == 1:
+        return 1
+    # Tiles of K in a part: then no program is without one.
+    each = range(math.ceil(tiles / most), tiles + 1)
+    full = [a for a in each if math.ceil(tiles / a) >= wanted] or [each[0]]
+
+    def busiest(a_part: int) -> tuple[int, int]:
+        splits = math.ceil(tiles / a_part)
+        return math.ceil(blocks * splits / processors) * a_part, splits
+
+    return math.ceil(tiles / min(full, key=busiest))
+
+
+def most_splits(config: Config, k: int) -> int:
+    """Return the most programs over K: MAX_SPLITS, or parts of at most twice the weights' bytes.
+
+    Parts are fp32, written and read once: 8 bytes a token and row. A weight is 9/16 of a byte.
+    """
+    return max(1, min(MAX_SPLITS, 2 * 9 * k // (16 * 8 * config.block_m)))
 
 
 def read(path: Path) -> Table:

@@ -22,7 +22,6 @@ import sys
 from collections import defaultdict
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import triton
 
@@ -103,7 +102,7 @@ def row(job: Job, in_features: set[int], code: Compiled) -> Row:
         scales_align=constants["SCALES_ALIGN"],
         even_k=constants["EVEN_K"] is True,
         wgmma=constants["WGMMA"] is True,
-        variant=_name(job.constants),
+        variant=_name(job),
         in_features=" ".join(map(str, sorted(in_features))),
         registers=code.registers,
         local=code.local_bytes,
@@ -127,10 +126,12 @@ def _slots(job: Job, code: Compiled) -> dict[str, str]:
     return {name: f"{n * 32 * job.num_warps / weights:.2f}" for name, n in counts.items()}
 
 
-def _name(constants: dict[str, Any]) -> str:
-    if "E4M3" in constants:
-        return "e4m3" if constants["E4M3"] else "fp32"
-    return constants.get("ACTIVATION") or ""
+def _name(job: Job) -> str:
+    if "E4M3" in job.constants:
+        return "e4m3" if job.constants["E4M3"] else "fp32"
+    if job.signature.get("y_ptr") == "*fp32":
+        return "fp32"
+    return str(job.constants.get("ACTIVATION") or "")
 
 
 def fingerprint() -> str:

@@ -28,6 +28,8 @@ from sglang_gemma4_ext.kernels.nvfp4_dispatch import (
     FILL_WARPS,
     FOLDER,
     MAX_SPLITS,
+    Config,
+    most_splits,
     read,
     table_for,
 )
@@ -112,9 +114,26 @@ def test_decodes_fill_each_multiprocessor_or_split_k_to_the_end(path, processors
         tiles = math.ceil(k / config.block_k)
         warps = math.ceil(n / config.block_n) * config.num_warps * config.splits
         a_part = math.ceil(tiles / config.splits)
-        assert math.ceil(tiles / a_part) == config.splits <= MAX_SPLITS, "an idle program"
+        most = most_splits(config, k)
+        assert math.ceil(tiles / a_part) == config.splits <= most, "an idle program"
         full = warps >= FILL_WARPS * processors
-        assert full or a_part == 1 or math.ceil(tiles / (a_part - 1)) > MAX_SPLITS
+        assert full or a_part == 1 or math.ceil(tiles / (a_part - 1)) > most
+
+
+def test_the_parts_of_a_split_are_at_most_twice_the_weights_bytes() -> None:
+    for block_m in (8, 16, 32, 64):
+        for n, k in LINEAR_SHARDS:
+            splits = most_splits(Config(block_m, 32, 64), k)
+            assert splits == 1 or splits * block_m * n * 8 <= 2 * n * k * 9 / 16
+            assert splits == MAX_SPLITS or (splits + 1) * block_m * n * 8 > 2 * n * k * 9 / 16
+
+
+def test_of_two_splits_that_fill_the_better_balanced_is_taken(tmp_path) -> None:
+    """Two parts are 336 blocks on 80 multiprocessors: one in five has a fifth block."""
+    table = read(_write(tmp_path / "t.json", _entry(splits="fill", num_warps=2, block_k=256)))
+    splits = table.choose("linear", 1, 5376, 21504, 80).splits
+    tiles = {s: math.ceil(168 * s / 80) * math.ceil(84 / s) for s in range(2, 9)}
+    assert tiles[splits] == min(tiles.values()) < tiles[2]
 
 
 def test_k_is_split_no_further_than_it_fills(tmp_path) -> None:
