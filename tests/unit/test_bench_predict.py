@@ -57,3 +57,24 @@ def test_registers_and_shared_memory_limit_the_resident_blocks() -> None:
     assert resident["32", "1024", "A10G"] == 16
     assert resident["128", "1024", "H100 SXM"] == 8
     assert resident["32", "32768", "A10G"] == 3
+
+
+# The mean share of the roof at one token, in percent by the model: linears, experts up, down.
+LEAST = {
+    "H100 SXM": (57, 66, 39),
+    "H200": (42, 50, 28),
+    "A100 80 GB": (65, 66, 49),
+    "RTX 3090": (74, 74, 63),
+    "A10G": (80, 78, 70),
+}
+
+
+@pytest.mark.parametrize("card", CARDS)
+def test_the_prediction_does_not_get_worse(card) -> None:
+    for op, least in zip(("linear", "experts_up", "experts_down"), LEAST[card], strict=True):
+        shares = [
+            int(row["roof_percent"])
+            for row in _rows()
+            if (row["card"], row["op"], row["m"]) == (card, op, "1")
+        ]
+        assert sum(shares) / len(shares) >= least
