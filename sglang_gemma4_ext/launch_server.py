@@ -98,9 +98,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     group.add_argument(
         "--gemma4-allow",
-        metavar="kv8",
+        metavar="kv8,head8,ple-host",
         default="",
-        help="lossy choices that fitting may make for a longer context; kv8: KV in fp8_e4m3",
+        help="lossy or slower choices that fitting may make for a longer context; kv8: KV in "
+        "fp8_e4m3; head8: --gemma4-head int8; ple-host: --gemma4-ple host",
     )
     group.add_argument(
         "--gemma4-low-memory",
@@ -211,13 +212,18 @@ def _prepare(ours: argparse.Namespace, line: CommandLine) -> CommandLine:
                 "--gemma4-low-memory plans a GPU's memory and none was found: leave it out"
             )
     else:
-        _fit(ours, line, target)
+        settings = _fit(ours, line, target, settings)
     settings.export(speculative=line.value(*DRAFT_MODEL) is not None, ranks=line.ranks)
     return line
 
 
-def _fit(ours: argparse.Namespace, line: CommandLine, target: ModelInfo | None) -> None:
-    """Fit KV dtype and memory to this GPU, and say what was chosen. Raises ValueError."""
+def _fit(
+    ours: argparse.Namespace, line: CommandLine, target: ModelInfo | None, settings: Settings
+) -> Settings:
+    """Fit KV dtype and memory to this GPU, and say what was chosen.
+
+    Returns the settings with what was chosen. Raises ValueError.
+    """
     if ours.gemma4_low_memory and ours.gemma4_fit == "off":
         raise SettingsError("--gemma4-low-memory fits the memory: leave out --gemma4-fit off")
     gpu, allowed = detect_gpu(), parse_allowed(ours.gemma4_allow)
@@ -232,12 +238,15 @@ def _fit(ours: argparse.Namespace, line: CommandLine, target: ModelInfo | None) 
     if ours.gemma4_fit == "auto" and gpu.vendor == "nvidia":
         policy, asked = ours.gemma4_swa_policy, ours.gemma4_low_memory
         memory = gpu_memory()
-        said.append(
-            fit.apply(line, gpu, memory, target, policy, asked=asked, allowed=allowed,
-                      own_attention=not foreign, ple=ours.gemma4_ple, head=ours.gemma4_head)
+        fitted = fit.apply(
+            line, gpu, memory, target, policy, asked=asked, allowed=allowed,
+            own_attention=not foreign, ple=settings.ple, head=settings.head,
         )  # fmt: skip
+        said.append(fitted.said)
+        settings = replace(settings, ple=fitted.ple, head=fitted.head)
     for sentence in filter(None, said):
         _complain(sentence)
+    return settings
 
 
 def _check_inputs(line: CommandLine) -> ModelInfo | None:

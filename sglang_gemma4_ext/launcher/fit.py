@@ -7,7 +7,7 @@ user gave. A server that the plan does not cover is left to SGLang.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sglang_gemma4_ext.checkpoint.hub import local_folder
@@ -53,6 +53,15 @@ ALGORITHM, STEPS = "--speculative-algorithm", "--speculative-num-steps"
 DRAFT_TOKENS = "--speculative-num-draft-tokens"
 
 
+@dataclass(frozen=True)
+class Fitted:
+    """Hold what fitting chose: one line for the user, and how embedding tables are stored."""
+
+    said: str
+    ple: Ple
+    head: Head
+
+
 def apply(
     line: CommandLine,
     gpu: Gpu,
@@ -65,11 +74,11 @@ def apply(
     own_attention: bool = True,
     ple: Ple = "gpu",
     head: Head = "checkpoint",
-) -> str:
-    """Add the plan's flags to the command line; return one line on what was chosen, or why not.
+) -> Fitted:
+    """Add the plan's flags to the command line; return what was chosen, or why nothing was.
 
     model: the target, None if its config cannot be read
-    allowed: lossy choices of --gemma4-allow
+    allowed: choices of --gemma4-allow
     own_attention: our attention reads an FP8 KV cache
     ple: memory that holds the per-layer embeddings
     head: how the tied embedding and head is held
@@ -80,15 +89,17 @@ def apply(
     if reason := _unfitted(line, gpu, model):
         if asked:
             raise PlanError(f"--gemma4-low-memory cannot choose the memory: {reason}")
-        return f"memory as SGLang chooses it: {reason}" if reason != _NO_GEMMA else ""
+        said = f"memory as SGLang chooses it: {reason}" if reason != _NO_GEMMA else ""
+        return Fitted(said, ple, head)
     path = model.path if model else ""
     asks = question_of(line, path, gpu, memory.free, policy, own_attention, ple, head)
     question = replace(asks, low_memory=asked, allowed=allowed)
     plan = search.fit(question)
     if not plan.fits:
-        return _too_large(plan, asked)
+        return Fitted(_too_large(plan, asked), ple, head)
     if plan.question == question:
-        return "memory as SGLang chooses it: no other choice serves every load as well"
+        said = "memory as SGLang chooses it: no other choice serves every load as well"
+        return Fitted(said, ple, head)
     chosen = {
         FRACTION: f"{plan.fraction:g}",
         CONTEXT: str(min(plan.longest_request, plan.load.context)),
@@ -97,12 +108,15 @@ def apply(
     }
     if "kv8" in allowed and plan.question.kv_dtype != "auto":
         chosen[KV_DTYPE] = plan.question.kv_dtype
-    added = [f"{flag} {value}" for flag, value in chosen.items() if line.value(flag) is None]
+    stored = {"--gemma4-ple": (ple, plan.question.ple), "--gemma4-head": (head, plan.question.head)}
+    added = [f"{flag} {now}" for flag, (given, now) in stored.items() if now != given]
+    added += [f"{flag} {value}" for flag, value in chosen.items() if line.value(flag) is None]
     for flag, value in chosen.items():
         line.default(flag, value)
     taken = f", {memory.used / GIB:.1f} GiB of it in use by others" if memory.used else ""
     size = f"{memory.total / GIB:.1f} GiB{taken}"
-    return f"fitted to {size}: {' '.join(added)} ({plan.reason}; {OFF} leaves it to SGLang)"
+    said = f"fitted to {size}: {' '.join(added)} ({plan.reason}; {OFF} leaves it to SGLang)"
+    return Fitted(said, plan.question.ple, plan.question.head)
 
 
 def _cached(line: CommandLine) -> ModelInfo | None:

@@ -56,8 +56,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="find the longest context that N requests have at once (default: 1)")  # fmt: skip
     add("--gemma4-fit", choices=("auto", "off"), default="auto",
         help="choose chunk, requests, context and reserve; off: as SGLang chooses")  # fmt: skip
-    add("--gemma4-allow", default="", metavar="kv8",
-        help="lossy choices that the plan may make; kv8: KV in fp8_e4m3")  # fmt: skip
+    add("--gemma4-allow", default="", metavar="kv8,head8,ple-host",
+        help="lossy or slower choices that the plan may make; kv8: KV in fp8_e4m3; head8: tied "
+        "embedding and head in INT8; ple-host: per-layer embeddings in host memory")  # fmt: skip
     add("--gemma4-ple", choices=get_args(Ple), default="gpu",
         help="memory that holds the per-layer embeddings of E2B and E4B")  # fmt: skip
     add("--gemma4-head", choices=get_args(Head), default="checkpoint",

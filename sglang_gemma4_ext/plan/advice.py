@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Callable
 from dataclasses import replace
 
+from sglang_gemma4_ext.plan import choices
 from sglang_gemma4_ext.plan.answer import Plan
 from sglang_gemma4_ext.plan.question import Question
 from sglang_gemma4_ext.plan.weights import REPLICATED, estimate, swizzled_scales
@@ -26,8 +27,7 @@ def _smaller(question: Question) -> list[tuple[str, Question]]:
     steps = []
     if not question.ours:
         steps.append(("this extension, without --stock", replace(question, ours=True)))
-    if question.weights.parts.get("ple"):
-        host = replace(question, weights=question.weights.with_host_ple(), ple="host")
+    if question.ours and (host := choices.ple_host(question)) != question:
         steps.append(("per-layer embeddings in host memory, --gemma4-ple host", host))
     is_wide = question.kv_dtype == "auto" and question.kv_dtype_bytes > 1
     if question.ours and question.runs_e4m3 and is_wide and "kv8" not in question.allowed:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import ceil
 
-from sglang_gemma4_ext.plan import pools, search
+from sglang_gemma4_ext.plan import choices, pools, search
 from sglang_gemma4_ext.plan.answer import NEW_TOKENS, Plan
 from sglang_gemma4_ext.plan.question import Question
 from sglang_gemma4_ext.plan.reserve import default_load
@@ -29,6 +29,8 @@ def find(question: Question, plan: Plan) -> list[Option]:
     if not question.is_free:
         return []
     found = []
+    made = plan.question
+    question = replace(question, weights=made.weights, ple=made.ple, head=made.head)
     for name, flags, price, other in _choices(question, plan):
         longer = search.best(other)
         if longer.fits and longer.longest_request > plan.longest_request:
@@ -54,13 +56,13 @@ def _choices(question: Question, plan: Plan) -> list[tuple[str, str, str, Questi
             found.append(
                 (f"kv8 + {narrow}", both, "lossy, slower prefill", replace(kv8, chunk=slow))
             )
-    if question.weights.parts.get("ple"):
-        host = replace(question, weights=question.weights.with_host_ple(), ple="host")
-        found.append(("ple-host", "--gemma4-ple host", "a row a token over the bus", host))
-    if question.head == "checkpoint" and question.geometry.tied:
-        small = question.weights.with_int8_head(question.geometry)
-        head8 = replace(question, weights=small, head="int8")
-        found.append(("head8", "--gemma4-head int8", "embedding and head in INT8, lossy", head8))
+    for name, flag, price in (
+        ("ple-host", "--gemma4-ple host", "a row a token over the bus"),
+        ("head8", "--gemma4-head int8", "embedding and head in INT8, lossy"),
+    ):
+        changed = choices.CHOICES[name](question)
+        if changed != question:
+            found.append((name, flag, price, changed))
     if question.draft:
         without = replace(question, draft=NO_DRAFT)
         found.append(("no draft", "no draft model", "one token a decode step", without))

@@ -18,10 +18,8 @@ E4M3_SINCE = (8, 9)
 OWN_E4M3_SINCE = (8, 0)
 
 # Lossy choices that --gemma4-allow permits, and those that no version offers yet.
-ALLOWABLE = frozenset({"kv8"})
+ALLOWABLE = frozenset({"ple-host", "head8", "kv8"})
 NOT_YET = {
-    "head8": "--gemma4-head int8 holds the tied embedding and head in INT8",
-    "ple-host": "--gemma4-ple host keeps per-layer embeddings in host memory",
     "experts-host": "SGLang's --enable-paged-experts takes BF16 experts alone",
 }
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from sglang_gemma4_ext.plan import advice, planner, reserve
+from sglang_gemma4_ext.plan import advice, choices, planner, reserve
 from sglang_gemma4_ext.plan.answer import NEW_TOKENS, Plan
 from sglang_gemma4_ext.plan.question import Question, check
 from sglang_gemma4_ext.plan.sizes import GIB
@@ -42,12 +42,12 @@ def fit(question: Question) -> Plan:
     """
     check(question)
     plan = best(question)
-    if "kv8" in question.allowed and question.kv_dtype == "auto" and question.kv_dtype_bytes > 1:
-        narrow = best(replace(question, kv_dtype="fp8_e4m3"))
-        # A lossy choice is made only for what counts first.
-        gains = _merit(question, narrow)[0] > _merit(question, plan)[0]
-        if narrow.fits and (gains or not plan.fits):
-            plan = narrow
+    for changed in choices.allowed(question):
+        other = best(changed)
+        # A lossy or slower choice is made only for what counts first.
+        gains = _merit(question, other)[0] > _merit(question, plan)[0]
+        if other.fits and (gains or not plan.fits):
+            plan = other
     return plan if plan.fits else replace(plan, nearest=advice.nearest(question, best))
 
 

@@ -45,7 +45,8 @@ def fitted(folder):
     def run(memory, *flags, gpu=A10G, asked=False, model="12B"):
         line = CommandLine(["--model-path", folder(model), *flags])
         memory = memory if isinstance(memory, Memory) else Memory(memory)
-        said = fit.apply(line, gpu, memory, read_model_info(folder(model)), "auto", asked=asked)
+        found = fit.apply(line, gpu, memory, read_model_info(folder(model)), "auto", asked=asked)
+        said = found.said
         return line, said
 
     return run
@@ -157,7 +158,7 @@ def test_other_gpus_are_left_to_sglang(fitted, gpu):
 
 def test_a_missing_hub_name_is_reported():
     line = CommandLine(["--model-path", "google/gemma-4-12B-it"])
-    said = fit.apply(line, A10G, Memory(32 * GIB), None, "auto")
+    said = fit.apply(line, A10G, Memory(32 * GIB), None, "auto").said
     assert "is not on this machine yet (hf download google/gemma-4-12B-it)" in said
     assert len(line.argv) == 2
 
@@ -171,10 +172,10 @@ def test_a_hub_name_in_the_cache_is_fitted(fitted, tmp_path, monkeypatch):
     (repo / "refs" / "main").write_text("0" * 40)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     line = CommandLine(["google/gemma-4-12B-it"])
-    assert "is not on this machine" in fit.apply(line, A10G, Memory(32 * GIB), None, "auto")
+    assert "is not on this machine" in fit.apply(line, A10G, Memory(32 * GIB), None, "auto").said
     weights = {"model.embed_tokens.weight": torch.zeros(4, 4, dtype=torch.bfloat16)}
     save_file(weights, snapshot / "model.safetensors")
-    said = fit.apply(line, A10G, Memory(32 * GIB), None, "auto")
+    said = fit.apply(line, A10G, Memory(32 * GIB), None, "auto").said
     assert said.startswith("fitted to 32.0 GiB: ") and line.has(fit.FRACTION)
 
 
@@ -182,7 +183,7 @@ def test_another_model_is_not_mentioned(tmp_path):
     (tmp_path / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
     line = CommandLine(["--model-path", str(tmp_path)])
     model = read_model_info(str(tmp_path))
-    assert fit.apply(line, A10G, Memory(32 * GIB), model, "auto") == ""
+    assert fit.apply(line, A10G, Memory(32 * GIB), model, "auto").said == ""
     assert len(line.argv) == 2
 
 
@@ -257,9 +258,24 @@ def test_the_launcher_fits_without_being_asked(launched, folder):
 def test_eight_bits_are_used_if_allowed(folder, fitted, gpu):
     line = CommandLine(["--model-path", folder("12B")])
     model, allowed = read_model_info(folder("12B")), frozenset({"kv8"})
-    said = fit.apply(line, gpu, Memory(26 * GIB), model, "auto", allowed=allowed)
+    said = fit.apply(line, gpu, Memory(26 * GIB), model, "auto", allowed=allowed).said
     assert line.value(fit.KV_DTYPE) == "fp8_e4m3" and "--kv-cache-dtype fp8_e4m3" in said
     assert not fitted(26 * GIB, gpu=gpu)[0].has(fit.KV_DTYPE)
+
+
+def test_tables_move_if_allowed_and_if_that_is_worth_it(folder):
+    """E4B in BF16 does not fit 12 GiB with its per-layer table; 20 GiB hold its whole context."""
+    model = read_model_info(folder("E4B"))
+
+    def fitted_to(gib: int) -> fit.Fitted:
+        line = CommandLine(["--model-path", folder("E4B")])
+        names = frozenset({"ple-host", "head8"})
+        return fit.apply(line, A10G, Memory(gib * GIB), model, "auto", allowed=names)
+
+    small, large = fitted_to(12), fitted_to(32)
+    assert small.ple == "host" and "--gemma4-ple host" in small.said
+    assert (large.ple, large.head) == ("gpu", "checkpoint")
+    assert "--gemma4-ple" not in large.said and "--gemma4-head" not in large.said
 
 
 @pytest.mark.parametrize(

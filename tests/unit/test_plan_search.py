@@ -282,11 +282,28 @@ def test_other_limits_are_named():
 
 def test_an_unknown_allowance_is_refused():
     assert parse_allowed("kv8, ") == {"kv8"}
-    with pytest.raises(PlanError, match="offers kv8, not 'head2'"):
+    with pytest.raises(PlanError, match="offers head8, kv8, ple-host, not 'head2'"):
         parse_allowed("kv8,head2")
-    for name in ("head8", "ple-host", "experts-host"):
-        with pytest.raises(PlanError, match=f"{name} is not available yet: "):
-            parse_allowed(name)
+    with pytest.raises(PlanError, match="experts-host is not available yet: "):
+        parse_allowed("experts-host")
+
+
+def test_the_smallest_set_of_choices_that_gains_the_most_is_made():
+    """31B on an L4: both lossy choices lengthen the context. E2B there needs none of them."""
+    both = frozenset({"kv8", "head8", "ple-host"})
+    question = asked("31B", "nvfp4", "l4")
+    found = {
+        names: search.fit(replace(question, allowed=frozenset(names))).longest_request
+        for names in ((), ("head8",), ("kv8",), ("kv8", "head8"))
+    }
+    assert found[()] < found["head8",] < found["kv8",] < found["kv8", "head8"]
+    plan = search.fit(replace(question, allowed=both))
+    assert plan.longest_request == found["kv8", "head8"]
+    assert (plan.question.head, plan.question.kv_dtype) == ("int8", "fp8_e4m3")
+    small = asked("E2B", "nvfp4", "l4")
+    plan = search.fit(replace(small, allowed=both))
+    made = plan.question
+    assert (made.head, made.ple, made.kv_dtype) == ("checkpoint", "gpu", "auto")
 
 
 @pytest.mark.parametrize("draft", [Draft(), Draft("draft", 200 * MIB, 4, 4)])
