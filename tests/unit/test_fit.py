@@ -25,6 +25,7 @@ from sglang_gemma4_ext.plan.cards import CARDS
 from sglang_gemma4_ext.plan.geometry import BUILT_IN, PlanError
 from sglang_gemma4_ext.plan.question import Question
 from sglang_gemma4_ext.plan.sizes import GIB, MIB
+from sglang_gemma4_ext.settings import Settings
 
 A10G = Gpu("nvidia", "NVIDIA A10G", (8, 6))
 CHOSEN = (fit.FRACTION, fit.CONTEXT, fit.CHUNK, fit.REQUESTS)
@@ -276,6 +277,19 @@ def test_tables_move_if_allowed_and_if_that_is_worth_it(folder):
     assert small.ple == "host" and "--gemma4-ple host" in small.said
     assert (large.ple, large.head) == ("gpu", "checkpoint")
     assert "--gemma4-ple" not in large.said and "--gemma4-head" not in large.said
+
+
+@pytest.mark.parametrize(("flags", "ple"), [((), "gpu"), (("--gemma4-allow", "ple-host"), "host")])
+def test_the_server_stores_its_tables_as_fitting_chose(
+    flags, ple, launched, folder, monkeypatch
+) -> None:
+    """E4B in BF16 has 14 GiB of weights on a GPU of 16 GiB."""
+    monkeypatch.setattr(launch_server, "gpu_memory", lambda: Memory(16 * GIB))
+    exported = []
+    monkeypatch.setattr(Settings, "export", lambda self, **options: exported.append(self))
+    model = ("--model-path", folder("E4B"), "--load-format", "dummy", "--skip-tokenizer-init")
+    status, _, said = launched(*model, *flags)
+    assert status == 0 and [settings.ple for settings in exported] == [ple], said
 
 
 @pytest.mark.parametrize(
