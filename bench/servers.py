@@ -63,13 +63,20 @@ class Server(processes.Server):
             return _resident_mib(self.process.pid)
         return used - self.used_before_mib
 
-    def pools(self) -> dict[str, int | None]:
-        """Return the tokens of the KV pools of full and sliding layers; None for no pool."""
+    def pools(self) -> dict[str, Any]:
+        """Return the tokens of the KV pools of full and sliding layers, None for no pool.
+
+        `made_gib` has what SGLang measured of weights, KV and CUDA graphs while it started.
+        """
         usage = self._state().get("memory_usage") or {}
+        graphs = sum((usage.get("graph") or {}).values())
         return {
             "pool_full_tokens": usage.get("token_capacity"),
             "pool_sliding_tokens": usage.get("token_capacity_swa"),
-        }
+            "made_gib": {
+                "weights": usage.get("weight"), "kv": usage.get("kvcache"), "graphs": graphs,
+            },
+        }  # fmt: skip
 
     def retractions(self) -> int | None:
         """Count requests retracted for lack of KV memory; needs --enable-metrics."""

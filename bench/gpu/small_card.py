@@ -6,6 +6,8 @@ converted so that weights and KV take the same bytes here. A long prefill and a 
 follow. In every process PyTorch's allocator refuses what the card would not have beside a CUDA
 context.
 
+Each row has the plan's weights, KV and graphs beside what SGLang measured of them.
+
 No setting limits what CUDA and its libraries allocate by themselves. The status is 1 if all of it
 together exceeds the card. Without a GPU (--toy) the plan's flags are parsed and a small model is
 served.
@@ -51,6 +53,15 @@ def flags_here(found: dict, memory_bytes: int) -> list[str]:
     return flags
 
 
+def planned_gib(found: dict) -> dict[str, float]:
+    """Return the plan's lines that SGLang measures while it starts, as in a row's `made_gib`."""
+    parts = found["parts_bytes"]
+    weights = sum(size for part, size in parts.items() if part.startswith("weights: "))
+    graphs = parts.get("reserve: CUDA graphs", 0)
+    lines = {"weights": weights, "kv": parts["kv"], "graphs": graphs}
+    return {line: round(size / (1 << 30), 3) for line, size in lines.items()}
+
+
 def limit_here(found: dict, memory_bytes: int) -> str:
     """Return PyTorch's setting that makes allocations fail where the card's would."""
     card = found["memory_bytes"] - found["parts_bytes"]["CUDA context"]
@@ -82,11 +93,17 @@ def main(argv: list[str] | None = None) -> int:
         check=False,
     ).returncode
     rows = [json.loads(line) for line in rows_file.read_text().splitlines()]
-    planned = {"planned_memory_bytes": found["memory_bytes"], "planned_flags": found["flags"]}
+    planned = {
+        "planned_memory_bytes": found["memory_bytes"], "planned_flags": found["flags"],
+        "planned_gib": planned_gib(found),
+    }  # fmt: skip
     write((row | planned for row in rows), rows_file)
     most = found["memory_bytes"] // MIB
     for row in rows:
         print(f"{row['workload']}: {row.get('failed') or row['peak_memory_mib']} of {most} MiB")
+    for line, size in planned["planned_gib"].items():
+        made = next((row["made_gib"][line] for row in rows if "made_gib" in row), None)
+        print(f"{line}: {size} GiB planned, {made} made")
     over = not args.toy and any(row.get("peak_memory_mib", 0) > most for row in rows)
     return 1 if over else status
 

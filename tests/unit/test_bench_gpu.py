@@ -173,7 +173,9 @@ def test_the_memory_limit_is_one_of_pytorchs_allocator() -> None:
     torch._C._accelerator_setAllocatorSettings(setting)
     with pytest.raises(ValueError, match="Unrecognized key"):
         torch._C._accelerator_setAllocatorSettings(setting.replace("fraction", "share"))
-    assert {"memory_bytes", "parts_bytes", "flags"} <= small_card.plan().keys()
+    found = small_card.plan()
+    assert {"memory_bytes", "parts_bytes", "flags"} <= found.keys()
+    assert all(size > 0 for size in small_card.planned_gib(found).values())
     torch._C._accelerator_setAllocatorSettings("per_process_memory_fraction:1.0")
 
 
@@ -188,13 +190,17 @@ def test_using_more_than_the_planned_memory_is_a_failure(
     peak, status, tmp_path, monkeypatch, capsys
 ) -> None:
     """Fail a comparison that measured `peak` where its plan allows 24 GiB."""
-    plan = {"memory_bytes": 24 << 30, "parts_bytes": {"CUDA context": 1 << 29},
+    parts = {"CUDA context": 1 << 29, "weights: mlp": 3 << 30, "weights: attention": 1 << 30,
+             "reserve: CUDA graphs": 1 << 28, "kv": 5 << 30}  # fmt: skip
+    plan = {"memory_bytes": 24 << 30, "parts_bytes": parts,
             "flags": ["--mem-fraction-static 0.8"]}  # fmt: skip
     asked: list[str] = []
+    made = {"weights": 4.1, "kv": 4.9, "graphs": 0.3}
 
     def run(command, **_):
         asked.extend(map(str, command))
-        row = {"workload": "summarization", "peak_memory_mib": peak, **CONDITIONS}
+        row = {"workload": "summarization", "peak_memory_mib": peak, "made_gib": made}
+        row |= CONDITIONS
         (tmp_path / "small_card.jsonl").write_text(json.dumps(row) + "\n")
         return subprocess.CompletedProcess(command, 0)
 
@@ -203,7 +209,11 @@ def test_using_more_than_the_planned_memory_is_a_failure(
     monkeypatch.setattr(small_card.checkpoints, "write", lambda *_: tmp_path)
     monkeypatch.setattr(small_card.subprocess, "run", run)
     assert small_card.main(["--out", str(tmp_path)]) == status
-    assert f"summarization: {peak} of 24576 MiB" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"summarization: {peak} of 24576 MiB" in said
+    assert "weights: 4.0 GiB planned, 4.1 made\nkv: 5.0 GiB planned, 4.9 made" in said
+    written = json.loads((tmp_path / "small_card.jsonl").read_text())
+    assert written["planned_gib"] == {"weights": 4.0, "kv": 5.0, "graphs": 0.25}
     assert asked[asked.index("--env") + 1] == small_card.limit_here(plan, 96 << 30)
     assert asked[asked.index("--mem-fraction-static") + 1] == "0.1969"
 

@@ -153,7 +153,8 @@ plugins.load_plugins()
 args = types.SimpleNamespace(
     model_path={str(checkpoint("dense"))!r}, revision=None, tokenizer_path=None,
     skip_tokenizer_init=False, speculative_draft_model_path=None,
-    speculative_draft_model_revision=None, load_format="auto", enable_lora=False, lora_paths=None)
+    speculative_draft_model_revision=None, load_format="auto", lora_paths=None,
+    is_embedding=False)
 plugin._on_model_path(args, lambda args: None)
 print("held", flush=True)
 ModelConfig.from_server_args = ModelConfig.from_server_args.__wrapped__
