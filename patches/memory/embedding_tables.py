@@ -88,6 +88,8 @@ def _construct_embedding(
     with torch.device("meta"):
         original(self, rows, columns, *args, **kwargs)
     dtype = self.weight.dtype
+    # transformers would draw random values into the table, gigabytes of them or integers.
+    self._is_hf_initialized = True
     if storage == "int8":
         self.weight = int8.make(rows, columns, dtype, device)
         return

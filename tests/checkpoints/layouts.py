@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -91,15 +92,16 @@ def renamed(usual: str, other: str) -> Callable[[Path, Path], Path]:
 def int8_head(src: Path, out: Path) -> Path:
     """Write `src` as it is; the reference has the tied embedding as --gemma4-head int8 rounds it.
 
-    Each row has one scale, its largest magnitude / 127.
+    Each row has one scale, its largest magnitude / 127. The quotient in fp32 decides ties: half of
+    the largest magnitude is one.
     """
     shutil.copytree(src, out)
 
     def rounded(tensors: Tensors) -> Tensors:
         (name,) = (name for name in tensors if name.endswith("embed_tokens.weight"))
-        rows = tensors[name].double()
-        scale = (rows.abs().amax(1, keepdim=True) / 127).float().double()
-        return {**tensors, name: ((rows / scale).round() * scale).float()}
+        rows = tensors[name].float().numpy()
+        scale = np.abs(rows).max(1, keepdims=True) / np.float32(127)
+        return {**tensors, name: torch.from_numpy(np.rint(rows / scale) * scale)}
 
     _write(src, out.with_name(out.name + "_dq"), rounded)
     return out

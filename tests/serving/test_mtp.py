@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import requests
 import torch
 from safetensors.torch import load_file
 
@@ -199,18 +200,27 @@ TO_THE_END = tuple(case for case in (*CASES, *SLOW_CASES) if case.flags[:4] != T
 @pytest.mark.slow
 @pytest.mark.parametrize("running", TO_THE_END, indirect=True, ids=lambda case: case.name)
 def test_the_end_of_the_context(running: Running):
-    """Stop at the context's end, in the middle of a draft too.
+    """Answer the longest prompts that SGLang admits, and refuse longer ones in a sentence.
 
-    SGLang admits two tokens less than the context.
+    SGLang reserves room for the tokens of a verification, more of it for a tree.
     """
-    for room in (3, 5, 8):
-        prompt = prompt_ids(MAX_LENGTH - room, seed=8)
-        expected = running.reference.greedy(prompt, room)
+
+    def ask(room: int, new: int) -> requests.Response:
+        sampling = {"temperature": 0, "max_new_tokens": new, "ignore_eos": True}
+        body = {"input_ids": prompt_ids(MAX_LENGTH - room, seed=8), "sampling_params": sampling}
+        return requests.post(f"{running.server.url}/generate", json=body, timeout=1800)
+
+    refused = ask(1, 1)
+    assert refused.status_code == 400 and "context length" in refused.text
+    least = next(room for room in range(2, 40) if ask(room, 1).ok)
+    for more in (0, 2, 5):
+        prompt = prompt_ids(MAX_LENGTH - least - more, seed=8)
+        expected = running.reference.greedy(prompt, 1 + more)
         running.order(known=[expected], wrong_every=5)
-        answer = running.server.generate(prompt, 64, logprobs_from=-1)
-        found = answer["output_ids"]
-        assert 0 < len(found) <= room and found == expected[len(prompt) :][: len(found)], room
-        assert answer["meta_info"]["finish_reason"]["type"] == "length"
+        answer = ask(least + more, 1 + more)
+        assert answer.ok, (least, more, answer.text)
+        assert answer.json()["output_ids"] == expected[len(prompt) :], (least, more)
+        assert answer.json()["meta_info"]["finish_reason"]["type"] == "length"
     assert running.server.generate(running.known[0][:5], 4)["output_ids"]
 
 

@@ -65,6 +65,23 @@ def test_only_the_per_layer_table_is_in_host_memory(monkeypatch) -> None:
     assert "weight" in dict(table.named_parameters())  # so it is loaded as ever
 
 
+@pytest.mark.parametrize(("settings", "place"), [(HOST, 1), (INT8, 0)])
+def test_transformers_draws_no_random_values_into_a_table(settings, place, monkeypatch) -> None:
+    """Its initialization of a model's weights runs at the end of Gemma4TextModel.__init__."""
+    import transformers
+
+    embeddings = _embeddings(settings, monkeypatch, "cpu")
+    before = [embedding.weight.detach().clone() for embedding in embeddings]
+    holder = transformers.LlamaModel(transformers.LlamaConfig(num_hidden_layers=0, vocab_size=8))
+    for embedding in embeddings:
+        holder._initialize_weights(embedding)
+    same = [
+        torch.equal(embedding.weight.view(torch.uint8), old.view(torch.uint8))
+        for embedding, old in zip(embeddings, before, strict=True)
+    ]
+    assert same[place] and not same[1 - place]
+
+
 def test_only_the_tied_table_is_in_int8(monkeypatch) -> None:
     tokens, table = _embeddings(INT8, monkeypatch, "cpu")
     assert tokens.weight.dtype == torch.int8 and tokens.weight.gemma4_scale.shape == (ROWS,)
