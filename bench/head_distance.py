@@ -10,18 +10,11 @@ row says how far a rounded model is from the stored one. `int8` is what --gemma4
 
 from __future__ import annotations
 
-import argparse
-import json
-import shlex
-import sys
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from bench.conditions import conditions, write
-from bench.kv_distance import RANDOM, demo_model, distance, random_model
+from bench.kv_distance import distance, run
 from sglang_gemma4_ext.demo.training import measure
 from sglang_gemma4_ext.kernels.int8_rows import dequantize, quantize
 
@@ -69,19 +62,7 @@ def rows(name: str, model: Any, prompts: list[list[int]]) -> list[dict[str, Any]
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="JSON lines")
-    args = parser.parse_args(argv)
-    made_under = conditions(shlex.join(["python", "-m", "bench.head_distance", *sys.argv[1:]]))
-    found = []
-    with tempfile.TemporaryDirectory() as folder:
-        for kind in RANDOM:
-            found += rows(f"random {kind}", *random_model(kind, Path(folder)))
-    found += rows("demo", *demo_model())
-    for row in found:
-        print(json.dumps(row))
-    write([row | made_under for row in found], args.out)
-    return 0
+    return run("bench.head_distance", __doc__.splitlines()[0], rows, argv)
 
 
 if __name__ == "__main__":

@@ -161,11 +161,20 @@ def rows(name: str, model: Any, prompts: list[list[int]]) -> list[dict[str, Any]
     ]
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def run(
+    module: str,
+    summary: str,
+    rows: Callable[[str, Any, list[list[int]]], list[dict[str, Any]]],
+    argv: list[str] | None,
+) -> int:
+    """Print the rows of random models and the demo, and write them to --out. Returns 0.
+
+    module, summary: of the bench that is run; rows: measure a model by name on prompts
+    """
+    parser = argparse.ArgumentParser(description=summary)
     parser.add_argument("--out", type=Path, required=True, help="JSON lines")
     args = parser.parse_args(argv)
-    made_under = conditions(shlex.join(["python", "-m", "bench.kv_distance", *sys.argv[1:]]))
+    made_under = conditions(shlex.join(["python", "-m", module, *sys.argv[1:]]))
     found = []
     with tempfile.TemporaryDirectory() as folder:
         for kind in RANDOM:
@@ -175,6 +184,10 @@ def main(argv: list[str] | None = None) -> int:
         print(json.dumps(row))
     write([row | made_under for row in found], args.out)
     return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    return run("bench.kv_distance", __doc__.splitlines()[0], rows, argv)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from sglang_gemma4_ext.registry import Hook, Patch
 
 STREAM = "sglang.srt.entrypoints.openai.serving_chat.OpenAIServingChat._generate_chat_stream"
 _DATA = "data: "
+_DONE = f"{_DATA}[DONE]"
 
 
 def _in_order(
@@ -24,26 +25,38 @@ def _in_order(
 ) -> AsyncIterator[str]:
     """AROUND _generate_chat_stream: server-sent events of a chat."""
     pieces = original(self, adapted, request, raw)
-    return ordered(pieces) if (request.n or 1) > 1 else pieces
+    choices = request.n or 1
+    return ordered(pieces, choices) if choices > 1 else pieces
 
 
-async def ordered(pieces: AsyncIterator[str]) -> AsyncIterator[str]:
+async def ordered(pieces: AsyncIterator[str], choices: int) -> AsyncIterator[str]:
     """Yield server-sent events; hold one of choice k until all choices before k are open."""
-    opened, held = 0, []
+    opened = 0
+    held: dict[int, list[str]] = {}
     async for piece in pieces:
-        held.append((_choice(piece), piece))
-        released = True
-        while released:
-            released = False
-            for entry in list(held):
-                index, text = entry
-                if index is None or index <= opened:
-                    held.remove(entry)
-                    opened = max(opened, (-1 if index is None else index) + 1)
-                    released = True
-                    yield text
-    for _, text in held:
-        yield text
+        index = _choice(piece) if opened < choices else None
+        if index is not None and index > opened:
+            held.setdefault(index, []).append(piece)
+            continue
+        if piece.startswith(_DONE):  # a choice before them has no tokens
+            for waiting in _taken(held):
+                yield waiting
+        yield piece
+        if index == opened:
+            opened += 1
+            while opened in held:
+                for waiting in held.pop(opened):
+                    yield waiting
+                opened += 1
+    for waiting in _taken(held):
+        yield waiting
+
+
+def _taken(held: dict[int, list[str]]) -> list[str]:
+    """Return all held events by choice, and forget them."""
+    events = [event for index in sorted(held) for event in held[index]]
+    held.clear()
+    return events
 
 
 def _choice(piece: str) -> int | None:

@@ -28,9 +28,9 @@ async def _stream(pieces):
         yield piece
 
 
-def _run(pieces, through=ordered) -> list[str]:
+def _run(pieces) -> list[str]:
     async def collect() -> list[str]:
-        return [piece async for piece in through(_stream(pieces))]
+        return [piece async for piece in ordered(_stream(pieces), 3)]
 
     return asyncio.run(collect())
 
@@ -52,6 +52,11 @@ def test_the_sdk_accumulates_every_order(order) -> None:
 def test_a_stream_that_ends_early_loses_nothing() -> None:
     pieces = [_event(2, "x"), _event(2, "y"), "data: {}\n\n", "data: not json\n\n", ": comment\n\n"]
     assert sorted(_run(pieces)) == sorted(pieces)
+
+
+def test_what_waits_comes_before_the_end_of_the_stream() -> None:
+    pieces = [_event(2, "x"), _event(1, "y"), "data: [DONE]\n\n"]
+    assert _run(pieces) == [_event(1, "y"), _event(2, "x"), "data: [DONE]\n\n"]
 
 
 def test_one_choice_is_passed_on_as_it_comes() -> None:
