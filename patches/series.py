@@ -34,6 +34,7 @@ from sglang_gemma4_ext.patches.cpu import (
     cpu_speculative_ops,
     cpu_torch_attention,
     cpu_unified_memory,
+    cpu_unpadded_sizes,
 )
 from sglang_gemma4_ext.patches.drafts import (
     draft_defaults,
@@ -164,6 +165,7 @@ PATCHES: tuple[Patch, ...] = (
     cpu_softcap.PATCH,
     cpu_exact_kv_cache.PATCH,
     cpu_unified_memory.PATCH,
+    cpu_unpadded_sizes.PATCH,
     cpu_interpreter_bf16.PATCH,
     cpu_speculative_ops.PATCH,
 )

@@ -32,10 +32,8 @@ def main(path: str, ranks: str, length: str, new: str) -> None:
     from sglang.srt.plugins import load_plugins
 
     load_plugins()
-    from sglang.srt.model_executor import model_runner
     from sglang.srt.server_args import PortArgs, prepare_server_args
 
-    model_runner.adjust_config_with_unaligned_cpu_tp = lambda config, *_: config
     flags = ("--model-path", path, "--device", "cpu", "--dtype", "float32", "--tp-size", ranks)
     args = prepare_server_args([*flags, "--max-total-tokens", "512"])
     args.resolve_once()

@@ -29,11 +29,9 @@ def main(cases: list[dict[str, Any]]) -> None:
     Settings(cpu=True).export(ranks=max(case.get("ranks", 1) for case in cases))
     from sglang.benchmark import one_batch  # noqa: F401
     from sglang.srt.managers import schedule_batch  # noqa: F401
-    from sglang.srt.model_executor import model_runner
+    from sglang.srt.model_executor import model_runner  # noqa: F401
     from sglang.srt.models import gemma4_causal, gemma4_mm, gemma4_mtp, gemma4_unified  # noqa: F401
 
-    # SGLang pads heads that the ranks do not divide, on the CPU alone; Gemma 4's config refuses.
-    model_runner.adjust_config_with_unaligned_cpu_tp = lambda config, *_: config
     fork = multiprocessing.get_context("fork")
     for case in cases:
         answers = fork.SimpleQueue()

@@ -1,20 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compare servers of two ranks on the CPU, with NVFP4 experts, with transformers.
-
-On the CPU SGLang serves no model whose KV heads two ranks cannot divide: see
-`test_kv_heads_that_two_ranks_cannot_divide`. On a GPU it replicates them, which
-tests/unit/test_tensor_parallel.py shows to be exact.
-"""
+"""Compare servers of two ranks on the CPU with transformers."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+import torch
 
 from bench.checkpoints.tiny import build
 from tests.checkpoints.nvfp4 import quantize_checkpoint
-from tests.serving.harness import free_port, run_to_end, serve
+from tests.serving.harness import serve
 from tests.serving.parity import Reference, prompt_ids
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
@@ -49,15 +45,13 @@ def test_two_ranks(tmp_path, fmt, flags):
         assert " DP0] Prefill batch" in log and " DP1] Prefill batch" in log
 
 
-def test_kv_heads_that_two_ranks_cannot_divide(tmp_path: Path):
-    """Expect the failure of SGLang's head padding, which runs only on the CPU.
-
-    It writes one number of heads to a config that has heads per layer.
-    """
-    path = build("dense", tmp_path / "dense")  # one KV head in full attention
-    flags = ("--model-path", str(path), "--tp-size", "2", "--port", str(free_port()))
-    done = run_to_end(*flags, cwd=tmp_path)
-    assert done.returncode == 1
-    assert "adjust_config_with_unaligned_cpu_tp" in done.stdout
-    last = done.stdout.rstrip().splitlines()[-1]
-    assert "the server did not start: AmbiguousGlobalPerLayerAttributeError" in last
+def test_kv_heads_that_two_ranks_share(tmp_path: Path):
+    """Serve full attention with one KV head: each rank holds a copy, as on a GPU."""
+    path = build("dense", tmp_path / "dense", dtype=torch.float32)
+    transformers = Reference(path)
+    flags = ("--model-path", str(path), "--dtype", "float32", "--tp-size", "2")
+    with serve(*flags, log_dir=tmp_path / "logs") as server:
+        for length in LENGTHS:
+            prompt = prompt_ids(length)
+            found = transformers.compare(prompt, server.generate(prompt, 24))
+            found.require_fp32(length)
