@@ -80,6 +80,7 @@ from sglang_gemma4_ext.patches.server import (
     scheduler_reason,
     sockets_in_folder,
     summary_at_ready,
+    weights_kept_on_failure,
 )
 from sglang_gemma4_ext.patches.weights import (
     experts_without_swizzled_scales,
@@ -99,6 +100,7 @@ PATCHES: tuple[Patch, ...] = (
     sockets_in_folder.PATCH,
     reason_at_end.PATCH,
     summary_at_ready.PATCH,
+    weights_kept_on_failure.PATCH,
     causal_lm_config.PATCH,
     unified_without_ple.PATCH,
     outer_config_rules.PATCH,

@@ -121,6 +121,7 @@ ALWAYS = {
     "request_tokens",
     "secrets_unlogged",
     "summary_at_ready",
+    "weights_kept_on_failure",
     "swa_policy",
     "tool_calls",
 }

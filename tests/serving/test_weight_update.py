@@ -9,6 +9,7 @@ import pytest
 import requests
 
 from bench.checkpoints.tiny import build
+from tests.checkpoints.assistant import build_assistant
 from tests.checkpoints.nvfp4 import quantize_checkpoint
 from tests.serving.harness import Server, serve
 from tests.serving.parity import Reference, prompt_ids
@@ -69,3 +70,16 @@ def test_quantized_weights_are_replaced_or_kept(checkpoint, tmp_path):
         answer = update(server, other)
         served = other if answer.json()["success"] else first
         require_answers_of(served.with_name(served.name + "_dq"), server)
+
+
+def test_an_assistant_keeps_its_weights_and_drafts_for_the_new_target(checkpoint, tmp_path):
+    path = checkpoint("dense")
+    other = build("dense", tmp_path / "other", seed=1)
+    draft = build_assistant(path, tmp_path / "assistant")
+    flags = ("--model-path", str(path), "--speculative-draft-model-path", str(draft))
+    with serve(*flags, "--dtype", "float32", log_dir=tmp_path) as server:
+        answer = update(server, other)
+        assert answer.status_code == 200 and answer.json()["success"], answer.text
+        prompt = prompt_ids(20)
+        compared = Reference(other).compare(prompt, server.generate(prompt, 12))
+        compared.require_fp32(20)
