@@ -70,10 +70,10 @@ def build_parser() -> argparse.ArgumentParser:
         "--gemma4-weights",
         choices=get_args(WeightKernels),
         default=Settings.weights,
-        help="kernels for NVFP4 and INT4 weights: our fused Triton kernels, SGLang's Marlin, "
-        "or the exact dequantize-then-matmul reference; auto: fused for experts, where measured "
-        "faster and where Marlin refuses, else Marlin; without a GPU the reference "
-        "(default: %(default)s)",
+        help="kernels for NVFP4, INT4 and FP8 weights: our fused Triton kernels, SGLang's Humming "
+        "or Marlin, or the exact dequantize-then-matmul reference; auto: Marlin for linears, "
+        "Humming for 4-bit experts, fused where neither fits or where measured faster; without a "
+        "GPU the reference (default: %(default)s)",
     )
     group.add_argument(  # the former name of --gemma4-weights
         "--gemma4-nvfp4",

@@ -18,7 +18,7 @@ CPU_PLATFORM = "gemma4_cpu"
 CPU_WARNINGS = ("Triton is not supported on current platform", "Only CUDA")
 
 CpuAttention = Literal["torch_native", "triton"]
-WeightKernels = Literal["auto", "fused", "marlin", "dequant"]
+WeightKernels = Literal["auto", "fused", "humming", "marlin", "dequant"]
 SwaPolicy = Literal["auto", "seed", "upstream"]
 Router = Literal["auto", "fused", "sglang"]
 Attention = Literal["auto", "ours", "sglang"]
@@ -41,10 +41,10 @@ class Settings:
     cpu_attention: attention of the CPU reference: SGLang's torch_native, or its Triton kernels in
         Triton's interpreter (slow; for testing kernels)
     weights: kernels for NVFP4, INT4 and FP8 weights. `fused`: our Triton kernels (in the
-        interpreter without a GPU). `marlin`: SGLang's. `dequant`: the exact reference, dequantize
-        then matmul. `auto` on a GPU: Marlin for linears, our kernels for experts that Marlin
-        refuses and for shapes that a committed benchmark shows faster. `auto` without a GPU: the
-        reference.
+        interpreter without a GPU). `humming`, `marlin`: SGLang's; Humming takes 4-bit weights.
+        `dequant`: the exact reference, dequantize then matmul. `auto` on a GPU: Marlin for linears,
+        Humming for 4-bit experts that Marlin refuses, our kernels where neither fits and for shapes
+        that a committed benchmark shows faster. `auto` without a GPU: the reference.
     swa_policy: split of KV memory between full and sliding layers; see plan/pools.py
     router: kernels that route tokens to experts: ours, SGLang's, or ours where measured faster
     attention: kernels for attention: ours over any KV cache, SGLang's, or ours over an E4M3 cache
@@ -78,10 +78,10 @@ class Settings:
                 "--gemma4-weights fused needs a GPU and none was found; without one it runs in "
                 "Triton's interpreter: add --gemma4-cpu-attention triton, or leave it out"
             )
-        if self.cpu and self.weights == "marlin":
+        if self.cpu and self.weights in ("humming", "marlin"):
             raise SettingsError(
-                "--gemma4-weights marlin needs a GPU and none was found; leave it out for the "
-                "exact reference"
+                f"--gemma4-weights {self.weights} needs a GPU and none was found; leave it out for "
+                "the exact reference"
             )
         _require("--gemma4-router", self.router, get_args(Router))
         _require("--gemma4-attention", self.attention, get_args(Attention))

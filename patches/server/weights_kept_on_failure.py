@@ -23,6 +23,10 @@ from sglang_gemma4_ext.registry import Hook, Patch
 logger = logging.getLogger(__name__)
 
 UPDATER = "sglang.srt.model_executor.model_runner_components.weight_updater.WeightUpdater"
+REPACKED = (
+    "Humming multiplies weights of this server, in a layout that no checkpoint has: start it with "
+    "--gemma4-weights fused to replace weights while it runs. The server keeps its weights."
+)
 # Beginnings of what SGLang returns before it writes a weight.
 NOTHING_WRITTEN = ("Failed to get weights iterator", "Failed to get model loader")
 
@@ -45,6 +49,8 @@ def _update(
         )
     except CheckpointError as error:
         return False, f"{error}. The server keeps its weights."
+    if any(getattr(module, "gemma4_humming", None) for module in self.get_model().modules()):
+        return False, REPACKED
     given = info.architecture if info else kind
     if given != kind:
         if kind in DRAFT_ARCHITECTURES:

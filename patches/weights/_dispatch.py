@@ -44,7 +44,7 @@ def stands_down(ctx: Context, quant_format: str, per_layer: bool = False) -> str
 
 def uses_fused(ctx: Context) -> bool:
     """Tell whether the fused kernels multiply the layers that are ours in this process."""
-    return ctx.settings.weights == "fused" or shared_with_marlin(ctx)
+    return ctx.settings.weights in ("fused", "humming") or shared_with_marlin(ctx)
 
 
 def takes(ctx: Context, layer: Layer, n: int, k: int, activation: str | None = None) -> bool:
@@ -52,7 +52,7 @@ def takes(ctx: Context, layer: Layer, n: int, k: int, activation: str | None = N
 
     activation: of experts, as SGLang names it
     """
-    if not shared_with_marlin(ctx) or (layer == "experts" and activation not in MARLIN_ACTIVATIONS):
+    if not shared_with_marlin(ctx) or refused(layer, n, k, activation):
         return True
     return ctx.settings.weights == "auto" and (layer, n, k) in table(ctx).faster
 
@@ -61,6 +61,32 @@ def shared_with_marlin(ctx: Context) -> bool:
     """Tell whether weights that are not ours go to SGLang's Marlin."""
     on_a_gpu = ctx.gpu.is_target and not ctx.settings.cpu
     return on_a_gpu and ctx.settings.weights in ("auto", "marlin")
+
+
+def refused(layer: Layer, n: int, k: int, activation: str | None = None) -> bool:
+    """Tell whether SGLang's Marlin refuses a shard for its activation."""
+    return layer == "experts" and activation not in MARLIN_ACTIVATIONS
+
+
+def serves_humming(ctx: Context) -> bool:
+    """Tell whether Humming may multiply any weights in this process."""
+    on_a_gpu = ctx.gpu.is_target and not ctx.settings.cpu
+    return on_a_gpu and ctx.settings.weights in ("auto", "humming")
+
+
+def prefers_humming(
+    ctx: Context, layer: Layer, n: int, k: int, activation: str | None = None
+) -> bool:
+    """Tell whether Humming multiplies a 4-bit shard of ours, if its tensors suit it."""
+    if not serves_humming(ctx) or ctx.settings.weights == "humming":
+        return serves_humming(ctx)
+    return refused(layer, n, k, activation) and (layer, n, k) not in table(ctx).faster
+
+
+def leaves_fp8(ctx: Context) -> bool:
+    """Tell whether FP8 weights that SGLang can serve are SGLang's."""
+    on_a_gpu = ctx.gpu.is_target and not ctx.settings.cpu
+    return on_a_gpu and ctx.settings.weights in ("auto", "marlin", "humming")
 
 
 def table(ctx: Context) -> Table:

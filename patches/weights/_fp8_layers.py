@@ -35,7 +35,7 @@ def takes(layer: Any, marlin: bool) -> bool:
     marlin: whether SGLang serves such linears by Marlin on a GPU without FP8 tensor cores
     """
     here = _layers.here()
-    if not checkpoint.shared_with_marlin(here):
+    if not checkpoint.leaves_fp8(here):
         return True
     if here.gpu.capability >= FP8_CAPABILITY:
         return False

@@ -18,6 +18,7 @@ import torch
 from sglang_gemma4_ext.kernels.int4_format import MIN_GROUP, ROWS_A_WORD, as_bytes
 from sglang_gemma4_ext.kernels.int4_ref import int4_experts_ref, int4_linear_ref
 from sglang_gemma4_ext.patches.weights import _dispatch as checkpoint
+from sglang_gemma4_ext.patches.weights import _humming as humming
 from sglang_gemma4_ext.patches.weights import _layers
 
 if TYPE_CHECKING:
@@ -61,17 +62,13 @@ def takes(layer: Any, group: int | None) -> bool:
     here = _layers.here()
     if not checkpoint.shared_with_marlin(here):
         return True
-    kind, n, k, *activation = _layers.shape_of(layer)
-    lacking = (
-        _experts_lack(activation[0]) if kind == "experts" else _linears_lack(n, k, layer, group)
-    )
+    kind, n, k, *_ = shape = _layers.shape_of(layer)
+    if kind == "experts":
+        return checkpoint.refused(*shape)
+    lacking = _linears_lack(n, k, layer, group)
     if lacking:
         _say_once(kind, n, k, lacking)
     return lacking is not None
-
-
-def _experts_lack(activation: str) -> str | None:
-    return None if activation in checkpoint.MARLIN_ACTIVATIONS else f"Marlin has no {activation}"
 
 
 def _linears_lack(n: int, k: int, layer: Any, group: int | None) -> str | None:
@@ -151,6 +148,8 @@ def finish(layer: Any, weight: Weight, where: str, widths: list[int]) -> None:
 def apply_linear(
     layer: Any, x: torch.Tensor, bias: torch.Tensor | None, weight: Weight = LINEAR
 ) -> torch.Tensor:
+    if layer.gemma4_humming is not None:
+        return humming.linear(layer.gemma4_humming, x, bias)
     tensors = _tensors(layer, weight)
     if layer.gemma4_fused:
         return torch.ops.sglang_gemma4_ext.int4_linear(x, *tensors, bias, None)
@@ -163,6 +162,8 @@ def apply_experts(
     """Run the experts on SGLang's StandardDispatchOutput; return its StandardCombineInput."""
     from sglang.srt.layers.moe.token_dispatcher import StandardCombineInput
 
+    if layer.gemma4_humming is not None:
+        return humming.experts(layer.gemma4_humming, dispatched)
     experts = torch.ops.sglang_gemma4_ext.int4_experts if layer.gemma4_fused else int4_experts_ref
     routing = dispatched.topk_output
     out = experts(

@@ -21,6 +21,7 @@ from sglang_gemma4_ext.context import Context
 from sglang_gemma4_ext.kernels.nvfp4_block import BLOCK
 from sglang_gemma4_ext.kernels.nvfp4_ref import nvfp4_experts_ref, nvfp4_linear_ref
 from sglang_gemma4_ext.patches.weights import _dispatch as checkpoint
+from sglang_gemma4_ext.patches.weights import _humming as humming
 from sglang_gemma4_ext.settings import Settings
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def takes(layer: Any) -> bool:
     """Tell whether the weights of a LinearBase or FusedMoE are ours, and not SGLang's Marlin's."""
     shape = shape_of(layer)
     ours = checkpoint.takes(here(), *shape)
-    if ours and checkpoint.shared_with_marlin(here()):
+    if ours and checkpoint.shared_with_marlin(here()) and not checkpoint.refused(*shape):
         _say_once(*shape)
     return ours
 
@@ -110,9 +111,9 @@ def takes(layer: Any) -> bool:
 @functools.cache
 def _say_once(layer: Layer, n: int, k: int, activation: str | None = None) -> None:
     where = checkpoint.table(here()).measured
-    lacking = layer == "experts" and activation not in checkpoint.MARLIN_ACTIVATIONS
-    why = f"Marlin has no {activation}" if lacking else f"faster than Marlin in {where}"
-    logger.info("NVFP4: fused kernels for %s of %d x %d: %s", layer, n, k, why)
+    logger.info(
+        "NVFP4: fused kernels for %s of %d x %d: faster than Marlin in %s", layer, n, k, where
+    )
 
 
 def shape_of(layer: Any) -> tuple[Any, ...]:
@@ -255,7 +256,7 @@ def finish(layer: Any, weight: Weight, where: str, widths: Sequence[int]) -> Non
     if lacks_keys(where, {shard for shard, _ in layer.rows_seen[weight.packed]}):
         getattr(layer, weight.packed).data[widths[0] :] = 0
         getattr(layer, weight.block).data[widths[0] :] = 0
-        getattr(layer, weight.tensor).data[1:] = 1
+        getattr(layer, weight.tensor).data[1:] = getattr(layer, weight.tensor).data[:1]
     packed, block = getattr(layer, weight.packed).data, getattr(layer, weight.block).data
     tensor = getattr(layer, weight.tensor).data.reshape(*packed.shape[:-2], len(widths))
     scale = 1 / tensor if weight.divides else tensor
@@ -307,6 +308,8 @@ def lacks_keys(where: str, loaded: Collection[Any]) -> bool:
 def apply_linear(
     layer: Any, weight: Weight, x: torch.Tensor, bias: torch.Tensor | None
 ) -> torch.Tensor:
+    if layer.gemma4_humming is not None:
+        return humming.linear(layer.gemma4_humming, x, bias)
     if layer.gemma4_fused:
         return torch.ops.sglang_gemma4_ext.nvfp4_linear(x, *_tensors(layer, weight), bias, None)
     return nvfp4_linear_ref(x, *_tensors(layer, weight), bias)
@@ -322,6 +325,8 @@ def apply_experts(layer: Any, w13: Weight, w2: Weight, activation: str, dispatch
     """Run the experts on SGLang's StandardDispatchOutput; return its StandardCombineInput."""
     from sglang.srt.layers.moe.token_dispatcher import StandardCombineInput
 
+    if layer.gemma4_humming is not None:
+        return humming.experts(layer.gemma4_humming, dispatched)
     x = dispatched.hidden_states
     experts = torch.ops.sglang_gemma4_ext.nvfp4_experts if layer.gemma4_fused else nvfp4_experts_ref
     routing = dispatched.topk_output

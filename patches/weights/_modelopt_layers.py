@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from sglang_gemma4_ext.patches.weights import _layers as nvfp4
+from sglang_gemma4_ext.patches.weights import _settle as settle
 
 LINEAR, W13, W2 = nvfp4.MODELOPT_WEIGHTS
 
@@ -44,6 +45,7 @@ def linear_method() -> type:
 
         def process_weights_after_loading(self, layer) -> None:
             nvfp4.finish(layer, LINEAR, self.layer_name, layer.logical_widths)
+            settle.nvfp4(layer, LINEAR)
 
         def apply(self, layer, x, bias=None) -> torch.Tensor:
             return nvfp4.apply_linear(layer, LINEAR, x, bias)
@@ -86,6 +88,7 @@ def moe_method() -> type:
         def process_weights_after_loading(self, layer) -> None:
             nvfp4.finish(layer, W13, layer.layer_name, [layer.w13_weight.shape[1] // 2] * 2)
             nvfp4.finish(layer, W2, layer.layer_name, [layer.w2_weight.shape[1]])
+            settle.nvfp4(layer, W13, W2)
 
         def apply(self, layer, dispatch_output) -> Any:
             activation = self.moe_runner_config.activation

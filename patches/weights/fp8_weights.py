@@ -15,6 +15,7 @@ from typing import Any
 
 from sglang_gemma4_ext.checkpoint.quantization import describe
 from sglang_gemma4_ext.context import Context
+from sglang_gemma4_ext.patches.weights import _dispatch as checkpoint
 from sglang_gemma4_ext.patches.weights import _fp8_layers as fp8
 from sglang_gemma4_ext.patches.weights import _layers
 from sglang_gemma4_ext.patches.weights._stored import (
@@ -72,7 +73,7 @@ def _stands_down(ctx: Context) -> str | None:
     if not describe(ctx.model).declares("fp8"):
         return "the checkpoint holds no FP8 layers"
     with_cores = not ctx.settings.cpu and ctx.gpu.capability >= fp8.FP8_CAPABILITY
-    if with_cores and ctx.settings.weights in ("auto", "marlin"):
+    if with_cores and checkpoint.leaves_fp8(ctx):
         return "SGLang multiplies FP8 on the tensor cores of this GPU"
     return None
 

@@ -21,6 +21,7 @@ from sglang_gemma4_ext.checkpoint.schemes import COMPRESSED_TENSORS
 from sglang_gemma4_ext.context import Context
 from sglang_gemma4_ext.patches.weights import _int4_layers as int4
 from sglang_gemma4_ext.patches.weights import _layers
+from sglang_gemma4_ext.patches.weights import _settle as settle
 from sglang_gemma4_ext.registry import Hook, Patch, Source
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ def _linear() -> type:
 
         def process_weights_after_loading(self, layer) -> None:
             int4.finish(layer, int4.LINEAR, self.layer_name, layer.output_widths)
+            settle.int4(layer, int4.LINEAR)
 
         def apply_weights(self, layer, x, bias=None) -> torch.Tensor:
             return int4.apply_linear(layer, x, bias)
@@ -119,6 +121,7 @@ def _experts() -> type:
             for weight in (int4.W13, int4.W2):
                 rows = getattr(layer, weight.packed).shape[1]
                 int4.finish(layer, weight, layer.layer_name, [rows])
+            settle.int4(layer, int4.W13, int4.W2)
 
         def apply_weights(self, layer, dispatch_output) -> Any:
             return int4.apply_experts(layer, self.moe_runner_config.activation, dispatch_output)

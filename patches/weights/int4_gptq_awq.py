@@ -23,6 +23,7 @@ from sglang_gemma4_ext.kernels import int4_words
 from sglang_gemma4_ext.kernels.int4_format import MIN_GROUP, ROWS_A_WORD
 from sglang_gemma4_ext.patches.weights import _int4_layers as int4
 from sglang_gemma4_ext.patches.weights import _layers
+from sglang_gemma4_ext.patches.weights import _settle as settle
 from sglang_gemma4_ext.patches.weights._stored import (
     WEIGHT_UTILS,
     is_ours,
@@ -192,6 +193,7 @@ def _linear() -> type:
 
         def process_weights_after_loading(self, layer) -> None:
             finish(layer, int4.WORDS, self.where, layer.output_widths)
+            settle.int4(layer, int4.WORDS)
 
         def apply(self, layer, x, bias=None) -> torch.Tensor:
             return int4.apply_linear(layer, x, bias, int4.WORDS)
@@ -226,6 +228,7 @@ def _experts() -> type:
         def process_weights_after_loading(self, layer) -> None:
             for weight in (int4.WORDS_W13, int4.WORDS_W2):
                 finish(layer, weight, self.where, [getattr(layer, weight.packed).shape[1]])
+            settle.int4(layer, int4.WORDS_W13, int4.WORDS_W2)
 
         def apply(self, layer, dispatch_output) -> Any:
             activation = self.moe_runner_config.activation

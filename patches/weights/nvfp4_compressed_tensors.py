@@ -18,6 +18,7 @@ from sglang_gemma4_ext.checkpoint import schemes
 from sglang_gemma4_ext.context import Context
 from sglang_gemma4_ext.patches.weights import _dispatch as checkpoint
 from sglang_gemma4_ext.patches.weights import _layers as nvfp4
+from sglang_gemma4_ext.patches.weights import _settle as settle
 from sglang_gemma4_ext.registry import Hook, Patch, Source
 
 QUANTIZATION = "sglang.srt.layers.quantization.compressed_tensors"
@@ -81,6 +82,7 @@ def _linear() -> type:
 
         def process_weights_after_loading(self, layer) -> None:
             nvfp4.finish(layer, LINEAR, self.layer_name, layer.logical_widths)
+            settle.nvfp4(layer, LINEAR)
 
         def apply_weights(self, layer, x, bias=None) -> torch.Tensor:
             return nvfp4.apply_linear(layer, LINEAR, x, bias)
@@ -109,6 +111,7 @@ def _experts() -> type:
         def process_weights_after_loading(self, layer) -> None:
             nvfp4.finish(layer, W13, layer.layer_name, [layer.w13_weight_packed.shape[1] // 2] * 2)
             nvfp4.finish(layer, W2, layer.layer_name, [layer.w2_weight_packed.shape[1]])
+            settle.nvfp4(layer, W13, W2)
 
         def apply_weights(self, layer, dispatch_output) -> Any:
             activation = self.moe_runner_config.activation

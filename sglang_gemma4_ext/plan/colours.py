@@ -17,6 +17,7 @@ COLOURS = {
     "weights: towers": "#8c6d46",
     "weights: draft": "#d1477a",
     "weights: swizzled scales": "#f2a3c3",
+    "weights: padding of experts": "#f7cfe0",
     RESERVE + "activations": "#b35900",
     RESERVE + "CUDA graphs": "#e08214",
     RESERVE + "request table, attention buffers": "#fdb863",

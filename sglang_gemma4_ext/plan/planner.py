@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sglang_gemma4_ext.plan import advice, policy, pools, reserve
+from sglang_gemma4_ext.plan import advice, padding, policy, pools, reserve
 from sglang_gemma4_ext.plan.activations import Step, activation_bytes
 from sglang_gemma4_ext.plan.answer import NEW_TOKENS, RESERVE, Plan
 from sglang_gemma4_ext.plan.pools import KvBytes, Pools, Serving
@@ -107,8 +107,20 @@ def _held(question: Question) -> dict[str, int]:
     others = {
         "draft": question.draft.size,
         "swizzled scales": question.weights.swizzled if _is_swizzled(question) else 0,
+        "padding of experts": _padding(question),
     }
     return {**question.weights.parts, **{part: size for part, size in others.items() if size}}
+
+
+def _padding(question: Question) -> int:
+    """Return the bytes that Humming adds to 4-bit experts, which it multiplies by default."""
+    weights, capability = question.weights, question.capability or (8, 0)
+    if not question.ours or not (weights.nvfp4_experts or weights.int4_experts):
+        return 0
+    if not question.is_target:
+        return 0
+    growth = padding.growth_of_experts(question.geometry, capability, question.tp)
+    return int(weights.parts["experts"] * growth)
 
 
 def _is_swizzled(question: Question) -> bool:

@@ -20,6 +20,7 @@ SLACK = "allocator slack, kernel workspaces, NCCL, rounding of the fraction"
 LEGEND = {
     UNMODELLED: f"{SLACK}, and SGLang's allowance; --gemma4-fit auto does without the allowance",
     "weights: swizzled scales": "NVFP4 experts' scales again, in Blackwell's layout",
+    "weights: padding of experts": "rows and columns that Humming adds to 4-bit experts",
 }
 
 

@@ -59,13 +59,14 @@ class Weights:
 
     ple is the table of per-layer embeddings; its projections are among the others.
     swizzled: what stock SGLang 0.5.23 keeps beside them; see swizzled_scales
-    nvfp4_experts: whether any part of them is experts in NVFP4
+    nvfp4_experts, int4_experts: whether any part of them is experts in that format
     """
 
     parts: Mapping[str, int]
     source: str
     swizzled: int = 0
     nvfp4_experts: bool = False
+    int4_experts: bool = False
 
     @property
     def total(self) -> int:
@@ -106,6 +107,7 @@ def estimate(geometry: Geometry, fmt: str, tp: int = 1) -> Weights:
         f"estimated, {fmt}",
         swizzled_scales(geometry, tp) if nvfp4_experts else 0,
         nvfp4_experts,
+        geometry.experts > 0 and fmt == "int4",
     )
 
 
@@ -176,13 +178,15 @@ def from_headers(
             parts[part] = parts.get(part, 0) + size
     parts["attention"] = parts.get("attention", 0) + _unstored_kv(tensors, geometry, tp)
     experts = {name.rpartition(".")[0] for name in tensors if _part(name) == "experts"}
-    nvfp4_experts = any(quantization.of(module).format == "nvfp4" for module in experts)
+    formats = {(scheme.format, scheme.bits) for scheme in map(quantization.of, experts)}
+    nvfp4_experts = any(name == "nvfp4" for name, _ in formats)
     by_modelopt = nvfp4_experts and quantization.tool == MODELOPT
     return Weights(
         parts,
         "summed from the checkpoint's headers",
         swizzled_scales(geometry, tp) if by_modelopt else 0,
         nvfp4_experts,
+        ("int", 4) in formats,
     )
 
 

@@ -8,6 +8,7 @@ import re
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import sglang
@@ -16,11 +17,11 @@ import tvm_ffi.libinfo
 
 from .lanes import WARP
 from .machine import Launch, Result, run
-from .parse import PtxError, parse
+from .parse import SIZES, PtxError, parse
 from .tensor_memory import memory_of
 from .toolkit import find
 from .translate import Program, translate
-from .values import u4, u8
+from .values import u1, u4, u8
 
 JIT = Path(sglang.__file__).parent / "kernels" / "jit"
 # What SGLang's own JIT passes: `get_default_target_flags` of its arch.py.
@@ -41,15 +42,17 @@ def compile_module(file: str, sm: int, instances: str = "", *options: str) -> di
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(done.stdout + done.stderr)
-        return _kernels(out.read_text())
+        return kernels_of(out.read_text())
 
 
-def _kernels(module: str) -> dict[str, str]:
-    """Cut a module to one of a single kernel for each, with the module's texts."""
+def kernels_of(module: str) -> dict[str, str]:
+    """Cut a module to one of a single kernel for each, with the module's own variables."""
     starts = [match.start() for match in re.finditer(r"^\.visible \.entry", module, re.MULTILINE)]
     ends = [*starts[1:], len(module)]
-    texts = "".join(re.findall(r"^\.global[^\n]*\n", module, re.MULTILINE))
-    pieces = [texts + module[start:end] for start, end in zip(starts, ends, strict=True)]
+    variables = "".join(
+        re.findall(r"^\.(?:global|const|extern \.shared)[^\n]*\n", module, re.MULTILINE)
+    )
+    pieces = [variables + module[start:end] for start, end in zip(starts, ends, strict=True)]
     return {re.search(r"\.entry (\w+)", piece)[1]: piece for piece in pieces}
 
 
@@ -69,9 +72,17 @@ class CudaKernel:
         self.program: Program = translate(parse(text))
 
     def launch(
-        self, grid: tuple[int, int, int], block: tuple[int, int, int], *parameters: object
+        self,
+        grid: tuple[int, int, int],
+        block: tuple[int, int, int],
+        *parameters: object,
+        shared: int = 0,
+        **order: Any,
     ) -> Result:
-        """Launch the kernel, and return the findings."""
+        """Launch the kernel, and return the findings.
+
+        shared: bytes that the launch adds, for an extern array. order: arguments of `run`
+        """
         result, kernel = Result(), self.program.kernel
         tensors = {f"{i}": t for i, t in enumerate(_tensors(parameters))}
         memory, places = memory_of(tensors, result.report)
@@ -83,7 +94,8 @@ class CudaKernel:
         for register, where in self.program.undefined.items():
             result.report("register perhaps read before it is written", f"{register}: {where}")
         threads = -(-block[0] * block[1] * block[2] // WARP) * WARP
-        run(Launch(self.program, grid, threads, 0, values, memory, result, block))
+        shared += kernel.shared_bytes
+        run(Launch(self.program, grid, threads, shared, values, memory, result, block), **order)
         memory.copy_back()
         return result
 
@@ -106,10 +118,10 @@ def _value(kind: str, parameter: object, address: dict[int, np.generic]) -> np.g
         for i, (_, value) in enumerate(parameter):
             setattr(made, f"f{i}", _pointer(value, address))
         return np.frombuffer(bytes(made), np.uint8)
-    if kind not in ("u64", "u32"):
+    make = {"u64": u8, "u32": u4, "u8": u1}.get(kind)
+    if make is None:
         raise PtxError(f"unknown kind of parameter: {kind}")
-    number = _pointer(parameter, address)
-    return u8(number) if kind == "u64" else u4(number % (1 << 32))
+    return make(_pointer(parameter, address) % (1 << 8 * SIZES[kind]))
 
 
 def _pointer(value: object, address: dict[int, np.generic]) -> int | float:

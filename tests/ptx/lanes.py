@@ -13,7 +13,7 @@ from .lanes_warp import WarpInstructions
 from .memory import VIEWS, WRITTEN
 from .operands import UNSIGNED
 from .parse import SIZES
-from .values import Array, u1, u4
+from .values import Array, add_bf2x2, u1, u4
 
 if TYPE_CHECKING:
     from .machine import Batch
@@ -176,6 +176,7 @@ class Lanes(SharedAccess, WarpInstructions):
             args = [w[thread : thread + 1] for w in operands]
             after = {
                 "add": lambda a, b: a + b,
+                "add_bf16x2": add_bf2x2,
                 "min": np.minimum,
                 "max": np.maximum,
                 "and": lambda a, b: a & b,
@@ -188,7 +189,9 @@ class Lanes(SharedAccess, WarpInstructions):
             old[thread] = before.view(VIEWS[size])[0]
         return old
 
-    def fence(self, proxy: bool) -> None:
+    def fence(self, proxy: bool, of_the_gpu: bool) -> None:
+        if of_the_gpu:
+            self.launch.memory.order.fence(self)
         if proxy:
             mine = np.zeros(self.batch.count, bool)
             mine[self.index] = True

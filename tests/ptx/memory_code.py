@@ -20,6 +20,8 @@ class MemoryAccess(Operands):
     """Provide the methods of `BlockCode` for memory."""
 
     def _ld(self, op: Instruction) -> list[str]:
+        if orders := set(op.parts) & ORDERS:
+            return self._ordered_ld(op, orders)
         kind, space = op.parts[-1], self._space(op)
         to, address = op.operands[:2]
         if space == "param":
@@ -31,6 +33,19 @@ class MemoryAccess(Operands):
         for i, register in enumerate(registers):
             lines += self.target(register, as_type(f"{self.temporary}[{i}]", kind), kind, op)
         return lines
+
+    def _ordered_ld(self, op: Instruction, orders: set[str]) -> list[str]:
+        """Translate a load with a memory order to an atomic that changes nothing."""
+        kind = op.parts[-1]
+        if set(op.parts[1:-1]) - orders != {"global", "gpu"} or kind not in ATOMIC_TYPES - {"f32"}:
+            raise PtxError(f"unknown mode: {op.where()}")
+        to, address = op.operands
+        nothing = self.value("0", kind)
+        call = (
+            f"m.atomic({self.index}, {self.address(address, 8)}, 'or', [{nothing}], "
+            f"{orders.pop()!r}, {self.guard(op)})"
+        )
+        return self.target(to, call, f"b{8 * SIZES[kind]}", op)
 
     def _space(self, op: Instruction) -> str:
         """Return param, global or shared. Raises PtxError on any other, and on unknown modes."""
@@ -108,17 +123,20 @@ class MemoryAccess(Operands):
         returns = op.parts[0] == "atom"
         kind, modes = op.parts[-1], set(op.parts[1:-1])
         actions, orders = modes & ACTIONS, modes & ORDERS or {"relaxed"}
+        # Two halves of a word are each added; a generic address is a global one here.
+        halves = kind == "bf16x2" and {"add", "noftz"} <= modes
+        allowed = ACTIONS | ORDERS | {"global", "gpu", "sys"} | ({"noftz"} if halves else set())
         if (
-            modes - ACTIONS - ORDERS - {"global", "gpu", "sys"}
+            modes - allowed
             or (len(actions), len(orders)) != (1, 1)
-            or "global" not in modes
-            or kind not in ATOMIC_TYPES
+            or (not halves and ("global" not in modes or kind not in ATOMIC_TYPES))
         ):
             raise PtxError(f"unknown mode: {op.where()}")
+        action = "add_bf16x2" if halves else actions.pop()
         address, *rest = op.operands[1 if returns else 0 :]
         what = ", ".join(self.value(r, kind) for r in rest)
         call = (
-            f"m.atomic({self.index}, {self.address(address, 8)}, {actions.pop()!r}, [{what}], "
+            f"m.atomic({self.index}, {self.address(address, 8)}, {action!r}, [{what}], "
             f"{orders.pop()!r}, {self.guard(op)})"
         )
         return self.target(op.operands[0], call, f"b{8 * SIZES[kind]}", op) if returns else [call]

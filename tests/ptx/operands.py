@@ -14,8 +14,6 @@ from .parse import SIZES, Address, Instruction, Kernel, Operand, PtxError
 
 UNSIGNED = {1: "u1", 2: "u2", 4: "u4", 8: "u8"}
 SPECIAL = re.compile(r"%(tid|ntid|ctaid|nctaid|laneid|warpid|nwarpid|smid|clock\w*|lanemask_\w+)")
-# The symbol of Triton's one array in shared memory.
-SHARED_SYMBOL = "global_smem"
 WRITES_NOTHING = ("st", "red", "bra", "ret", "exit", "bar", "barrier", "fence", "membar")
 WRITES_NOTHING += ("cp", "stmatrix", "nanosleep", "call")
 
@@ -53,8 +51,9 @@ class Operands:
         if SPECIAL.match(operand):
             text = f"m.special({operand!r})"
             return as_type(text if size == 4 else f"{text}.astype({UNSIGNED[size]})", kind)
-        if operand == SHARED_SYMBOL:
-            return self.constant(values.u4(SHARED_BASE))
+        if operand in self.kernel.shared:
+            address = values.u8 if size == 8 else values.u4
+            return self.constant(address(SHARED_BASE + self.kernel.shared[operand]))
         if operand in self.kernel.parameters:  # its address
             return self.constant(values.u8(self.kernel.offset(operand)))
         if operand in self.kernel.symbols:  # an address that no access may use

@@ -280,6 +280,9 @@ DONE:
         ("", "acq_rel", {"global race"}),
         ("bar.sync 0;", "relaxed", {"global race"}),
         ("bar.sync 0;", "release", {"global race"}),
+        ("bar.sync 0;", "acquire", {"global race"}),
+        ("bar.sync 0; fence.acq_rel.gpu;", "acquire", set()),
+        ("fence.acq_rel.gpu; bar.sync 0;", "acquire", {"global race"}),
     ],
 )
 @pytest.mark.parametrize(
@@ -297,3 +300,42 @@ def test_the_last_block_reads_what_the_others_wrote(barrier, order, found, optio
 def test_two_blocks_write_the_same_place() -> None:
     text = TID + OUT + "mov.u32 %r5, %ctaid.x; st.global.b32 [%d1], %r5;"
     assert kinds(launch(text, words(32), grid=2)) == {"global race"}
+
+
+def test_a_load_that_acquires_waits_for_another_block() -> None:
+    """Block 1 spins until block 0 has released a lock, and reads what it wrote."""
+    text = (
+        TID
+        + """
+mov.u32 %r20, %ctaid.x;
+mad.wide.u32 %d1, %r1, 4, %a0;
+mad.wide.u32 %d2, %r1, 4, %a2;
+setp.eq.s32 %p1, %r1, 0;
+setp.ne.s32 %p2, %r20, 0;
+@%p2 bra READ;
+st.global.b32 [%d1], %r1;
+bar.sync 0;
+@%p1 red.release.gpu.global.add.u32 [%a1], 1;
+bra DONE;
+READ:
+@!%p1 bra AFTER;
+SPIN:
+ld.global.acquire.gpu.b32 %r22, [%a1];
+setp.ne.s32 %p3, %r22, 1;
+@%p3 bra SPIN;
+AFTER:
+bar.sync 0;
+ld.global.b32 %r23, [%d1];
+st.global.b32 [%d2], %r23;
+DONE:
+"""
+    )
+    options = {"grid": 2, "written": (), "batch": 2, "schedule": "random"}
+    for seed in range(5):
+        lock, out = np.zeros(1, np.uint32), words(32)
+        assert kinds(launch(text, words(32), lock, out, **options, seed=seed)) == set()
+        assert (out == np.arange(32)).all()
+        relaxed = text.replace("acquire", "relaxed")
+        assert kinds(launch(relaxed, words(32), lock * 0, out, **options, seed=seed)) == {
+            "global race"
+        }

@@ -81,6 +81,12 @@ def fma_f2(a: Array, b: Array, c: Array) -> Array:
     return canonical(fma(a, b, c).astype(f2))
 
 
+def add_bf2x2(a: Array, b: Array) -> Array:
+    """Add the two BF16 halves of uint32 words, each rounded once."""
+    halves = (f4_of_bf2(x.view(u2)) for x in (a, b))
+    return np.ascontiguousarray(bf2_of(next(halves) + next(halves))).view(u4)
+
+
 def fma_bf2(a: Array, b: Array, c: Array) -> Array:
     """Compute bits of BF16 from BF16 held as float32."""
     return bf2_of(odd_f4(fma(a, b, c)))

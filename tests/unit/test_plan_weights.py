@@ -10,8 +10,9 @@ import pytest
 from sglang_gemma4_ext.checkpoint.files import read_headers
 from sglang_gemma4_ext.checkpoint.model_family import read_model_info
 from sglang_gemma4_ext.plan import __main__ as cli
-from sglang_gemma4_ext.plan import advice, search
+from sglang_gemma4_ext.plan import advice, planner, search
 from sglang_gemma4_ext.plan.geometry import BUILT_IN, from_config
+from sglang_gemma4_ext.plan.padding import growth_of_experts
 from sglang_gemma4_ext.plan.question import Question
 from sglang_gemma4_ext.plan.served import read
 from sglang_gemma4_ext.plan.sizes import GIB
@@ -94,3 +95,30 @@ def test_an_int8_head_halves_the_embedding(capsys) -> None:
     assert "--gemma4-head int8" in said and "+ head8" not in said
     untied = replace(subjects["int8"].geometry, tied=False)
     assert estimate(untied, "bf16").with_int8_head(untied) == estimate(untied, "bf16")
+
+
+def test_humming_pads_the_experts_of_a_hopper_and_of_a_cut_mixture():
+    """Write the arithmetic out for the 26B-A4B: gate and up are 1408 x 2816, down is 2816 x 704.
+
+    On Hopper 1408 rows become 1536. A quarter of an expert is 352 x 2816 and 2816 x 176, which
+    become 384 x 2816 and 2816 x 192.
+    """
+    geometry = BUILT_IN["26B-A4B"]
+    whole = 1408 * 2816 + 2816 * 704
+    assert growth_of_experts(geometry, (8, 6)) == 0
+    assert growth_of_experts(geometry, (9, 0)) == pytest.approx(128 * 2816 / whole)
+    quarter = 352 * 2816 + 2816 * 176
+    more = (32 * 2816 + 2816 * 16) / quarter
+    assert growth_of_experts(geometry, (8, 0), tp=4) == pytest.approx(more)
+
+
+@pytest.mark.parametrize("fmt", ["nvfp4", "int4", "bf16"])
+def test_a_plan_counts_the_padding_of_experts(fmt):
+    geometry, part = BUILT_IN["26B-A4B"], "weights: padding of experts"
+    weights = estimate(geometry, fmt)
+    for capability in ((8, 6), (9, 0)):
+        plan = planner.make(Question(geometry, weights, 80 * GIB, capability=capability))
+        padded = fmt != "bf16" and capability == (9, 0)
+        growth = growth_of_experts(geometry, capability)
+        assert plan.parts.get(part, 0) == (int(weights.parts["experts"] * growth) if padded else 0)
+        assert (part in plan.parts) == padded

@@ -6,6 +6,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from bench.checkpoints.tiny import build
 from sglang_gemma4_ext.patches.server.weights_kept_on_failure import PATCH
@@ -14,11 +15,11 @@ from tests.patches.hooks import hook_of
 UPDATE = hook_of(PATCH, "around", "update_weights_from_disk")
 
 
-class Gemma4ForConditionalGeneration:
+class Gemma4ForConditionalGeneration(torch.nn.Module):
     pass
 
 
-class Gemma4AssistantForCausalLM:
+class Gemma4AssistantForCausalLM(torch.nn.Module):
     pass
 
 
@@ -95,3 +96,11 @@ def test_an_assistant_keeps_its_weights(other):
     updater = Updater(model=Gemma4AssistantForCausalLM)
     assert updater.update(other) == (True, "The assistant keeps its weights.")
     assert not updater.loaded
+
+
+def test_repacked_weights_are_not_replaced(other):
+    updater = Updater()
+    updater.model.experts = torch.nn.Module()
+    updater.model.experts.gemma4_humming = torch.nn.Module()
+    done, message = updater.update(other)
+    assert not done and "--gemma4-weights fused" in message and not updater.loaded

@@ -37,6 +37,8 @@ from sglang_gemma4_ext.machine import Gpu
 from sglang_gemma4_ext.patches.weights import _layers
 from sglang_gemma4_ext.patches.weights._dispatch import (
     MARLIN_ACTIVATIONS,
+    leaves_fp8,
+    prefers_humming,
     stands_down,
     takes,
     uses_fused,
@@ -299,9 +301,31 @@ def test_experts_are_dispatched_by_their_shard_shape(
     layer.moe_runner_config = SimpleNamespace(activation=activation)
     caplog.set_level(logging.INFO, logger=_layers.logger.name)
     assert [_layers.takes(layer) for _ in range(2)] == [ours] * 2
-    whose = "faster than Marlin in somewhere.jsonl" if inner == 704 else "Marlin has no gelu"
-    line = f"NVFP4: fused kernels for experts of {2 * inner} x 2816: {whose}"
-    assert caplog.messages == ([line] if ours else [])
+    line = "NVFP4: fused kernels for experts of 1408 x 2816: faster than Marlin in somewhere.jsonl"
+    assert caplog.messages == ([line] if inner == 704 else [])
+
+
+def test_humming_takes_experts_by_default_and_all_where_it_is_asked_for(measured) -> None:
+    experts, linear = ("experts", 704, 2816, "gelu"), ("linear", 704, 2816)
+    for weights, of_experts, of_linears in (
+        ("auto", True, False),
+        ("humming", True, True),
+        ("fused", False, False),
+        ("marlin", False, False),
+        ("dequant", False, False),
+    ):
+        ctx = Context(Settings(weights=weights), gpu=A10G)
+        assert prefers_humming(ctx, *experts) is of_experts
+        assert prefers_humming(ctx, *linear) is of_linears
+    assert not prefers_humming(measured, "experts", 1408, 2816, "gelu")  # ours are faster
+    assert not prefers_humming(measured, "experts", 704, 2816, "silu")  # Marlin's
+    assert leaves_fp8(Context(Settings(weights="humming"), gpu=A10G))
+    assert not leaves_fp8(Context(Settings(weights="fused"), gpu=A10G))
+
+
+def test_humming_needs_a_gpu() -> None:
+    with pytest.raises(SettingsError, match="humming needs a GPU"):
+        Settings(cpu=True, weights="humming")
 
 
 def test_fused_kernels_run_as_the_settings_say() -> None:
