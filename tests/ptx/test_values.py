@@ -199,6 +199,13 @@ def test_packed_fma_is_rounded_once() -> None:
         assert Fraction(float(g)) == rounded(exact, 8, -133)
 
 
+def test_a_packed_product_below_all_numbers_is_a_zero_of_its_sign() -> None:
+    tiny, less = 0x0080, 0x0680  # 2^-126 and about 2^-114
+    a = np.array([tiny | (0x8000 | tiny) << 16], np.uint32)
+    b, c = np.array([less | less << 16], np.uint32), np.array([0x80008000], np.uint32)
+    assert each("fma.rn.bf16x2 $0, $1, $2, $3;", a, b, c)[0] == 0x80000000
+
+
 @pytest.mark.parametrize(
     ("kind", "mantissa", "least", "most"), [("bf16", 8, -133, 3.39e38), ("f16", 11, -24, 65504)]
 )

@@ -96,7 +96,7 @@ def odd_f4(x: Array) -> Array:
     """Convert float64 to float32, rounded to odd."""
     y = x.astype(f4)
     bits = y.view(i4)
-    step = np.where((x > y.astype(f8)) == (y > 0), i4(1), i4(-1))
+    step = np.where((x > y.astype(f8)) == ~np.signbit(y), i4(1), i4(-1))
     inexact = (x != y.astype(f8)) & np.isfinite(x) & ((bits & 1) == 0)
     return np.where(inexact, bits + step, bits).view(f4)
 

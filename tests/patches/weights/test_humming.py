@@ -28,7 +28,7 @@ from tests.ptx.humming_gpu import Emulated, emulated
 pytestmark = pytest.mark.skipif(bool(toolkit.missing()), reason=f"needs {toolkit.missing()}")
 # A result is rounded to BF16 by each thread block that adds to it: once up to K = 1024, then up to
 # three times. Experts round the activation and each slot as well.
-LINEAR, EXPERTS = {"rms": 2.9e-3, "worst": 1.2e-2}, {"rms": 5e-3, "worst": 2.5e-2}
+LINEAR, EXPERTS = {"rms": 2.9e-3, "worst": 1.6e-2}, {"rms": 5e-3, "worst": 2.5e-2}
 # What the emulator reports of every launch. Rows of tokens behind the last are not copied to shared
 # memory, and their products are not stored. Warps of a block wait at one barrier from several
 # places in the text, which PTX allows. A lock's place is set only where blocks share an output.
@@ -119,7 +119,7 @@ def test_a_linear_is_exact(form, shape, count, sm):
     [("nvfp4", 3), pytest.param("int4-32", 1, marks=slow), pytest.param("nvfp4", 40, marks=slow)],
 )
 def test_experts_are_exact_and_their_gelu_is_tanh(form, count, sm, monkeypatch):
-    experts, top_k, hidden, inner = 6, 3, 192, 176
+    experts, top_k, hidden, inner = 6, 3, 192, 176 if form == "nvfp4" else 192
     w13, exact13 = FORMATS[form](experts, 2 * inner, hidden)
     w2, exact2 = FORMATS[form](experts, hidden, inner, seed=1)
     x = tokens(count, hidden, torch.bfloat16)
