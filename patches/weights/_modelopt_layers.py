@@ -36,11 +36,14 @@ def linear_method() -> type:
     class ModelOptFp4LinearMethod(modelopt_quant.ModelOptFp4LinearMethod):
         """Serve W4A16_NVFP4 too: SGLang reads its stacked scales only under this name."""
 
-        def create_weights(self, layer, *args, weight_loader, **kwargs) -> None:
+        def create_weights(
+            self, layer, input_size_per_partition, *args, weight_loader, **kwargs
+        ) -> None:
+            k = input_size_per_partition
             full_k = {LINEAR: layer.input_size}
             loader = nvfp4.checked(weight_loader, layer, self.layer_name, full_k)
-            nvfp4.require_whole_blocks(self.layer_name, kwargs["input_size_per_partition"])
-            super().create_weights(layer, *args, weight_loader=loader, **kwargs)
+            nvfp4.require_whole_blocks(self.layer_name, k)
+            super().create_weights(layer, k, *args, weight_loader=loader, **kwargs)
             nvfp4.mark_unloaded(layer, LINEAR)
 
         def process_weights_after_loading(self, layer) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Count the weight formats of each class of layers: attention, mlp, experts and the others."""
+"""Count the weight formats of each class of layers: attention, MLP, experts and the others."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ _CLASSES = {
     "mlp": re.compile(r"\.mlp\.\w+_proj$"),
     "experts": re.compile(r"\.experts\.(\d+\.)?\w+_proj$"),
     "router": re.compile(r"\.router\.proj$"),
+    "per-layer": re.compile(r"per_layer_(input_gate|projection|model_projection)$"),
     "embeddings": re.compile(r"embed_tokens(_per_layer)?$"),
     "lm_head": re.compile(r"lm_head$"),
 }
-_LINEAR = ("attention", "mlp", "experts", "lm_head")
+_LINEAR = ("attention", "mlp", "experts", "per-layer", "lm_head")
 
 
 def count_formats(
@@ -34,7 +35,7 @@ def count_formats(
     for name, tensor in tensors.items():
         module, _, leaf = name.rpartition(".")
         if leaf not in WEIGHT_LEAVES:
-            module = name
+            module = name.removesuffix("_packed")  # all experts of a layer in one tensor
         kind = class_of(module)
         if kind is not None and "_tower." not in name:
             scheme = quantization.of(module) if kind in _LINEAR else None

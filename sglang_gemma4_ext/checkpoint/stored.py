@@ -36,6 +36,8 @@ _PARTS = {
         "experts.down_proj",
     ),
 }
+# Scales of keys and values, which ModelOpt names after projections that a K = V layer lacks.
+_KV_SCALES = ("k_scale", "v_scale")
 # Rows and in-features of a block of FP8 weights.
 FP8_BLOCK = 128
 # Codes of four bits in a word of 32.
@@ -75,9 +77,9 @@ class Layers:
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         self._modules: dict[str, dict[str, Tensor]] = {}
         for name, tensor in tensors.items():
-            if TOWER_WEIGHT.match(name):
-                continue
             module, _, leaf = name.rpartition(".")
+            if TOWER_WEIGHT.match(name) or leaf in _KV_SCALES:
+                continue
             if module.rpartition(".")[2] == _OUTSIDE:
                 self._modules.setdefault(_OUTSIDE, {})[leaf] = tensor
             if match := _LAYER.fullmatch(module):

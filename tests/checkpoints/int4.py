@@ -72,11 +72,11 @@ def quantize_checkpoint(
     finish(src, out, functools.partial(dequantize_module, symmetric=symmetric))
     if stacked:
         file = out / "model.safetensors"
-        save_file(_stack(load_file(file)), file, metadata={"format": "pt"})
+        save_file(stack(load_file(file)), file, metadata={"format": "pt"})
     return out
 
 
-def _stack(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def stack(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Rename `experts.3.up_proj.weight_packed` and its like to `experts.gate_up_proj_packed`."""
     result = {name: tensor for name, tensor in tensors.items() if ".experts." not in name}
     experts: dict[str, dict[int, torch.Tensor]] = {}

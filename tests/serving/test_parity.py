@@ -18,6 +18,8 @@ import pytest
 
 from bench.checkpoints.tokenizer import MAX_LENGTH
 from tests.checkpoints import adapters, fp8, int4, layouts, mixed, nvfp4, real_tools
+from tests.checkpoints.published import PUBLISHED, Published
+from tests.checkpoints.published_writer import write
 from tests.serving.harness import Server, serve
 from tests.serving.parity import Reference, prompt_ids
 
@@ -55,6 +57,10 @@ def ours(fmt: str, **options: Any) -> Callable[[Path, Path], Path]:
 
 def modelopt(**options: Any) -> Callable[[Path, Path], Path]:
     return lambda src, out: real_tools.modelopt(src, out, **options)
+
+
+def published(one: Published) -> Callable[[Path, Path], Path]:
+    return lambda _, out: write(one, out)
 
 
 def integers(**options: Any) -> Callable[[Path, Path], Path]:
@@ -131,6 +137,7 @@ SLOW_CASES = (
     Case("fused-fp8-moe", "moe", fp8_blocks(), FUSED, INTERPRETED_FUSED),
     Case("fused-int4-dense", "dense", integers(group=64), FUSED, INTERPRETED_FUSED),
     Case("fused-int4-moe", "moe", integers(symmetric=False), FUSED, INTERPRETED_FUSED),
+    *(Case(f"published-{one.short}", one.kind, published(one)) for one in PUBLISHED),
 )
 
 LONG = ("dense", "moe", "unified", "e2b", "causal")

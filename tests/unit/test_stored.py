@@ -94,6 +94,14 @@ def test_stacked_linears_lack_what_the_layer_lacks() -> None:
     assert found == Layer("fp8", "weight_scale_inv", "block")
 
 
+def test_scales_of_values_are_no_projection() -> None:
+    """ModelOpt writes them for a K = V layer, too, under the name of the v_proj that it lacks."""
+    tensors = linear("self_attn.q_proj", **FP8, weight_scale=())
+    tensors |= linear("self_attn.k_proj", **FP8, weight_scale=(), k_scale=())
+    tensors[f"{LAYER}.self_attn.v_proj.v_scale"] = Tensor("F32", ())
+    assert Layers(tensors).of("layers.3.self_attn.qkv_proj") == Layer("fp8", "weight_scale")
+
+
 def test_experts_are_found_under_both_names() -> None:
     each = {}
     for leaf in ("gate_proj", "up_proj", "down_proj"):

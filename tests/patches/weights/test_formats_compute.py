@@ -19,6 +19,8 @@ import pytest
 import torch
 
 from tests.checkpoints import fp8, int4_words
+from tests.checkpoints.published import PUBLISHED, Published
+from tests.checkpoints.published_writer import write
 from tests.serving.harness import environment
 from tests.serving.parity import FP32_TOLERANCE, Reference, prompt_ids
 
@@ -28,6 +30,10 @@ Write = Callable[[Path, Path], Path]
 
 def words(**options: Any) -> Write:
     return functools.partial(int4_words.quantize_checkpoint, **options)
+
+
+def published(one: Published) -> Write:
+    return lambda _, out: write(one, out)
 
 
 # Name -> kind of model, what writes the checkpoint, ranks.
@@ -57,6 +63,7 @@ CASES: dict[str, tuple[str, Write, int]] = {
         words(tool="awq", auto_round=True, symmetric=False),
         1,
     ),
+    **{one.short: (one.kind, published(one), 1) for one in PUBLISHED},
 }
 
 

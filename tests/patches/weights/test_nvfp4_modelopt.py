@@ -7,8 +7,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
-from sglang_gemma4_ext.patches.weights import _layers, nvfp4_modelopt
+from sglang_gemma4_ext.patches.weights import _layers, _modelopt_layers, nvfp4_modelopt
 
 WHERE = "model.language_model.layers.0.mlp.gate_up_proj"
 
@@ -30,3 +31,14 @@ def test_a_config_is_refused_in_one_sentence(all_ours) -> None:
     ):
         with pytest.raises(ValueError, match=match):
             nvfp4_modelopt._get_quant_method(None, _config(**changes), None, WHERE)
+
+
+def test_a_replicated_linear_passes_its_sizes_by_position() -> None:
+    """ModelOpt quantizes per_layer_model_projection, which SGLang does not split over ranks."""
+    layer = torch.nn.Module()
+    layer.input_size = 64
+    method = _modelopt_layers.linear_method()(_config())
+    method.layer_name = "model.language_model.per_layer_model_projection"
+    sizes = (64, [32], 64, 32, torch.bfloat16)
+    method.create_weights(layer, *sizes, weight_loader=lambda *_: None)
+    assert layer.weight.shape == (32, 32) and layer.weight_scale.shape == (32, 4)
