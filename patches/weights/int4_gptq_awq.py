@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Serve INT4 checkpoints of GPTQ, AWQ and AutoRound where SGLang's Marlin cannot.
 
-Their words are rearranged to our INT4 layout while they load, and scales keep their own dtype.
+Their words are rearranged to our INT4 layout while they load, and scales keep their own dtype. INT8
+linears, as AutoRound leaves beside INT4 experts, become INT4 of twice the in-features, exactly.
 SGLang is handed the config of AutoRound, which covers both packings on every platform. Linears that
 Marlin takes on a GPU stay with SGLang. Experts, whose gelu Marlin refuses, are ours.
 """
@@ -24,6 +25,7 @@ from sglang_gemma4_ext.kernels.int4_format import MIN_GROUP, ROWS_A_WORD
 from sglang_gemma4_ext.patches.weights import _int4_layers as int4
 from sglang_gemma4_ext.patches.weights import _layers
 from sglang_gemma4_ext.patches.weights import _settle as settle
+from sglang_gemma4_ext.patches.weights import _word_packings as packings
 from sglang_gemma4_ext.patches.weights._stored import (
     WEIGHT_UTILS,
     is_ours,
@@ -67,10 +69,12 @@ def _as_auto_round(model_config: Any) -> None:
 def _get_quant_method(original: Callable[..., Any], config: Any, layer: Any, prefix: str) -> Any:
     """AROUND get_quant_method: give our methods to INT4 layers that Marlin cannot serve."""
     stored = stored_layer(config, prefix) if is_ours(layer) else None
-    if stored is None or stored.stored not in ("plain", "int4-words"):
+    if stored is None or stored.stored not in ("plain", "int4-words", "int8-words"):
         return original(config, layer, prefix)
     if stored.stored == "plain":
         return plain_method(layer)
+    if stored.stored == "int8-words" and not _is_linear(layer):
+        return original(config, layer, prefix)
     if not int4.takes(layer, stored.group) and (stored.by_row or config.sym):
         return original(config, layer, prefix)
     one_less = config.checkpoint_format != "gptq_v2"
@@ -84,39 +88,6 @@ def _is_linear(layer: Any) -> bool:
     from sglang.srt.layers.linear import LinearBase
 
     return isinstance(layer, LinearBase)
-
-
-def _rearranged(
-    loader: Callable[..., None], layer: Any, weights: tuple[int4.Weight, ...], how: _How
-) -> Callable[..., None]:
-    """Wrap a weight loader: rearrange each tensor before it is checked and split over ranks."""
-
-    def load(param: Any, loaded: torch.Tensor, *args: Any, **kwargs: Any) -> None:
-        for weight in weights:
-            if param is getattr(layer, weight.packed):
-                loaded = how.codes(loaded)
-            elif param is getattr(layer, weight.scale):
-                loaded = loaded.T.contiguous()
-            elif param is getattr(layer, weight.zero, None):
-                loaded = how.zeros(loaded)
-        loader(param, loaded, *args, **kwargs)
-
-    return load
-
-
-class _How:
-    """Rearrange codes and zero points of one packing. one_less: zeros are stored minus one."""
-
-    def __init__(self, stored: Layer, one_less: bool) -> None:
-        self.by_row, self.one_less = stored.by_row, one_less
-
-    def codes(self, words: torch.Tensor) -> torch.Tensor:
-        return int4_words.codes_of_awq(words) if self.by_row else int4_words.codes_of_gptq(words)
-
-    def zeros(self, words: torch.Tensor) -> torch.Tensor:
-        if self.by_row:
-            return int4_words.zeros_of_awq(words)
-        return int4_words.zeros_of_gptq(words, self.one_less)
 
 
 def require_servable(where: str, group: int, full_k: int, k: int) -> None:
@@ -145,7 +116,7 @@ def _linear() -> type:
         """Keep the class name by which SGLang's linears choose a loader of whole parameters."""
 
         def __init__(self, where: str, stored: Layer, one_less: bool) -> None:
-            self.where, self.stored, self.how = where, stored, _How(stored, one_less)
+            self.where, self.stored, self.one_less = where, stored, one_less
 
         def create_weights(
             self,
@@ -163,11 +134,15 @@ def _linear() -> type:
                 input_size_per_partition, self.stored.group, sum(output_partition_sizes)
             )  # fmt: skip
             require_servable(self.where, group, input_size, share)
+            self.how = packings.How(self.stored, self.one_less)
+            if self.stored.stored == "int8-words":
+                self.how = packings.Halves(self.stored, self.one_less, input_size, share)
+                input_size, share, group = 2 * input_size, 2 * share, self.how.unit
             groups = 1 if group == input_size else share // group
             whole = {int4.WORDS: (input_size, input_size // group)}
             expected = int4.expected(whole, self.stored.zeros)
             loader = _layers.recorded(weight_loader, layer, self.where, expected)
-            loader = _rearranged(loader, layer, (int4.WORDS,), self.how)
+            loader = packings.rearranged(loader, layer, (int4.WORDS,), self.how)
             axes = {"output_dim": 0, "weight_loader": loader}
             packing = {"packed_factor": ROWS_A_WORD, "packed_dim": 0}
             across = {"input_dim": 1} if groups > 1 or share != input_size else {}
@@ -193,10 +168,13 @@ def _linear() -> type:
 
         def process_weights_after_loading(self, layer) -> None:
             finish(layer, int4.WORDS, self.where, layer.output_widths)
-            settle.int4(layer, int4.WORDS)
+            if self.stored.stored == "int8-words":  # of the halves Humming knows nothing
+                layer.gemma4_humming = None
+            else:
+                settle.int4(layer, int4.WORDS)
 
         def apply(self, layer, x, bias=None) -> torch.Tensor:
-            return int4.apply_linear(layer, x, bias, int4.WORDS)
+            return int4.apply_linear(layer, self.how.activations(x), bias, int4.WORDS)
 
     return GPTQLinearMethod
 
@@ -217,7 +195,7 @@ def _experts() -> type:
         runner = None  # a direct kernel, in SGLang's terms: standard top-k, local ids
 
         def __init__(self, where: str, stored: Layer, one_less: bool) -> None:
-            self.where, self.stored, self.how = where, stored, _How(stored, one_less)
+            self.where, self.stored, self.how = where, stored, packings.How(stored, one_less)
 
         def create_weights(self, layer, num_experts, hidden_size, **kwargs) -> None:
             _create_experts(self, layer, num_experts, hidden_size, kwargs)
@@ -258,7 +236,7 @@ def _create_experts(
     whole = {int4.WORDS_W13: (hidden, groups(hidden)), int4.WORDS_W2: (inner, groups(inner))}
     expected = int4.expected(whole, zeros)
     loader = _layers.recorded(given["weight_loader"], layer, where, expected)
-    loader = _rearranged(loader, layer, tuple(whole), method.how)
+    loader = packings.rearranged(loader, layer, tuple(whole), method.how)
     kind = "channel" if by_channel else "group"
     attributes = {**given, "weight_loader": loader, "quant_method": kind}
     sizes = ((2 * share, hidden), (hidden, share))
@@ -282,10 +260,10 @@ def _stands_down(ctx: Context) -> str | None:
     if ctx.model is None:
         return None
     quantization = describe(ctx.model)
-    int4_declared = any(s.format == "int" and s.bits == 4 for s in quantization.schemes)
-    if quantization.tool in INTEGER_WORDS and int4_declared:
+    ours = any(s.format == "int" and s.bits in (4, 8) for s in quantization.schemes)
+    if quantization.tool in INTEGER_WORDS and ours:
         return None
-    return "the checkpoint is not an INT4 one of GPTQ, AWQ or AutoRound"
+    return "the checkpoint is not an INT4 or INT8 one of GPTQ, AWQ or AutoRound"
 
 
 def _retired() -> bool:
@@ -297,7 +275,7 @@ def _retired() -> bool:
 PATCH = Patch(
     name="int4_gptq_awq",
     theme="weights",
-    summary="INT4 checkpoints of GPTQ, AWQ and AutoRound serve, experts with gelu included",
+    summary="INT4 of GPTQ, AWQ and AutoRound serves, experts with gelu and INT8 linears included",
     why="Marlin refuses gelu experts and a K that 128 does not divide; GPTQ with zero points has "
     "no method left; the CPU's methods need Intel's AMX",
     upstream="unreported",

@@ -17,6 +17,7 @@ from sglang_gemma4_ext.checkpoint.model_family import (
     MULTIMODAL_ARCHITECTURES,
     TOWER_WEIGHT,
     ModelInfo,
+    experts_of,
 )
 from sglang_gemma4_ext.checkpoint.names import INNER
 from sglang_gemma4_ext.checkpoint.schemes import Quantization
@@ -179,7 +180,7 @@ def _feed_forward(text: dict[str, Any]) -> Iterator[tuple[str, bool]]:
     for name in ("gate", "up", "down"):
         yield f"mlp.{name}_proj.weight", True
     norms: tuple[str, ...] = _NORMS
-    if text.get("num_experts"):
+    if experts_of(text):
         norms += _EXPERT_NORMS
         yield "router.proj.weight", True
         yield "router.scale", False
@@ -191,7 +192,7 @@ def _feed_forward(text: dict[str, Any]) -> Iterator[tuple[str, bool]]:
 
 def _experts(path: str, text: dict[str, Any], inner: set[str], modules: set[str]) -> list[str]:
     """List the names of stacked experts, two tensors, or of three linears for each expert."""
-    count = text.get("num_experts") or 0
+    count = experts_of(text)
     stacked = [f"{path}.gate_up_proj", f"{path}.down_proj"]
     if not count:
         return []

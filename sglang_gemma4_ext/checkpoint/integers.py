@@ -20,18 +20,29 @@ CODES_A_WORD = 8
 _EXPERT = "model.language_model.layers.{}.experts.0.down_proj"
 
 
-def check_declared(quantization: Quantization, info: ModelInfo) -> None:
-    """Refuse integer formats that nothing serves. Raises CheckpointError."""
+def check_declared(
+    quantization: Quantization, info: ModelInfo, tensors: Mapping[str, Tensor]
+) -> None:
+    """Refuse integer formats that nothing serves. Raises CheckpointError.
+
+    tensors: of the checkpoint, empty where they are not read. GPTQModel declares integers for all
+        linears, but leaves experts as they are.
+    """
     served = quantization.tool in (COMPRESSED_TENSORS, *INTEGER_WORDS)
     for scheme in quantization.schemes if served else ():
         if scheme.format == "int":
             _check_scheme(scheme, quantization)
-    if not info.text.get("num_experts"):
+    if not info.is_moe or any(_plain_expert(*named) for named in tensors.items()):
         return
     layers = range(len(info.text.get("layer_types") or [None]))
     for scheme in {quantization.of(_EXPERT.format(layer)) for layer in layers}:
         if scheme.format == "int":
             _check_experts(scheme, quantization, info)
+
+
+def _plain_expert(name: str, tensor: Tensor) -> bool:
+    matrix = name.endswith((".weight", "_proj")) and tensor.dtype in ("BF16", "F16", "F32")
+    return matrix and ".experts." in name
 
 
 # Of GPTQ, and of compressed-tensors.

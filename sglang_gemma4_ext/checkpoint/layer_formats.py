@@ -21,6 +21,7 @@ _CLASSES = {
     "embeddings": re.compile(r"embed_tokens(_per_layer)?$"),
     "lm_head": re.compile(r"lm_head$"),
 }
+_PLAIN = ("BF16", "F16", "F32")
 _LINEAR = ("attention", "mlp", "experts", "per-layer", "lm_head")
 
 
@@ -29,7 +30,8 @@ def count_formats(
 ) -> dict[str, dict[str, int]]:
     """Count the weights of each class by format, from a checkpoint's tensors.
 
-    A weight that is not quantized counts under its dtype. Towers are left out.
+    A weight that is not quantized counts under its dtype, also where the files declare a format
+    that the tool did not apply. Towers are left out.
     """
     counts: dict[str, Counter[str]] = {}
     for name, tensor in tensors.items():
@@ -49,7 +51,7 @@ def class_of(module: str) -> str | None:
 
 
 def _words(scheme: Scheme | None, tensor: Tensor) -> str:
-    if scheme is None or scheme.format == "plain":
+    if scheme is None or scheme.format == "plain" or tensor.dtype in _PLAIN:
         return tensor.dtype
     words = scheme.format if scheme.format in ("unknown", "bitsandbytes") else scheme.format.upper()
     if scheme.format == "int" and scheme.bits:

@@ -39,7 +39,12 @@ class ModelInfo:
 
     @property
     def is_moe(self) -> bool:
-        return bool(self.text.get("num_experts"))
+        return experts_of(self.text) > 0
+
+
+def experts_of(text: dict[str, Any]) -> int:
+    """Return a layer's experts; none where the config switches their block off."""
+    return (text.get("num_experts") or 0) if text.get("enable_moe_block", True) else 0
 
 
 def read_model_info(path: str, revision: str | None = None) -> ModelInfo | None:

@@ -104,8 +104,9 @@ def check_checkpoint(
     kinds = _layer_kinds(info.text, config)
     quantization = describe(info)
     _check_group_size(quantization)
-    integers.check_declared(quantization, info)
-    if weights and (tensors := read_headers(folder)):
+    tensors = read_headers(folder) if weights else {}
+    integers.check_declared(quantization, info, tensors)
+    if tensors:
         _check_scales(tensors, quantization, folder)
         integers.check_tensors(tensors, quantization, info.text.get("hidden_size"))
         check_stored(tensors, quantization)

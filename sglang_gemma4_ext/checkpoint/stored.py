@@ -17,7 +17,7 @@ from sglang_gemma4_ext.checkpoint.files import CheckpointError, Tensor, read_hea
 from sglang_gemma4_ext.checkpoint.hub import local_folder
 from sglang_gemma4_ext.checkpoint.model_family import TOWER_WEIGHT
 
-Stored = Literal["plain", "nvfp4", "fp8", "int4-words", "unknown"]
+Stored = Literal["plain", "nvfp4", "fp8", "int4-words", "int8-words", "unknown"]
 Strategy = Literal["tensor", "channel", "block"]
 
 _PLAIN = ("BF16", "F16", "F32", "F64")
@@ -40,8 +40,9 @@ _PARTS = {
 _KV_SCALES = ("k_scale", "v_scale")
 # Rows and in-features of a block of FP8 weights.
 FP8_BLOCK = 128
-# Codes of four bits in a word of 32.
+# Codes of four and of eight bits in a word of 32.
 CODES_A_WORD = 8
+BYTES_A_WORD = 4
 
 
 class MixedPartsError(ValueError):
@@ -54,9 +55,9 @@ class Layer:
 
     scale: the last part of the name of the scales
     strategy: of FP8, what shares a scale
-    zeros: of INT4 in words, whether there are zero points
-    by_row: of INT4 in words, whether a word holds codes of neighbouring rows, as AWQ packs
-    group: of INT4 in words, in-features that share a scale
+    zeros: of integers in words, whether there are zero points
+    by_row: of integers in words, whether a word holds codes of neighbouring rows, as AWQ packs
+    group: of integers in words, in-features that share a scale
     """
 
     stored: Stored
@@ -157,19 +158,25 @@ def _strategy(weight: tuple[int, ...], scale: tuple[int, ...]) -> Strategy | Non
 
 
 def _words(leaves: Mapping[str, Tensor]) -> Layer:
-    """Describe a layer of GPTQ or AWQ: `qweight` of 32-bit words, `scales` [groups, rows]."""
+    """Describe a layer of GPTQ or AWQ: `qweight` of 32-bit words, `scales` [groups, rows].
+
+    Zero points tell the bits of a code; AWQ has four.
+    """
     words, scales = leaves["qweight"], leaves.get("scales")
     if words.dtype != "I32" or scales is None or len(words.shape) != 2 != len(scales.shape):
         return UNKNOWN
     groups, rows = scales.shape
     by_row = words.shape[1] != rows
-    k = words.shape[0] if by_row else CODES_A_WORD * words.shape[0]
-    held = words.shape == ((k, rows // CODES_A_WORD) if by_row else (k // CODES_A_WORD, rows))
     zeros = leaves.get("qzeros")
-    four_bits = zeros is None or zeros.shape == (groups, rows // CODES_A_WORD)
-    if not held or not groups or k % groups or not four_bits:
+    eight = not by_row and zeros is not None and zeros.shape == (groups, rows // BYTES_A_WORD)
+    a_word = BYTES_A_WORD if eight else CODES_A_WORD
+    k = words.shape[0] if by_row else a_word * words.shape[0]
+    held = words.shape == ((k, rows // a_word) if by_row else (k // a_word, rows))
+    whole = zeros is None or zeros.shape == (groups, rows // a_word)
+    if not held or not groups or k % groups or not whole:
         return UNKNOWN
-    return Layer("int4-words", "scales", "channel", "qzeros" in leaves, by_row, k // groups)
+    kind: Stored = "int8-words" if eight else "int4-words"
+    return Layer(kind, "scales", "channel", "qzeros" in leaves, by_row, k // groups)
 
 
 @functools.cache

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sglang_gemma4_ext.checkpoint.model_family import ModelInfo
+from sglang_gemma4_ext.checkpoint.model_family import ModelInfo, experts_of
 
 SLIDING, FULL = "sliding_attention", "full_attention"
 
@@ -164,7 +164,7 @@ def from_config(model: ModelInfo) -> Geometry:
             kv_shared=text.get("num_kv_shared_layers") or 0,
             double_wide_mlp=bool(text.get("use_double_wide_mlp")),
             ple=text.get("hidden_size_per_layer_input") or 0,
-            experts=text.get("num_experts") or 0,
+            experts=experts_of(text),
             top_k=text.get("top_k_experts") or 0,
             expert_intermediate=text.get("moe_intermediate_size") or 0,
             tied=model.config.get("tie_word_embeddings", True),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write INT4 checkpoints in the layouts of GPTQ, AWQ and AutoRound; references `_dq` beside them.
+"""Write checkpoints in the layouts of GPTQ, AWQ and AutoRound; references `_dq` beside them.
 
 None of the three tools shares an environment with SGLang. Their layouts are packed here weight by
 weight, from their definitions, with numpy.
@@ -27,43 +27,50 @@ from tests.checkpoints.reference import (
 _AWQ = (0, 2, 4, 6, 1, 3, 5, 7)
 
 
-def pack(values: np.ndarray, axis: int, order: tuple[int, ...] = tuple(range(8))) -> torch.Tensor:
-    """Pack 0 to 15 along an axis, eight to an int32; nibble i holds value order[i]."""
+def pack(
+    values: np.ndarray, axis: int, order: tuple[int, ...] = tuple(range(8)), bits: int = 4
+) -> torch.Tensor:
+    """Pack codes along an axis to int32; code i of a word is value order[i] of its neighbours."""
+    count = len(order)
     values = np.moveaxis(values.astype(np.uint64), axis, -1)
-    words = np.zeros((*values.shape[:-1], values.shape[-1] // 8), np.uint64)
-    for nibble, place in enumerate(order):
-        words |= values[..., place::8] << np.uint64(4 * nibble)
+    words = np.zeros((*values.shape[:-1], values.shape[-1] // count), np.uint64)
+    for index, place in enumerate(order):
+        words |= values[..., place::count] << np.uint64(bits * index)
     words = np.moveaxis(words, -1, axis).astype(np.uint32).view(np.int32)
     return torch.from_numpy(np.ascontiguousarray(words))
 
 
 def encode(
-    weight: torch.Tensor, tool: str, group: int, symmetric: bool, version: int = 1
+    weight: torch.Tensor, tool: str, group: int, symmetric: bool, version: int = 1, bits: int = 4
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """Return the tensors of a weight [N, K], and its exact fp32 values.
 
     group: in-features that share a scale; -1 for all of a row
     version: of GPTQ's format; the first holds zero points less one
+    bits: of a code, 4 or 8; AWQ has 4
     """
     rows, k = weight.shape
     size = k if group == -1 else group
     parts = weight.float().reshape(rows, -1, size)
     low, high = parts.amin(-1).clamp_max(0), parts.amax(-1).clamp_min(0)
+    most = 2**bits - 1
     if symmetric:
-        scale = torch.maximum(-low, high) / 8
-        zero = torch.full_like(scale, 8)
+        scale = torch.maximum(-low, high) / 2 ** (bits - 1)
+        zero = torch.full_like(scale, 2 ** (bits - 1))
     else:
-        scale = (high - low) / 15
-        zero = (-low / scale).round().clamp(1, 15)
+        scale = (high - low) / most
+        zero = (-low / scale).round().clamp(1, most)
     scale = scale.half()
-    codes = (parts / scale.float()[..., None] + zero[..., None]).round().clamp(0, 15)
+    codes = (parts / scale.float()[..., None] + zero[..., None]).round().clamp(0, most)
     exact = ((codes - zero[..., None]) * scale.float()[..., None]).reshape(rows, k)
     c, z = codes.reshape(rows, k).numpy().T, zero.numpy().T  # [K, N], [G, N]
     tensors = {"scales": scale.T.contiguous()}
     if tool == "awq":
         tensors |= {"qweight": pack(c, 1, _AWQ), "qzeros": pack(z, 1, _AWQ)}
     else:
-        tensors |= {"qweight": pack(c, 0), "qzeros": pack(z - 1 if version == 1 else z, 1)}
+        order = tuple(range(32 // bits))
+        stored = z - 1 if version == 1 else z
+        tensors |= {"qweight": pack(c, 0, order, bits), "qzeros": pack(stored, 1, order, bits)}
         tensors["g_idx"] = (torch.arange(k) // size).to(torch.int32)
     return tensors, exact
 
@@ -78,6 +85,7 @@ def quantize_checkpoint(
     version: int = 1,
     auto_round: bool = False,
     per_layer: bool = False,
+    bits: int = 4,
 ) -> Path:
     """Write `out`, and return it. The attention of layer 5 and the router stay in BF16.
 
@@ -96,10 +104,10 @@ def quantize_checkpoint(
             tensors[name] = tensor
             plain += [module] if module.endswith("_proj") else []
             continue
-        found, _ = encode(tensor, tool, group, symmetric, version)
+        found, _ = encode(tensor, tool, group, symmetric, version, bits)
         tensors |= {f"{module}.{leaf}": part for leaf, part in found.items()}
     save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
-    section = _section(tool, group, symmetric, version, plain)
+    section = {**_section(tool, group, symmetric, version, plain), "bits": bits}
     if auto_round:
         section = {
             "quant_method": "auto-round",
@@ -118,19 +126,21 @@ def quantize_checkpoint(
 
 
 def decode(leaves: Mapping[str, torch.Tensor], tool: str, version: int) -> torch.Tensor:
-    """Read words nibble by nibble with numpy."""
+    """Read words code by code with numpy; GPTQ's codes may have eight bits."""
     scale = leaves["scales"].float().numpy()  # [G, N]
-    order = _AWQ if tool == "awq" else tuple(range(8))
+    bits = 32 * leaves["qzeros"].shape[1] // scale.shape[1]
+    order = _AWQ if tool == "awq" else tuple(range(32 // bits))
 
-    def nibbles(words: torch.Tensor, axis: int) -> np.ndarray:
+    def codes_of(words: torch.Tensor, axis: int) -> np.ndarray:
         w = np.moveaxis(words.numpy().view(np.uint32), axis, -1)
-        out = np.zeros((*w.shape[:-1], 8 * w.shape[-1]), np.float32)
-        for nibble, place in enumerate(order):
-            out[..., place::8] = (w >> np.uint32(4 * nibble)) & 15
+        out = np.zeros((*w.shape[:-1], len(order) * w.shape[-1]), np.float32)
+        for index, place in enumerate(order):
+            out[..., place :: len(order)] = (w >> np.uint32(bits * index)) & (2**bits - 1)
         return np.moveaxis(out, -1, axis)
 
-    codes = nibbles(leaves["qweight"], 1 if tool == "awq" else 0)
-    zeros = nibbles(leaves["qzeros"], 1) + (1 if tool == "gptq" and version == 1 else 0)
+    codes = codes_of(leaves["qweight"], 1 if tool == "awq" else 0)
+    one_less = 1 if tool == "gptq" and version == 1 else 0
+    zeros = (codes_of(leaves["qzeros"], 1) + one_less) % 2**bits
     size = codes.shape[0] // scale.shape[0]
     full = (codes - zeros.repeat(size, 0)) * scale.repeat(size, 0)
     return torch.from_numpy(np.ascontiguousarray(full.T))

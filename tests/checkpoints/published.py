@@ -131,7 +131,15 @@ _MIXED_LAYERS = {
     **{f"{LAYER}mlp.{p}_proj": {"quant_algo": "W4A16_NVFP4", "group_size": 16}
        for p in ("gate", "up", "down")},
 }  # fmt: skip
-_NVFP4, _INT4 = "NVFP4 (group 16)", "INT4 (group 32)"
+_MIXED_BITS = {
+    r".*mlp.*": {"bits": 8},
+    r".*self_attn.*": {"bits": 8},
+    **{f"{LAYER}{module}_proj": {"bits": 8}
+       for module in ("mlp.down", "mlp.gate", "mlp.up", "self_attn.k", "self_attn.o",
+                      "self_attn.q")},
+    LAYER + "router.proj": {"bits": 16, "data_type": "fp"},
+}  # fmt: skip
+_NVFP4, _INT4, _INT8 = "NVFP4 (group 16)", "INT4 (group 32)", "INT8 (group 32)"
 # Six layers, two of them K = V: 22 linears of attention. 18 of the MLP, and 8 experts a layer.
 _PLAIN_HEAD = {"embeddings": {"BF16": 1}, "lm_head": {"BF16": 1}}
 _TIED = {"embeddings": {"BF16": 1}}
@@ -282,6 +290,21 @@ PUBLISHED = (
          "KV cache": {"FP8": 1}},
         text="moe",
         kv_scales="ct",
+    ),
+    Published(
+        "Intel/gemma-4-26B-A4B-it-int4-mixed-AutoRound",
+        "Two widths by vLLM's kernel choice for it (uint8b128) and by the 5 billion elements that "
+        "the hub lists; the config is what auto-round 0.16.1 writes for such a mix.",
+        "dense_with_towers",
+        {EXPERTS: "words-4", f"{ATTENTION}|{MLP}": "words-8"},
+        {
+            "autoround_version": "0.16.1", "bits": 4,
+            "block_name_to_quantize": "model.language_model.layers", "data_type": "int",
+            "enable_quanted_input": False, "extra_config": _MIXED_BITS, "group_size": 32,
+            "packing_format": "auto_round:auto_gptq", "quant_method": "auto-round", "sym": True,
+        },
+        {"attention": {_INT8: 22}, "mlp": {_INT8: 18}, "experts": {_INT4: 144}, **_MOE},
+        text="moe",
     ),
     Published(
         "gemma4:12b-nvfp4",

@@ -135,8 +135,8 @@ def _int4(weight: torch.Tensor, _: Any) -> Tensors:
     }
 
 
-def _words(weight: torch.Tensor, _: Any) -> Tensors:
-    return int4_words.encode(weight, "gptq", 32, True)[0]
+def _words(bits: int) -> Encoder:
+    return lambda weight, _: int4_words.encode(weight, "gptq", 32, True, bits=bits)[0]
 
 
 _ENCODERS: dict[str, Encoder] = {
@@ -146,7 +146,8 @@ _ENCODERS: dict[str, Encoder] = {
     "ct-nvfp4": _nvfp4(_TENSORS),
     "ct-int4": _int4,
     "ct-fp8": _fp8_channel,
-    "words-4": _words,
+    "words-4": _words(4),
+    "words-8": _words(8),
 }
 
 

@@ -5,7 +5,8 @@ nvidia-modelopt 0.47 (the `test` extra) shares an environment with SGLang 0.5.23
 dense and MoE: it splits the fused experts itself. compressed-tensors is a dependency of SGLang.
 
 llm-compressor 0.14 pins another torch and transformers. What it adds to compressed-tensors (a
-linear per expert, one scale for stacked linears) is done here; `fixtures/` holds its own output.
+linear per expert, one scale for stacked linears) is done here. `fixtures/` holds its own output.
+GPTQModel's and AutoRound's stand beside it.
 """
 
 from __future__ import annotations

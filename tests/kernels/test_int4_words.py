@@ -30,6 +30,30 @@ def test_weights_are_exact(tool, version, group, symmetric) -> None:
     assert int4_words.all_symmetric(zeros) == symmetric
 
 
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize(("group", "unit"), [(32, 32), (64, 64), (-1, 16)])
+@pytest.mark.parametrize("version", [1, 2])
+def test_int8_is_int4_of_twice_the_in_features(version, group, unit, symmetric) -> None:
+    """K = 176 has one scale a row and no power of two above 16."""
+    k = 176 if group == -1 else 64
+    weight = torch.randn(24, k, generator=torch.Generator().manual_seed(3))
+    tensors, exact = packed.encode(weight, "gptq", group, symmetric, version, bits=8)
+    copies = k // unit if group == -1 else 1
+    scales, zeros = (tensors[leaf].repeat_interleave(copies, 0) for leaf in ("scales", "qzeros"))
+    wide = int4_format.dequantize(
+        int4_format.as_bytes(int4_words.halves_of_gptq8(tensors["qweight"], unit)),
+        int4_words.scales_of_gptq8(scales),
+        int4_words.zeros_of_gptq8(zeros, one_less=version == 1),
+        torch.float64,
+    )
+    got = wide.unflatten(1, (-1, 2, unit)).sum(2).flatten(1)
+    torch.testing.assert_close(got.float(), exact, rtol=0, atol=0)
+    torch.testing.assert_close(packed.decode(tensors, "gptq", version), exact, rtol=0, atol=0)
+    x = torch.randn(3, k, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    product = int4_words.repeated(x, unit) @ wide.T
+    torch.testing.assert_close(product, x @ exact.double().T, rtol=1e-12, atol=1e-12)
+
+
 def test_every_nibble_has_its_place() -> None:
     values = np.arange(16).reshape(2, 8) % 16
     awq = packed.pack(np.arange(64).reshape(8, 8) % 16, 1, (0, 2, 4, 6, 1, 3, 5, 7))

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from bench.checkpoints.tokenizer import MAX_LENGTH
-from tests.checkpoints import adapters, fp8, int4, layouts, mixed, nvfp4, real_tools
+from tests.checkpoints import adapters, fp8, int4, layouts, mixed, nvfp4, real_tools, tool_fixtures
 from tests.checkpoints.published import PUBLISHED, Published
 from tests.checkpoints.published_writer import write
 from tests.serving.harness import Server, serve
@@ -57,6 +57,10 @@ def ours(fmt: str, **options: Any) -> Callable[[Path, Path], Path]:
 
 def modelopt(**options: Any) -> Callable[[Path, Path], Path]:
     return lambda src, out: real_tools.modelopt(src, out, **options)
+
+
+def of_tool(name: str) -> Callable[[Path, Path], Path]:
+    return lambda _, out: tool_fixtures.copy(name, out)
 
 
 def published(one: Published) -> Callable[[Path, Path], Path]:
@@ -137,6 +141,7 @@ SLOW_CASES = (
     Case("fused-fp8-moe", "moe", fp8_blocks(), FUSED, INTERPRETED_FUSED),
     Case("fused-int4-dense", "dense", integers(group=64), FUSED, INTERPRETED_FUSED),
     Case("fused-int4-moe", "moe", integers(symmetric=False), FUSED, INTERPRETED_FUSED),
+    *(Case(f"tool-{name}", kind, of_tool(name)) for name, kind in tool_fixtures.KINDS.items()),
     *(Case(f"published-{one.short}", one.kind, published(one)) for one in PUBLISHED),
 )
 

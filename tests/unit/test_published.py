@@ -76,7 +76,7 @@ def test_the_description_and_the_tensors_agree(published, folder):
     path = folder(published)
     quantization = describe(check_checkpoint(str(path)))
     layers = layers_of(str(path))
-    kinds = {"int4-words": "int"}
+    kinds = {"int4-words": "int", "int8-words": "int"}
     for index in range(6):
         for module in ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj"):
             stored = layers.of(f"model.language_model.layers.{index}.{module}").stored

@@ -63,6 +63,10 @@ FP8 = {"dtype": "F8_E4M3"}
         (words("mlp.down_proj", groups=5), Layer("unknown")),
         (
             words("mlp.down_proj") | {f"{LAYER}.mlp.down_proj.qzeros": Tensor("I32", (4, 64))},
+            Layer("int8-words", "scales", "channel", True, False, 16),
+        ),
+        (
+            words("mlp.down_proj") | {f"{LAYER}.mlp.down_proj.qzeros": Tensor("I32", (4, 65))},
             Layer("unknown"),
         ),
     ],

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.checkpoints import fp8, int4_words
+from tests.checkpoints import fp8, int4_words, tool_fixtures
 from tests.checkpoints.published import PUBLISHED, Published
 from tests.checkpoints.published_writer import write
 from tests.serving.harness import environment
@@ -30,6 +30,10 @@ Write = Callable[[Path, Path], Path]
 
 def words(**options: Any) -> Write:
     return functools.partial(int4_words.quantize_checkpoint, **options)
+
+
+def of_tool(name: str) -> Write:
+    return lambda _, out: tool_fixtures.copy(name, out)
 
 
 def published(one: Published) -> Write:
@@ -63,6 +67,9 @@ CASES: dict[str, tuple[str, Write, int]] = {
         words(tool="awq", auto_round=True, symmetric=False),
         1,
     ),
+    "gptq-int8-dense-2-ranks": ("dense", words(tool="gptq", bits=8, symmetric=False), 2),
+    "gptq-int8-channel-dense": ("dense", words(tool="gptq", bits=8, group=-1), 1),
+    **{name: (kind, of_tool(name), 1) for name, kind in tool_fixtures.KINDS.items()},
     **{one.short: (one.kind, published(one), 1) for one in PUBLISHED},
 }
 

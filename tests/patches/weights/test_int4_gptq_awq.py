@@ -26,12 +26,11 @@ AWQ = {"quant_method": "awq", "w_bit": 4, "q_group_size": 64, "zero_point": True
 
 @pytest.mark.parametrize("group", [32, -1])
 @pytest.mark.parametrize("symmetric", [True, False])
-@pytest.mark.parametrize("tool", ["gptq", "awq"])
-def test_a_stacked_linear_is_exact(tool, symmetric, group) -> None:
+@pytest.mark.parametrize(("tool", "bits"), [("gptq", 4), ("awq", 4), ("gptq", 8)])
+def test_a_stacked_linear_is_exact(tool, bits, symmetric, group) -> None:
     """FP16 scales are not rounded to the model's dtype; zero points that are all 8 are dropped."""
-    stored = Layer(
-        "int4-words", "scales", "channel", True, tool == "awq", K if group < 0 else group
-    )
+    kind = "int4-words" if bits == 4 else "int8-words"
+    stored = Layer(kind, "scales", "channel", True, tool == "awq", K if group < 0 else group)
     layer, method = torch.nn.Module(), patch._linear()(WHERE, stored, True)
 
     def load(param: Any, loaded: torch.Tensor, shard: int) -> None:
@@ -42,13 +41,13 @@ def test_a_stacked_linear_is_exact(tool, symmetric, group) -> None:
     exact = []
     for shard, rows in enumerate(ROWS):
         weight = torch.randn(rows, K, generator=torch.Generator().manual_seed(shard))
-        tensors, values = int4_words.encode(weight, tool, group, symmetric)
+        tensors, values = int4_words.encode(weight, tool, group, symmetric, bits=bits)
         exact.append(values)
         for leaf in ("qweight", "scales", "qzeros"):
             param = getattr(layer, leaf)
             param.weight_loader(param, tensors[leaf], shard)
     method.process_weights_after_loading(layer)
-    assert (layer.qzeros is None) == symmetric
+    assert (layer.qzeros is None) == (symmetric and bits == 4)
     x = torch.randn(5, K, generator=torch.Generator().manual_seed(9))
     want = x.double() @ torch.cat(exact).double().T
     torch.testing.assert_close(method.apply(layer, x).double(), want, rtol=1e-6, atol=1e-5)
@@ -138,6 +137,6 @@ def test_it_is_for_int4_of_these_tools() -> None:
         return patch.PATCH.stands_down(Context(Settings(**settings), model, gpu))
 
     assert reason(GPTQ) is reason(AWQ) is reason({**GPTQ, "quant_method": "auto-round"}) is None
-    assert reason(GPTQ, cpu=True) is None
-    for other in ({**GPTQ, "bits": 8}, {"quant_method": "fp8"}):
-        assert "not an INT4 one of GPTQ, AWQ or AutoRound" in reason(other)
+    assert reason(GPTQ, cpu=True) is reason({**GPTQ, "bits": 8}) is None
+    for other in ({**GPTQ, "bits": 2}, {"quant_method": "fp8"}):
+        assert "not an INT4 or INT8 one of GPTQ, AWQ or AutoRound" in reason(other)
