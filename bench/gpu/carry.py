@@ -29,6 +29,7 @@ NEEDED = (
     "setproctitle", "dill", "distro", "sniffio", "openai", "loguru", "compressed-tensors", "gguf",
     "partial-json-parser", "jsonschema", "jsonschema-specifications", "referencing", "rpds-py",
     "soundfile", "cffi", "pycparser", "ipython", "traitlets", "xgrammar", "apache-tvm-ffi",
+    "humming-kernels",
 )  # fmt: skip
 # For tests/kernels, and for sglang.bench_serving.
 TESTS = (

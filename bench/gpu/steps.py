@@ -18,6 +18,7 @@ from bench.gpu import checkpoints
 Command = list[str]
 PTX_VALUES = "tests/ptx/test_values.py"
 EXPERTS = "tests/patches/model/test_experts_tanh_gelu.py"
+HUMMING = "tests/patches/weights/test_humming.py"
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,13 @@ def _experts(out: Path, toy: bool) -> list[Command]:
     chosen = ["-m", "not gpu", "-k", "activations"] if toy else ["-m", "gpu"]
     report = f"--junitxml={out / 'experts.xml'}"
     return [_python("pytest", "-q", "-p", "no:cacheprovider", EXPERTS, *chosen, report)]
+
+
+def _humming(out: Path, toy: bool) -> list[Command]:
+    """Compare Humming, which multiplies 4-bit experts by default, with float64."""
+    chosen = ["-m", "not gpu", "-k", "padding"] if toy else ["-m", "gpu"]
+    report = f"--junitxml={out / 'humming.xml'}"
+    return [_python("pytest", "-q", "-p", "no:cacheprovider", HUMMING, *chosen, report)]
 
 
 def _prefill_graphs(out: Path, toy: bool) -> list[Command]:
@@ -119,21 +127,22 @@ STEPS = (
     Step("kernel_tests", 170, "whether the kernels are right when compiled", _tests),
     Step("ptx_values", 30, "whether the emulator's instructions are the hardware's", _ptx),
     Step("experts", 40, "whether BF16 experts apply tanh gelu", _experts),
+    Step("humming", 90, "whether Humming's experts are right when compiled", _humming),
     Step(
         "prefill_graphs", 110, "log-probabilities with prefill graphs on and off",
         _prefill_graphs,
     ),
     Step(
-        "serving_26b", 330, "stock against extension, 26B-A4B shape in BF16, dummy weights",
+        "serving_26b", 300, "stock against extension, 26B-A4B shape in BF16, dummy weights",
         _serving("26B-A4B", "bf16", ("chat", "decode burst")),
     ),
     Step("attention", 80, "decode and extend over BF16 and E4M3 KV, ours and SGLang's",
          _bench("bench.kernels.attention", "attention")),
     Step("router", 30, "up to how many tokens one launch wins",
          _bench("bench.kernels.router", "router")),
-    Step("tiles", 80, "extend attention's tiles", _bench("bench.kernels.extend_tiles", "tiles")),
+    Step("tiles", 50, "extend attention's tiles", _bench("bench.kernels.extend_tiles", "tiles")),
     Step(
-        "nvfp4_kernels", 170, "fused kernels against Marlin, by shape and M",
+        "nvfp4_kernels", 150, "fused kernels against Marlin, by shape and M",
         _bench("bench.kernels.nvfp4", "nvfp4"), after="marlin_build",
     ),
     Step(

@@ -11,10 +11,16 @@ from sglang_gemma4_ext.settings import SettingsError
 # SGLang's layers of these formats ask for CUDA while they are built or loaded.
 _QUANTIZATIONS = ("fp8", "bitsandbytes")
 HOST_CACHE = "--enable-hierarchical-cache"
+GRAPHS = ("--cuda-graph-backend-decode", "--cuda-graph-backend-prefill")
 
 
 def require_cpu_formats(line: CommandLine, target: ModelInfo | None) -> None:
-    """Raise SettingsError if the checkpoint, --quantization or the host cache needs a GPU."""
+    """Raise SettingsError if the checkpoint or a flag needs a GPU."""
+    for flag in GRAPHS:
+        if (line.value(flag) or "disabled") != "disabled":
+            raise SettingsError(
+                f"{flag} {line.value(flag)} needs a GPU, and this machine has none: leave it out"
+            )
     if line.has(HOST_CACHE):
         raise SettingsError(
             f"{HOST_CACHE} needs a GPU, whose memory it extends, and this machine has none: "

@@ -49,6 +49,7 @@ def test_what_only_looks_like_gguf_is_left_to_sglang(tmp_path) -> None:
         (("--lora-paths", "mine=."), ". has no adapter_config.json"),
         (("--is-embedding",), "--is-embedding does not fit"),
         (("--enable-hierarchical-cache",), "--enable-hierarchical-cache needs a GPU"),
+        (("--cuda-graph-backend-prefill", "breakable"), "breakable needs a GPU"),
         (("--quantization", "fp8"), "--quantization fp8 needs a GPU"),
         (("--quantization", "bitsandbytes"), "--quantization bitsandbytes needs a GPU"),
     ],

@@ -119,29 +119,80 @@ def test_a_linear_is_exact(form, shape, count, sm):
     [("nvfp4", 3), pytest.param("int4-32", 1, marks=slow), pytest.param("nvfp4", 40, marks=slow)],
 )
 def test_experts_are_exact_and_their_gelu_is_tanh(form, count, sm, monkeypatch):
-    experts, top_k, hidden, inner = 6, 3, 192, 176 if form == "nvfp4" else 192
-    w13, exact13 = FORMATS[form](experts, 2 * inner, hidden)
-    w2, exact2 = FORMATS[form](experts, hidden, inner, seed=1)
-    x = tokens(count, hidden, torch.bfloat16)
-    scores = torch.rand(count, experts, generator=torch.Generator().manual_seed(1))
-    weights, ids = scores.topk(top_k, dim=-1)
+    layer, weights, exact = a_mixture(form)
+    x, ids, shares = routed(count)
     _on_a_cpu(monkeypatch)
+    with emulated(sm) as done:
+        holder = humming.prepare(layer, weights, divmod(sm, 10))
+        got = holder.runner._run_indexed_gemm(x, topk_weights=shares, topk_ids=ids)
+    near(got, expected(x, ids, shares, *exact), EXPERTS)
+    clean(done, sm)
+
+
+EXPERT_COUNT, TOP_K, HIDDEN = 6, 3, 192
+
+
+def a_mixture(form: str):
+    """Return a layer, its two stored weights, and their exact values."""
+    inner = 176 if form == "nvfp4" else 192
+    w13, exact13 = FORMATS[form](EXPERT_COUNT, 2 * inner, HIDDEN)
+    w2, exact2 = FORMATS[form](EXPERT_COUNT, HIDDEN, inner, seed=1)
     layer = SimpleNamespace(
         intermediate_size_per_partition=inner,
-        hidden_size=hidden,
+        hidden_size=HIDDEN,
         params_dtype=torch.bfloat16,
-        moe_runner_config=_config(experts, "gelu"),
+        moe_runner_config=_config(EXPERT_COUNT, "gelu"),
     )
-    with emulated(sm) as done:
-        holder = humming.prepare(layer, {"w13": w13, "w2": w2}, divmod(sm, 10))
-        got = holder.runner._run_indexed_gemm(x, topk_weights=weights, topk_ids=ids.int())
-    want = torch.zeros(count, hidden, dtype=torch.float64)
-    for token in range(count):
-        for expert, weight in zip(ids[token].tolist(), weights[token].double(), strict=True):
+    return layer, {"w13": w13, "w2": w2}, (exact13, exact2)
+
+
+def routed(count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Draw tokens, their experts, int32, and the experts' shares."""
+    scores = torch.rand(count, EXPERT_COUNT, generator=torch.Generator().manual_seed(1))
+    shares, ids = scores.topk(TOP_K, dim=-1)
+    return tokens(count, HIDDEN, torch.bfloat16), ids.int(), shares
+
+
+def expected(x, ids, shares, exact13, exact2) -> torch.Tensor:
+    """Compute the experts' result in float64, one slot after another."""
+    want = torch.zeros(len(x), HIDDEN, dtype=torch.float64)
+    for token in range(len(x)):
+        for expert, share in zip(ids[token].tolist(), shares[token].double(), strict=True):
             gate, up = (exact13[expert] @ x[token].double()).chunk(2)
-            want[token] += weight * (exact2[expert] @ (gelu(gate, approximate="tanh") * up))
-    near(got, want, EXPERTS)
-    clean(done, sm)
+            want[token] += share * (exact2[expert] @ (gelu(gate, approximate="tanh") * up))
+    return want
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("count", [1, 20, 300])
+def test_humming_on_a_gpu(form, count):
+    """Repeat the comparison with the kernels that Humming compiles for this GPU."""
+    capability, shape = torch.cuda.get_device_capability(), (320, 1408)
+    stored, exact = FORMATS[form](*shape)
+    layer = SimpleNamespace(params_dtype=torch.bfloat16)
+    holder = humming.prepare(layer, {"": on_the_gpu(stored)}, capability)
+    x = tokens(count, shape[1], torch.bfloat16)
+    near(humming.linear(holder, x.cuda(), None), x.double() @ exact.T, LINEAR)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("count", [1, 20, 300])
+def test_experts_on_a_gpu(count):
+    from sglang.srt.layers.moe.token_dispatcher import StandardDispatchOutput
+
+    layer, weights, exact = a_mixture("nvfp4")
+    on_gpu = {name: on_the_gpu(stored) for name, stored in weights.items()}
+    holder = humming.prepare(layer, on_gpu, torch.cuda.get_device_capability())
+    x, ids, shares = routed(count)
+    routing = SimpleNamespace(topk_ids=ids.cuda(), topk_weights=shares.cuda())
+    out = humming.experts(holder, StandardDispatchOutput(x.cuda(), None, routing))
+    near(out.hidden_states, expected(x, ids, shares, *exact), EXPERTS)
+
+
+def on_the_gpu(stored: humming.Stored) -> humming.Stored:
+    tensors = (stored.packed, stored.scale, stored.tensor, stored.zero)
+    return humming.Stored(*(tensor if tensor is None else tensor.cuda() for tensor in tensors))
 
 
 def _config(experts: int, activation: str):
