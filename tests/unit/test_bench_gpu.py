@@ -277,9 +277,9 @@ def two_servers(monkeypatch):
     """Stand in for both servers: transformers, with `off` added to what graphs answer."""
 
     class Stub:
-        def __init__(self, command: list[str]):
+        def __init__(self, command: list[str], log: Path):
             path = command[command.index("--model-path") + 1]
-            self.graphs = command[command.index("--cuda-graph-backend-prefill") + 1] == "breakable"
+            self.graphs = log.stem.endswith("_graphs")
             name = prefill_graphs.KINDS["dense"]
             make = getattr(prefill_graphs.transformers, name).from_pretrained
             self.model = make(path, dtype=torch.float32, attn_implementation="eager")
@@ -296,7 +296,7 @@ def two_servers(monkeypatch):
 
     @contextlib.contextmanager
     def started(command, log, **given):
-        yield Stub(command)
+        yield Stub(command, log)
 
     monkeypatch.setattr(prefill_graphs, "started", started)
     monkeypatch.setattr(prefill_graphs, "wait_until_ready", lambda *args: None)
