@@ -23,26 +23,28 @@ from sglang_gemma4_ext.kernels.nvfp4_format import e2m1_values
 
 logger = logging.getLogger(__name__)
 
-# Four bytes with a scale each, two bytes at a time, to 2 x 4 BF16 in order. prmt puts a byte into
-# the high half of a 16-bit lane, where the odd k's sign is in place.
-_TWO_BYTES = """
-prmt.b32 t, $4, 0, {selector};
-and.b32 u, t, 0x80008000;
-shr.b32 v, t, 6;
-and.b32 v, v, 0x01c001c0;
-or.b32 u, u, v;
-fma.rn.bf16x2 {odd}, u, {scale}, z;
-shl.b32 u, t, 4;
+# Four bytes with a scale each to 2 x 4 BF16. Codes 4 apart are in the same place of the two 16-bit
+# lanes, so no byte is moved. ptxas multiplies instead of shifting to the left, on another pipe.
+_TWO_CODES = """
+{sign}
 and.b32 u, u, 0x80008000;
-shr.b32 v, t, 2;
+{size}
 and.b32 v, v, 0x01c001c0;
 or.b32 u, u, v;
-fma.rn.bf16x2 {even}, u, {scale}, z;
+fma.rn.bf16x2 {to}, u, {scale}, z;
 """
+_PAIRS = (
+    ("shl.b32 u, $4, 12;", "shl.b32 v, $4, 6;", "$0", "$5"),
+    ("shl.b32 u, $4, 8;", "shl.b32 v, $4, 2;", "$2", "$5"),
+    ("shl.b32 u, $4, 4;", "shr.b32 v, $4, 2;", "$1", "$6"),
+    ("mov.b32 u, $4;", "shr.b32 v, $4, 6;", "$3", "$6"),
+)
 CODES_PTX = tl.constexpr(
-    "{\n.reg .b32 t, u, v, z;\nmov.b32 z, 0x80008000;"
-    + _TWO_BYTES.format(selector="0x1404", even="$0", odd="$2", scale="$5")
-    + _TWO_BYTES.format(selector="0x3424", even="$1", odd="$3", scale="$6")
+    "{\n.reg .b32 u, v, z;\nmov.b32 z, 0x80008000;"
+    + "".join(
+        _TWO_CODES.format(sign=sign, size=size, to=to, scale=scale)
+        for sign, size, to, scale in _PAIRS
+    )
     + "}"
 )
 # Two scales. 0x7b00 is 2^119.
@@ -61,8 +63,17 @@ fma.rn.bf16x2 $0, u, m, z;
 
 
 @triton.jit
+def in_decoded_order(tile, ROWS: tl.constexpr, BYTES: tl.constexpr, EACH: tl.constexpr):
+    """Reorder [ROWS, BYTES * EACH] as `decode_bf16` does: of four bytes 0, 2, 1 and 3."""
+    split = tile.reshape(ROWS, BYTES // 4, 2, 2, EACH)
+    return split.permute(0, 1, 3, 2, 4).reshape(ROWS, BYTES * EACH)
+
+
+@triton.jit
 def decode_bf16(packed, e4m3, ROWS: tl.constexpr, BLOCKS: tl.constexpr):
     """Decode uint8 [ROWS, BLOCKS * 8] to bf16 of the even k and of the odd k, times 2^-8.
+
+    Results are in the order of `in_decoded_order`.
 
     e4m3: uint8 [ROWS, BLOCKS], the scales' bytes, without NaN
     """
@@ -87,6 +98,7 @@ def _decode_bf16_kernel(packed_ptr, scale_ptr, even_ptr, odd_ptr, ROWS: tl.const
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
     at = row * 8 + tl.arange(0, 8)[None, :]
     even, odd = decode_bf16(tl.load(packed_ptr + at), tl.load(scale_ptr + row), ROWS, 1)
+    at = in_decoded_order(at, ROWS, 8, 1)
     tl.store(even_ptr + at, even)
     tl.store(odd_ptr + at, odd)
 

@@ -5,7 +5,7 @@ The configurations are data in `nvfp4_configs/`. A file belongs to a device (`NV
 measured on it) or to a compute capability (`sm_90.json`, chosen by reading compiled code, not
 measured):
 
-    {"measured": null or where the raw results are,
+    {"measured": null or where the raw results are, "bytes_a_us": ...,
      "faster": [["linear" or "experts", n, k], ...],
      "configs": [{"op": ..., "max_m": ..., "n": ..., "k": ..., "block_m": ..., ...}, ...]}
 
@@ -16,7 +16,9 @@ chosen when it loads.
 Linears of INT4 and FP8 have their own op, "packed", whose splits are not used. Experts of all
 formats share configs.
 
-"splits" is a number, or "fill": K is split until each multiprocessor has FILL_WARPS warps.
+"splits" is a number, or "fill": K is split so that each multiprocessor has FILL_WARPS warps and
+the launch is short (`fill`). Such a config says how many of its blocks are "resident" on a
+multiprocessor, and the file says how many bytes one reads in a microsecond.
 
 The candidates are the op's configs of the smallest `max_m` that is at least M, else of the largest.
 The one with the nearest (n, k) is chosen, by the sum of distances on a logarithmic scale.
@@ -43,7 +45,12 @@ CAPABILITIES = ((8, 0), (8, 6), (8, 9), (9, 0))
 # The capability whose table serves tensors on the CPU, in Triton's interpreter or the emulator.
 INTERPRETED = (9, 0)
 # Warps on each multiprocessor that "fill" asks for, and the most programs over K.
-FILL_WARPS, MAX_SPLITS = 8, 8
+FILL_WARPS, MAX_SPLITS = 7, 8
+# Microseconds by the model of bench/kernels/predict.py: of a tile at least, however few blocks run,
+# and of the sum of parts.
+LATENCY_US, ARRIVAL_US = 0.55, 0.7
+# Bytes of parts that the last program reads in a microsecond.
+PARTS_A_US = 100_000
 # Multiprocessors for tensors on the CPU: an H100's.
 PROCESSORS = 132
 
@@ -70,7 +77,8 @@ class Config:
 class Entry:
     """Hold a config for an op; n and k are of the packed weight, gate and up stacked.
 
-    fill: the config's splits follow from the GPU
+    resident: 0, or the config's splits follow from the GPU, which holds so many of its blocks on a
+        multiprocessor
     """
 
     op: Op
@@ -78,15 +86,19 @@ class Entry:
     n: int
     k: int
     config: Config
-    fill: bool = False
+    resident: int = 0
 
 
 @dataclass(frozen=True)
 class Table:
-    """Hold one file. measured: path of its raw results, or None. faster: (layer, n, k)."""
+    """Hold one file. measured: path of its raw results, or None. faster: (layer, n, k).
+
+    bytes_a_us: what a multiprocessor reads in a microsecond if all read
+    """
 
     name: str
     measured: str | None
+    bytes_a_us: int
     faster: frozenset[tuple[Layer, int, int]]
     entries: tuple[Entry, ...]
 
@@ -108,30 +120,35 @@ class Table:
             (entry for entry in entries if entry.max_m == bound),
             key=lambda entry: abs(math.log(entry.n / n)) + abs(math.log(entry.k / k)),
         )
-        config = nearest.config
-        return replace(config, splits=fill(config, m, n, k, processors)) if nearest.fill else config
+        if nearest.resident == 0:
+            return nearest.config
+        return replace(nearest.config, splits=fill(nearest, m, n, k, processors, self.bytes_a_us))
 
 
-def fill(config: Config, m: int, n: int, k: int, processors: int) -> int:
+def fill(entry: Entry, m: int, n: int, k: int, processors: int, bytes_a_us: int) -> int:
     """Return over how many programs K is split so that all multiprocessors have FILL_WARPS warps.
 
-    Of the numbers that do, the one is taken that gives the busiest multiprocessor the fewest tiles.
-    If none does, it is the largest, at most `most_splits`.
+    Of the numbers that do, the one is taken with which the busiest multiprocessor is done first. If
+    none does, it is the largest, at most `most_splits`.
     """
+    config = entry.config
     tiles, most = math.ceil(k / config.block_k), most_splits(config, k)
     blocks = math.ceil(m / config.block_m) * math.ceil(n / config.block_n)
     wanted = math.ceil(FILL_WARPS * processors / (blocks * config.num_warps))
-    if wanted == 1:
-        return 1
     # Tiles of K in a part: then no program is without one.
     each = range(math.ceil(tiles / most), tiles + 1)
     full = [a for a in each if math.ceil(tiles / a) >= wanted] or [each[0]]
+    tile_us = config.block_n * config.block_k * 9 / 16 / bytes_a_us
+    part_us = min(m, config.block_m) * config.block_n * 4 / PARTS_A_US
 
-    def busiest(a_part: int) -> tuple[int, int]:
+    def busy_us(a_part: int) -> tuple[float, int]:
         splits = math.ceil(tiles / a_part)
-        return math.ceil(blocks * splits / processors) * a_part, splits
+        waves, rest = divmod(math.ceil(blocks * splits / processors), entry.resident)
+        a_tile = waves * max(entry.resident * tile_us, LATENCY_US)
+        a_tile += max(rest * tile_us, LATENCY_US) if rest else 0.0
+        return a_part * a_tile + (ARRIVAL_US + splits * part_us if splits > 1 else 0.0), splits
 
-    return math.ceil(tiles / min(full, key=busiest))
+    return math.ceil(tiles / min(full, key=busy_us))
 
 
 def most_splits(config: Config, k: int) -> int:
@@ -149,14 +166,20 @@ def read(path: Path) -> Table:
     faster = frozenset((layer, n, k) for layer, n, k in content["faster"])
     if faster and not content["measured"]:
         raise ValueError(f"{path.name} calls shapes faster and names no measurement")
-    return Table(path.stem, content["measured"], faster, entries)
+    return Table(path.stem, content["measured"], content["bytes_a_us"], faster, entries)
 
 
 def _entry(
-    op: Op, max_m: int, n: int, k: int, splits: int | Literal["fill"] = 1, **config: Any
+    op: Op,
+    max_m: int,
+    n: int,
+    k: int,
+    splits: int | Literal["fill"] = 1,
+    resident: int = 0,
+    **config: Any,
 ) -> Entry:
     if splits == "fill":
-        return Entry(op, max_m, n, k, Config(**config), fill=True)
+        return Entry(op, max_m, n, k, Config(**config), resident)
     return Entry(op, max_m, n, k, Config(splits=splits, **config))
 
 

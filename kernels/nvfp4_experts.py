@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run NVFP4 routed experts at decode size, in three launches for any number of experts.
+"""Run NVFP4 routed experts at decode size, in two launches for any number of experts.
 
 The first multiplies each (token, slot) by its expert's gate and up and applies the activation. The
-second multiplies each slot by its down projection and its routing weight. The third adds a token's
-slots in their order, in fp32. Slots are not sorted; the grouped kernels sort them, for more tokens.
+second multiplies each slot by its down projection and its routing weight. Its last program of a
+token's tile adds the slots in their order, in fp32 (`_arrivals`). Slots are not sorted; the grouped
+kernels sort them, for more tokens.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import torch
 import triton
 import triton.language as tl
 
+from sglang_gemma4_ext.kernels._arrivals import arrived_last, counters
 from sglang_gemma4_ext.kernels._nvfp4_tile import (
     WEIGHT_SCALE,
     gate_and_up,
@@ -20,7 +22,6 @@ from sglang_gemma4_ext.kernels._nvfp4_tile import (
     multiply,
     weight_rows,
 )
-from sglang_gemma4_ext.kernels._slot_sum import sum_slots
 from sglang_gemma4_ext.kernels.activation import Activation
 from sglang_gemma4_ext.kernels.nvfp4_checks import check_experts
 from sglang_gemma4_ext.kernels.nvfp4_dispatch import Config, choose
@@ -94,9 +95,12 @@ def _experts_down_kernel(
     block_scale_ptr,
     row_scale_ptr,
     out_ptr,
+    parts_ptr,
+    arrivals_ptr,
     N,
     bytes_a_row,
     scales_a_row,
+    TOP_K: tl.constexpr,
     BYTES_ALIGN: tl.constexpr,
     SCALES_ALIGN: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -107,15 +111,18 @@ def _experts_down_kernel(
     PLAIN: tl.constexpr,
     BF16_FMA: tl.constexpr,
 ):
-    """Compute out fp32 [T * k, N] = weight * w2 h of each slot that has an expert, h [T * k, K]."""
+    """Compute out [T, N]: the sum of weight * w2 h over each slot that has an expert, h [T * k, K].
+
+    parts_ptr: fp32 [T, tiles, k, BLOCK_N]; arrivals_ptr: int32 [T, tiles], zeros
+    """
     packed_stride = bytes_a_row * BYTES_ALIGN
     scale_stride = scales_a_row * SCALES_ALIGN
     slot = tl.program_id(0).to(tl.int64)
+    token = slot // TOP_K
     first = tl.program_id(1) * BLOCK_N
     expert = tl.load(topk_ids_ptr + slot).to(tl.int64)
-    if expert < 0:
-        return
-    rows = expert * N + weight_rows(first, N, BLOCK_N, False)
+    # A slot without an expert multiplies nothing, and its part is zero.
+    rows = tl.maximum(expert, 0) * N + weight_rows(first, N, BLOCK_N, False)
     lane = tl.arange(0, BLOCK_M)
     acc = multiply(
         h_ptr + slot * (2 * packed_stride) + tl.zeros_like(lane),
@@ -123,7 +130,7 @@ def _experts_down_kernel(
         packed_ptr + rows * packed_stride,
         block_scale_ptr + rows * scale_stride,
         0,
-        packed_stride,
+        tl.where(expert < 0, 0, packed_stride),
         scale_stride,
         BLOCK_M,
         BLOCK_N,
@@ -135,8 +142,18 @@ def _experts_down_kernel(
     )
     weight = tl.load(topk_weights_ptr + slot).to(tl.float32) * WEIGHT_SCALE
     y = tl.sum(acc, axis=1) * tl.load(row_scale_ptr + rows) * weight
-    column = first + tl.arange(0, BLOCK_N)
-    tl.store(out_ptr + slot * N + column, y, mask=column < N)
+    tile = token * tl.num_programs(1) + tl.program_id(1)
+    place = tl.arange(0, BLOCK_N)
+    parts = parts_ptr + tile * (TOP_K * BLOCK_N) + place
+    tl.store(parts + (slot % TOP_K) * BLOCK_N, tl.where(expert < 0, 0.0, y))
+    if not arrived_last(arrivals_ptr + tile, TOP_K):
+        return
+    total = tl.zeros([BLOCK_N], tl.float32)
+    # Unrolled, so that all parts are on their way at once.
+    for i in tl.static_range(TOP_K):
+        total += tl.load(parts + i * BLOCK_N, cache_modifier=".cg")
+    out_at = out_ptr + token * N + first + place
+    tl.store(out_at, total.to(out_ptr.dtype.element_ty), mask=first + place < N)
 
 
 def nvfp4_experts(
@@ -192,17 +209,21 @@ def nvfp4_experts(
         ACTIVATION=activation,
         **launch_arguments(up, hidden, x.device),
     )
-    y = torch.empty((count * top_k, hidden), dtype=torch.float32, device=x.device)
-    _experts_down_kernel[(count * top_k, triton.cdiv(hidden, down.block_n))](
+    tiles = triton.cdiv(hidden, down.block_n)
+    shape = (count, tiles, top_k, down.block_n)
+    parts = torch.empty(shape, dtype=torch.float32, device=x.device)
+    _experts_down_kernel[(count * top_k, tiles)](
         h,
         topk_ids,
         topk_weights,
         w2_packed,
         w2_block_scale.view(torch.uint8),
         w2_row_scale,
-        y,
+        out,
+        parts,
+        counters(x.device, count * tiles),
         hidden,
+        TOP_K=top_k,
         **launch_arguments(down, inner, x.device),
     )
-    sum_slots(y, topk_ids, out)
     return out

@@ -2,8 +2,8 @@
 """Multiply activations by packed NVFP4 weights, for every number of tokens; twin of `nvfp4_ref`.
 
 One kernel serves from M = 1 to prefill; the tile changes with M (`nvfp4_dispatch`). Where N is
-small, K is split over programs, and a second launch adds their fp32 parts in a fixed order. Results
-are therefore deterministic.
+small, K is split over programs. The last one of a tile adds their fp32 parts in a fixed order
+(`_arrivals`). Results are therefore deterministic.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import torch
 import triton
 import triton.language as tl
 
+from sglang_gemma4_ext.kernels._arrivals import arrived_last, counters
 from sglang_gemma4_ext.kernels._nvfp4_tile import (
     WEIGHT_SCALE,
     gate_and_up,
@@ -29,7 +30,6 @@ from sglang_gemma4_ext.kernels.nvfp4_checks import (
 )
 from sglang_gemma4_ext.kernels.nvfp4_dispatch import MAX_SPLITS, Config, choose
 
-FINISH_COLUMNS = 512
 _MAX_SPLITS = tl.constexpr(MAX_SPLITS)
 
 
@@ -43,6 +43,8 @@ def _nvfp4_linear_kernel(
     row_scale_ptr,
     bias_ptr,
     out_ptr,
+    parts_ptr,
+    arrivals_ptr,
     M,
     N,
     x_stride,
@@ -62,13 +64,15 @@ def _nvfp4_linear_kernel(
     PLAIN: tl.constexpr,
     BF16_FMA: tl.constexpr,
 ):
-    """Compute out [M, N]; with an ACTIVATION, N is half the weight's rows; with SPLIT, raw parts.
+    """Compute out [M, N]; with an ACTIVATION, N is half the weight's rows.
 
+    parts_ptr: with SPLIT, fp32 [tiles, splits, BLOCK_M, BLOCK_N]; arrivals_ptr: int32 [tiles], 0
     bytes_a_row, scales_a_row: in units of their ALIGN, see `launch_arguments`
     tiles_a_part: with SPLIT, tiles of K that a program adds
     """
     GATED: tl.constexpr = ACTIVATION is not None
     COLUMNS: tl.constexpr = BLOCK_N // 2 if GATED else BLOCK_N
+    SIZE: tl.constexpr = BLOCK_M * BLOCK_N
     packed_stride = bytes_a_row * BYTES_ALIGN
     scale_stride = scales_a_row * SCALES_ALIGN
     # Neighbouring programs share a weight tile, so a weight is read from memory once.
@@ -100,75 +104,36 @@ def _nvfp4_linear_kernel(
         PLAIN,
         BF16_FMA,
     )
-    if not SPLIT:
-        acc *= (tl.load(row_scale_ptr + rows) * WEIGHT_SCALE)[:, None]
-        if HAS_BIAS:
-            acc += tl.load(bias_ptr + rows).to(tl.float32)[:, None]
-    else:
-        # Raw parts [splits, M, N], where N has both halves of gate and up: see `_finish_kernel`.
-        out_ptr += tl.program_id(1).to(tl.int64) * M * N
+    column = first_n + tl.arange(0, COLUMNS)
+    if SPLIT:
+        splits = tl.num_programs(1)
+        # Whole tiles, with strides that are constants: addresses then take few registers.
+        lane, place = tl.arange(0, BLOCK_M)[None, :], tl.arange(0, BLOCK_N)[:, None]
+        parts = parts_ptr + tile.to(tl.int64) * splits * SIZE + (lane * BLOCK_N + place)
+        real = (token < M)[None, :] & (place >= 0)
+        tl.store(parts + tl.program_id(1) * SIZE, acc, mask=real)
+        if not arrived_last(arrivals_ptr + tile, splits):
+            return
+        acc = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
+        if BLOCK_M <= 16:
+            # Unrolled, so that all parts are on their way at once.
+            for split in tl.static_range(_MAX_SPLITS):
+                part = parts + split * SIZE
+                there = real & (split < splits)
+                acc += tl.load(part, mask=there, other=0.0, cache_modifier=".cg")
+        else:
+            for split in tl.range(0, splits, loop_unroll_factor=2):
+                part = parts + split * SIZE
+                acc += tl.load(part, mask=real, other=0.0, cache_modifier=".cg")
+    acc *= (tl.load(row_scale_ptr + rows) * WEIGHT_SCALE)[:, None]
+    if HAS_BIAS:
+        acc += tl.load(bias_ptr + rows).to(tl.float32)[:, None]
     if GATED:
         gate, up = gate_and_up(acc, BLOCK_M, BLOCK_N)
         acc = gated(gate, up, ACTIVATION)
-    column = first_n + tl.arange(0, COLUMNS)
     at = token[None, :].to(tl.int64) * N + column[:, None]
     inside = (token < M)[None, :] & (column < N)[:, None]
     tl.store(out_ptr + at, acc.to(out_ptr.dtype.element_ty), mask=inside)
-
-
-@triton.jit(do_not_specialize=["M", "splits"])
-def _finish_kernel(
-    parts_ptr,
-    row_scale_ptr,
-    bias_ptr,
-    out_ptr,
-    M,
-    N,
-    splits,
-    ACTIVATION: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-):
-    """Add parts, fp32 [splits, M, rows]; apply row scales, bias, activation; out is [M, N]."""
-    token = tl.program_id(0).to(tl.int64)
-    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-    inside = column < N
-    rows = 2 * N if ACTIVATION is not None else N
-    y = _scaled_sum(
-        parts_ptr, row_scale_ptr, bias_ptr, M, rows, splits, token, column, inside, HAS_BIAS
-    )
-    if ACTIVATION is not None:
-        row = N + column
-        up = _scaled_sum(
-            parts_ptr, row_scale_ptr, bias_ptr, M, rows, splits, token, row, inside, HAS_BIAS
-        )
-        y = gated(y, up, ACTIVATION)
-    tl.store(out_ptr + token * N + column, y.to(out_ptr.dtype.element_ty), mask=inside)
-
-
-@triton.jit
-def _scaled_sum(
-    parts_ptr,
-    row_scale_ptr,
-    bias_ptr,
-    M,
-    rows,
-    splits,
-    token,
-    row,
-    inside,
-    HAS_BIAS: tl.constexpr,
-):
-    """Add and scale the parts of a token at columns `row`; fp32. token: int64."""
-    total = tl.zeros(row.shape, tl.float32)
-    # Unrolled, so that all parts are on their way at once.
-    for split in tl.static_range(_MAX_SPLITS):
-        part = parts_ptr + (split * M + token) * rows + row
-        total += tl.load(part, mask=inside & (split < splits), other=0.0)
-    total *= tl.load(row_scale_ptr + row, mask=inside, other=0.0) * WEIGHT_SCALE
-    if HAS_BIAS:
-        total += tl.load(bias_ptr + row, mask=inside, other=0.0).to(tl.float32)
-    return total
 
 
 def nvfp4_linear(
@@ -204,47 +169,23 @@ def nvfp4_linear(
         return out
     config = config or choose("linear", x.device, tokens.shape[0], rows, k)
     require(config.splits <= MAX_SPLITS, "%d splits, at most %d", config.splits, MAX_SPLITS)
-    weight = (packed, block_scale.view(torch.uint8), row_scale)
-    if config.splits == 1:
-        _multiply(tokens, weight, bias, out, columns, activation, config)
-        return out
-    shape = (config.splits, tokens.shape[0], rows)
-    parts = torch.empty(shape, dtype=torch.float32, device=x.device)
-    _multiply(tokens, weight, None, parts, rows, None, config)
-    _finish_kernel[(tokens.shape[0], triton.cdiv(columns, FINISH_COLUMNS))](
-        parts,
+    tile_columns = config.block_n if activation is None else config.block_n // 2
+    tiles = triton.cdiv(tokens.shape[0], config.block_m) * triton.cdiv(columns, tile_columns)
+    parts = arrivals = None
+    if config.splits > 1:
+        shape = (tiles, config.splits, config.block_m, config.block_n)
+        parts = torch.empty(shape, dtype=torch.float32, device=x.device)
+        arrivals = counters(x.device, tiles)
+    _nvfp4_linear_kernel[(tiles, config.splits)](
+        tokens,
+        packed,
+        block_scale.view(torch.uint8),
         row_scale,
         bias,
         out,
+        parts,
+        arrivals,
         tokens.shape[0],
-        columns,
-        config.splits,
-        ACTIVATION=activation,
-        HAS_BIAS=bias is not None,
-        COLUMNS=FINISH_COLUMNS,
-    )
-    return out
-
-
-def _multiply(
-    tokens: torch.Tensor,
-    weight: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
-    bias: torch.Tensor | None,
-    out: torch.Tensor,
-    columns: int,
-    activation: Activation | None,
-    config: Config,
-) -> None:
-    """Launch the matmul. out: [T, columns], or raw fp32 parts [splits, T, columns]."""
-    count, k = tokens.shape
-    tile_columns = config.block_n if activation is None else config.block_n // 2
-    tiles = triton.cdiv(count, config.block_m) * triton.cdiv(columns, tile_columns)
-    _nvfp4_linear_kernel[(tiles, config.splits)](
-        tokens,
-        *weight,
-        bias,
-        out,
-        count,
         columns,
         tokens.stride(0),
         tiles_a_part=triton.cdiv(triton.cdiv(k, config.block_k), config.splits),
@@ -253,6 +194,7 @@ def _multiply(
         SPLIT=config.splits > 1,
         **launch_arguments(config, k, tokens.device),
     )
+    return out
 
 
 def _check_epilogue(

@@ -33,6 +33,7 @@ TYPES = {
     **dict.fromkeys(("row_scale_ptr", "tensor_scale_ptr", "parts_ptr"), "*fp32"),
     **dict.fromkeys(("topk_weights_ptr", "weights_ptr"), "*fp32"),
     **dict.fromkeys(("topk_ids_ptr", "slots_ptr", "experts_ptr", "padded_ptr"), "*i32"),
+    "arrivals_ptr": "*i32",
 }
 
 
@@ -59,14 +60,9 @@ def _linears(table: Table, sm: int, dtype: str) -> Iterator[tuple[int, Job]]:
             config = table.choose("linear", m, n, k, processors)
             bias = {"HAS_BIAS": False, "bias_ptr": None}
             gated = {"columns": n // 2 if activation else n, "ACTIVATION": activation, **bias}
-            if config.splits == 1:
-                yield k, _job(kernel, sm, dtype, config, k, SPLIT=False, **gated)
-                continue
-            # The parts are plain; a second launch adds them and applies the activation.
-            plain = {"columns": n, "ACTIVATION": None, "fp32_out": True, **bias}
-            yield k, _job(kernel, sm, dtype, config, k, SPLIT=True, **plain)
-            each = nvfp4_linear.FINISH_COLUMNS
-            yield 0, _addition("_finish_kernel", sm, dtype, COLUMNS=each, **gated)
+            split = config.splits > 1
+            absent = {} if split else {"parts_ptr": None, "arrivals_ptr": None}
+            yield k, _job(kernel, sm, dtype, config, k, SPLIT=split, **gated, **absent)
 
 
 def _activations(n: int, k: int) -> tuple[str | None, ...]:
@@ -79,15 +75,19 @@ def _experts(table: Table, sm: int, dtype: str) -> Iterator[tuple[int, Job]]:
         columns = n13 // 2
         act = {"columns": columns, "ACTIVATION": "gelu_tanh"}
         yield k13, _job("_experts_up_kernel", sm, dtype, up, k13, **act)
-        yield k2, _job("_experts_down_kernel", sm, dtype, down, k2, columns=n2, fp32_out=True)
+        yield k2, _job("_experts_down_kernel", sm, dtype, down, k2, columns=n2, TOP_K=TOP_K)
         for m in TOKENS:
             config = table.choose("grouped", m, n13, k13)
             yield k13, _job("_grouped_kernel", sm, dtype, config, k13, **act, SLOTS_A_ROW=TOP_K)
             plain = {"columns": n2, "ACTIVATION": None, "SLOTS_A_ROW": 1}
             yield k2, _job("_grouped_kernel", sm, dtype, config, k2, **plain)
-        each = {"columns": n2, "COLUMNS": _slot_sum.SUM_COLUMNS, "TOP_K": TOP_K}
-        for fp32_in in (True, False):
-            yield 0, _addition("_sum_slots_kernel", sm, dtype, fp32_in=fp32_in, **each)
+        each = {"COLUMNS": _slot_sum.SUM_COLUMNS, "TOP_K": TOP_K}
+        for fp32 in ((), ("y_ptr",)):
+            aligned = ("N",) if n2 % 16 == 0 else ()
+            yield (
+                0,
+                _with_types("_sum_slots_kernel", sm, dtype, each, aligned, Config(1, 1, 1), fp32),
+            )
 
 
 def _job(
@@ -98,23 +98,13 @@ def _job(
     k: int,
     *,
     columns: int,
-    fp32_out: bool = False,
     **constants: Any,
 ) -> Job:
     """Make a job. columns: of the output; Triton specializes on whether 16 divides them."""
     arguments = launch_arguments(config, k, torch.device("cpu"))
     constants |= {name: value for name, value in arguments.items() if name.isupper()}
     aligned = ("x_stride", "N", "columns") if columns % 16 == 0 else ("x_stride",)
-    return _with_types(kernel, sm, dtype, constants, aligned, config, ("out_ptr",) * fp32_out)
-
-
-def _addition(
-    kernel: str, sm: int, dtype: str, *, columns: int, fp32_in: bool = False, **constants: Any
-) -> Job:
-    """Make a job of a launch that adds the parts of a matmul, or the slots of a token."""
-    aligned = ("N",) if columns % 16 == 0 else ()
-    fp32 = ("y_ptr",) if fp32_in else ()
-    return _with_types(kernel, sm, dtype, constants, aligned, Config(1, 1, 1), fp32)
+    return _with_types(kernel, sm, dtype, constants, aligned, config, ())
 
 
 def _dequant(sm: int, dtype: str, e4m3: bool) -> Job:

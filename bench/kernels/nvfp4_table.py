@@ -58,7 +58,8 @@ def write(rows: list[dict[str, Any]], measured: str, name: str, folder: Path = F
     lines = ",\n".join(f"  {json.dumps(config)}" for config in content["configs"])
     path = file_of(name, folder)
     path.write_text(
-        f'{{"measured": {json.dumps(measured)}, "faster": {json.dumps(kept)}, "configs": [\n'
+        f'{{"measured": {json.dumps(measured)}, "bytes_a_us": {table.bytes_a_us}, '
+        f'"faster": {json.dumps(kept)}, "configs": [\n'
         f"{lines}\n]}}\n"
     )
     return path

@@ -12,12 +12,13 @@ blocks takes the longest of four times:
     alu       the integer pipe takes an instruction of a warp in two cycles, at ALU of the peak
     memory    the bytes of the tiles, at a multiprocessor's share of BANDWIDTH of the peak
 
-A launch adds LAUNCH_S, and a second one of the same op LATER_LAUNCH_S. The constants are
-assumptions. A share of the roof is weight bytes over peak bandwidth, divided by the time.
+A launch adds LAUNCH_S. A sum of parts adds HOP_S, as for Marlin below, and the time in which a
+multiprocessor writes its part and reads all. The constants are assumptions. A share of the roof is
+weight bytes over peak bandwidth, divided by the time.
 
 SGLang's Marlin is modelled in the same way, from the machine code that SGLang 0.5.23 compiles for
-M up to 16. Its stripes are balanced. Programs of one column add their parts one after the other:
-HOP_S each is an assumption that decides small shapes.
+M up to 16. Its stripes are balanced. Programs of one column add their parts one after the other,
+each in HOP_S, an assumption that decides small shapes.
 
 --write writes bench/results/nvfp4_predicted.csv; otherwise the rows are compared with that file. A
 run of bench.kernels.nvfp4 on one of the cards confirms or refutes its rows.
@@ -35,19 +36,22 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from bench.kernels.compile_check import RESULT as COMPILED
-from bench.kernels.shapes import NAMED, TOP_K, experts
+from bench.kernels.shapes import GATED_SHARDS, NAMED, TOP_K, experts
 from sglang_gemma4_ext.kernels.nvfp4_dispatch import FOLDER, Config, Table, read
 
 RESULT = COMPILED.with_name("nvfp4_predicted.csv")
 NOTE = "# by the model of bench/kernels/predict.py; no GPU has run this"
 WAIT_CYCLES = 225
 ISSUE, ALU, BANDWIDTH = 0.9, 0.95, 0.92
-LAUNCH_S, LATER_LAUNCH_S, HOP_S = 1.5e-6, 1.8e-6, 0.7e-6
+LAUNCH_S, HOP_S = 1.5e-6, 0.7e-6
+# Of L2: bytes that a multiprocessor reads or writes in a cycle, and the cycles of a later round.
+L2_BYTES_A_CYCLE, L2_CYCLES = 64, 600
 BYTES_A_WEIGHT = 9 / 16
 TOKENS, EXPERT_TOKENS = (1, 16, 32, 64), (1, 4, 16)
 REGISTERS, RESERVED_SHARED_BYTES = 65536, 1024
 # Warps, blocks and shared bytes of a multiprocessor, by CUDA's programming guide.
-LIMITS = {80: (64, 32, 164 << 10), 86: (48, 16, 100 << 10), 90: (64, 32, 228 << 10)}
+LIMITS = {80: (64, 32, 164 << 10), 86: (48, 16, 100 << 10), 89: (48, 24, 100 << 10),
+          90: (64, 32, 228 << 10)}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -143,6 +147,18 @@ def waves_s(card: Card, code: Code, blocks: int, iterations: int) -> float:
     return total
 
 
+def arrival_s(card: Card, parts: int, tokens: int, columns: int) -> float:
+    """Return the seconds after the last matmul of a tile until its parts are added.
+
+    For more than 16 tokens the parts are read two at a time, else all at once.
+    """
+    if parts == 1:
+        return 0.0
+    rounds = 1 if tokens <= 16 else math.ceil(parts / 2)
+    cycles = (parts + 1) * tokens * columns * 4 / L2_BYTES_A_CYCLE + (rounds - 1) * L2_CYCLES
+    return HOP_S + cycles / card.clock_hz
+
+
 def marlin_s(card: Card, n: int, k: int) -> float:
     """Return the seconds of SGLang's Marlin for up to 16 tokens."""
     code, rows_k = (MARLIN, 128) if k % 128 == 0 else (NARROW_MARLIN, 64)
@@ -188,12 +204,13 @@ def _row(
 ) -> Row:
     """Predict one op. copies: matrices [N, K], each of which is read from memory."""
     card, (n, k, m) = CARDS[name], shape
-    code = code_of(card, _compiled(compiled, card, op, config, k))
+    code = code_of(card, _compiled(compiled, card, op, config, shape))
     blocks = copies * math.ceil(n / config.block_n) * config.splits
     iterations = math.ceil(math.ceil(k / config.block_k) / config.splits)
     whole = copies * n * k * BYTES_A_WEIGHT / card.bytes_a_s
     seconds = max(waves_s(card, code, blocks, iterations), whole / BANDWIDTH) + LAUNCH_S
-    seconds += LATER_LAUNCH_S if config.splits > 1 or op == "experts_down" else 0
+    parts = TOP_K if op == "experts_down" else config.splits
+    seconds += arrival_s(card, parts, 1 if copies > 1 else min(m, config.block_m), config.block_n)
     together = min(code.resident, math.ceil(blocks / card.processors))
     times = iteration(card, code, together)
     return Row(
@@ -204,13 +221,21 @@ def _row(
 
 
 def _compiled(
-    compiled: list[dict[str, str]], card: Card, op: str, config: Config, k: int
+    compiled: list[dict[str, str]],
+    card: Card,
+    op: str,
+    config: Config,
+    shape: tuple[int, int, int],
 ) -> dict[str, str]:
+    """Find the code of an op; a stacked gate and up has the activation in it."""
+    n, k, _ = shape
+    gated = op == "experts_up" or (op == "linear" and (n, k) in GATED_SHARDS)
     want = {
         "kernel": f"_nvfp4_{op}_kernel" if op == "linear" else f"_{op}_kernel",
         "sm": str(card.capability), "dtype": "bf16", "block_m": str(config.block_m),
         "block_n": str(config.block_n), "block_k": str(config.block_k),
-        "warps": str(config.num_warps), "split": str(config.splits > 1),
+        "warps": str(config.num_warps), "stages": str(config.num_stages),
+        "split": str(config.splits > 1), "variant": "gelu_tanh" if gated else "",
     }  # fmt: skip
     return next(
         row

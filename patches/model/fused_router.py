@@ -24,6 +24,7 @@ from sglang_gemma4_ext.context import Context
 from sglang_gemma4_ext.kernels.nvfp4_dispatch import INTERPRETED
 from sglang_gemma4_ext.kernels.router_dispatch import row_of
 from sglang_gemma4_ext.machine import detect_gpu
+from sglang_gemma4_ext.patches.model._counters import counters_are_safe
 from sglang_gemma4_ext.registry import Hook, Patch, Source
 
 logger = logging.getLogger(__name__)
@@ -98,7 +99,7 @@ def _connect(result: None, layer: Any, *args: Any, **kwargs: Any) -> None:
     """AFTER Gemma4DecoderLayer.__init__, which has built both the router and the experts."""
     if layer.router is None or not _asks_for_a_choice(layer.moe.topk.topk_config.output_format):
         return
-    max_tokens = _row().one_launch_max_tokens if _counters_are_safe() else 0
+    max_tokens = _row().one_launch_max_tokens if counters_are_safe() else 0
     routing = Routing(layer.router, layer.moe, max_tokens)
     layer.router.register_buffer(
         "arrivals", torch.zeros(max_tokens, dtype=torch.int32), persistent=False
@@ -110,18 +111,6 @@ def _connect(result: None, layer: Any, *args: Any, **kwargs: Any) -> None:
 def _asks_for_a_choice(output_format: Any) -> bool:
     """Tell whether TopK will call its routing function; some MoE backends route by themselves."""
     return output_format is None or output_format.name == "STANDARD"
-
-
-def _counters_are_safe() -> bool:
-    """Tell whether one launch can rely on its counters: zeros, and used by no other launch.
-
-    A paused server loses what is in the weights' memory. Multiplexed prefill and decode, and
-    overlapped batches, may run the same layer at the same time.
-    """
-    from sglang.srt.runtime_context import get_server_args
-
-    args = get_server_args()
-    return not (args.enable_memory_saver or args.enable_pdmux or args.enable_two_batch_overlap)
 
 
 def _row() -> Any:

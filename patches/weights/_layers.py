@@ -20,6 +20,7 @@ import torch
 from sglang_gemma4_ext.context import Context
 from sglang_gemma4_ext.kernels.nvfp4_block import BLOCK
 from sglang_gemma4_ext.kernels.nvfp4_ref import nvfp4_experts_ref, nvfp4_linear_ref
+from sglang_gemma4_ext.patches.model._counters import counters_are_safe
 from sglang_gemma4_ext.patches.weights import _dispatch as checkpoint
 from sglang_gemma4_ext.patches.weights import _humming as humming
 from sglang_gemma4_ext.settings import Settings
@@ -93,9 +94,12 @@ def fused() -> bool:
     """
     chosen = checkpoint.uses_fused(here())
     if chosen:
+        from sglang_gemma4_ext.kernels import _arrivals
         from sglang_gemma4_ext.patches.weights import _ops
 
         _ops.register()
+        if not counters_are_safe():
+            _arrivals.keep_none()
     return chosen
 
 

@@ -20,7 +20,6 @@ ROOT = Path(__file__).resolve().parents[2]
 OLDER_TRITON = "3.6.0"
 KERNELS = {
     "_nvfp4_linear_kernel",
-    "_finish_kernel",
     "_experts_up_kernel",
     "_experts_down_kernel",
     "_grouped_kernel",
@@ -63,8 +62,6 @@ def _require_all(found: dict) -> None:
         # INT4 and FP8, of which experts are gate and up, or down.
         "_packed_linear_kernel": 2,
         "_packed_experts_kernel": 4,
-        # The slots of a decode step are in fp32, those of grouped experts in the model's dtype.
-        "_sum_slots_kernel": 2,
     }
 
 

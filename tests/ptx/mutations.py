@@ -17,7 +17,8 @@ from typing import NamedTuple
 
 import torch
 
-from sglang_gemma4_ext.kernels.nvfp4_dispatch import FOLDER, read
+from sglang_gemma4_ext.kernels import _arrivals
+from sglang_gemma4_ext.kernels.nvfp4_dispatch import FOLDER, Config, read
 from sglang_gemma4_ext.kernels.nvfp4_experts import nvfp4_experts
 from sglang_gemma4_ext.kernels.nvfp4_linear import nvfp4_linear
 from sglang_gemma4_ext.kernels.router_one_launch import route_one_launch
@@ -63,6 +64,17 @@ def linear(sm: int, m: int, n: int, ks: tuple[int, ...], like: tuple[int, int]) 
     )
 
 
+def split(sm: int) -> Case:
+    """Describe a linear of three parts, in two launches that use the same counters."""
+    config = Config(8, 32, 64, 3)
+    given = [(torch.randn(1, 320).to(torch.bfloat16), *draw(33, 320)) for _ in range(2)]
+    return Case(
+        "_nvfp4_linear_kernel",
+        sm,
+        lambda: torch.cat([nvfp4_linear(*tensors, config=config) for tensors in given]),
+    )
+
+
 def experts_down(sm: int) -> Case:
     table = read(FOLDER / f"sm_{sm}.json")
     up, down = table.choose("experts_up", 1, 1408, 2816), table.choose("experts_down", 1, 2816, 704)
@@ -99,6 +111,7 @@ def cases() -> tuple[Case, ...]:
         linear(90, 17, 126, (704, 192), (8192, 3840)),
         experts_down(86),
         router(90),
+        split(90),
     )
 
 
@@ -125,6 +138,7 @@ def run(case: Case, every: int) -> tuple[int, list[tuple[str, int, str, int]]]:
     count, undetected = 0, []
     for what, number, mutant in mutants(ptx, every):
         count += 1
+        _arrivals._kept.clear()  # the last mutant may have left any count
         try:
             change = {ptx: mutant}
             with EmulatedGpu(case.sm, change=lambda text, c=change: c.get(text, text)) as gpu:

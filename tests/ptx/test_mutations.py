@@ -27,6 +27,7 @@ EQUIVALENT = {
     (LINEAR, 90, "no fence.proxy.async", 1): "the first fence follows the stores of both operands",
     (LINEAR, 90, "no wgmma.wait_group", 0): "the second one waits for both, before any use",
     **{(LINEAR, 90, "copy of all bytes", i): CODES for i in (0, 10, 20)},
+    (LINEAR, 90, "unguarded store", 0): "a part of a token that does not exist, which nobody reads",
     (DOWN, 86, "no bar.sync", 0): STAGES,
     **{(DOWN, 86, "copy of all bytes", i): CODES for i in (0, 10)},
     (DOWN, 86, "unguarded load", 0): "scales of the next row, whose codes are masked with zero",

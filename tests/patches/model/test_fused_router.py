@@ -53,7 +53,7 @@ def test_where_it_stands_down(settings, model, gpu, reason) -> None:
 
 def test_a_layer_routes_by_our_kernels(monkeypatch) -> None:
     """Use one launch for few tokens, whose choice is used once; else launch the choice alone."""
-    monkeypatch.setattr(fused_router, "_counters_are_safe", lambda: True)
+    monkeypatch.setattr(fused_router, "counters_are_safe", lambda: True)
     monkeypatch.setattr(router_one_launch, "route_one_launch", lambda *a: ("logits", "w", ids))
     monkeypatch.setattr(router, "route", lambda *a: ("chosen", "anew"))
     ids = torch.zeros(1, 2)

@@ -19,6 +19,7 @@ import pytest
 import torch
 
 from bench.kernels.cross_compile import MAX_SHARED_BYTES
+from bench.kernels.predict import LIMITS, Card, code_of
 from bench.kernels.shapes import LINEAR_SHARDS
 from sglang_gemma4_ext.checkpoint.model_family import ModelInfo
 from sglang_gemma4_ext.context import Context
@@ -48,7 +49,7 @@ from tests.serving.harness import environment
 
 ROOT = Path(__file__).resolve().parents[3]
 COMPILED = ROOT / "bench" / "results" / "nvfp4_compiled.csv"
-WITHOUT_DOT = {"_dequant_kernel", "_finish_kernel", "_sum_slots_kernel"}
+WITHOUT_DOT = {"_dequant_kernel", "_sum_slots_kernel"}
 tables = pytest.mark.parametrize("path", sorted(FOLDER.glob("*.json")), ids=lambda p: p.stem)
 
 
@@ -58,7 +59,7 @@ def _entry(**changes: Any) -> dict[str, Any]:
 
 
 def _write(path: Path, *configs: dict[str, Any], faster=(), measured=None) -> Path:
-    content = {"measured": measured, "faster": faster, "configs": configs}
+    content = {"measured": measured, "bytes_a_us": 9000, "faster": faster, "configs": configs}
     path.write_text(json.dumps(content))
     return path
 
@@ -109,7 +110,7 @@ def test_the_smallest_bound_on_m_is_taken_then_the_nearest_shape(tmp_path) -> No
 @tables
 @pytest.mark.parametrize("processors", [80, 82, 108, 132, 142])
 def test_decodes_fill_each_multiprocessor_or_split_k_to_the_end(path, processors) -> None:
-    """Check 8 warps on each of an A10G's, RTX 3090's, A100's, H100's and L40S's."""
+    """Check 7 warps on each of an A10G's, RTX 3090's, A100's, H100's and L40S's."""
     table = read(path)
     for (n, k), m in itertools.product(LINEAR_SHARDS, (1, 16, 32, 64)):
         config = table.choose("linear", m, n, k, processors)
@@ -130,19 +131,46 @@ def test_the_parts_of_a_split_are_at_most_twice_the_weights_bytes() -> None:
             assert splits == MAX_SPLITS or (splits + 1) * block_m * n * 8 > 2 * n * k * 9 / 16
 
 
-def test_of_two_splits_that_fill_the_better_balanced_is_taken(tmp_path) -> None:
+def _filling(**changes: Any) -> dict[str, Any]:
+    return _entry(**{"splits": "fill", "resident": 8, "num_warps": 2, **changes})
+
+
+def test_of_splits_that_fill_the_one_that_is_done_first_is_taken(tmp_path) -> None:
     """Two parts are 336 blocks on 80 multiprocessors: one in five has a fifth block."""
-    table = read(_write(tmp_path / "t.json", _entry(splits="fill", num_warps=2, block_k=256)))
+    table = read(_write(tmp_path / "t.json", _filling(block_k=256)))
     splits = table.choose("linear", 1, 5376, 21504, 80).splits
     tiles = {s: math.ceil(168 * s / 80) * math.ceil(84 / s) for s in range(2, 9)}
-    assert tiles[splits] == min(tiles.values()) < tiles[2]
+    assert tiles[splits] <= 1.05 * min(tiles.values()) < tiles[2]
 
 
-def test_k_is_split_no_further_than_it_fills(tmp_path) -> None:
-    table = read(_write(tmp_path / "t.json", _entry(splits="fill", num_warps=2)))
+def test_a_second_wave_of_few_blocks_is_avoided(tmp_path) -> None:
+    """With 5 resident blocks 6 parts are two waves on 80 multiprocessors, the second of one."""
+    for resident, one_wave in ((8, False), (5, True)):
+        path = _write(tmp_path / "t.json", _filling(resident=resident))
+        splits = read(path).choose("linear", 1, 2560, 1152, 80).splits
+        assert (splits <= 5) == one_wave, (resident, splits)
+
+
+def test_k_is_split_only_where_it_gains(tmp_path) -> None:
+    table = read(_write(tmp_path / "t.json", _filling()))
     splits = [table.choose("linear", 1, n, 1024, 100).splits for n in (64, 6400, 12800, 25600)]
-    assert splits == [8, 2, 1, 1]
+    assert splits == [8, 4, 1, 1]
     assert read(_write(tmp_path / "u.json", _entry(splits=3))).choose("linear", 1, 1, 1).splits == 3
+
+
+@pytest.mark.parametrize("sm", LIMITS)
+def test_the_resident_blocks_are_those_of_the_compiled_code(sm) -> None:
+    """Registers and shared memory limit them; codes of one tile differ by a few registers."""
+    found: dict[tuple[str, ...], set[int]] = {}
+    for row in _rows():
+        if row["sm"] == str(sm) and row["split"] == "True" and row["dtype"] == "bf16":
+            tile = tuple(row[f"block_{side}"] for side in "mnk")
+            found.setdefault(tile, set()).add(code_of(Card(sm, 1, 1, 1), row).resident)
+    entries = [e for e in read(FOLDER / f"sm_{sm}.json").entries if e.resident]
+    assert entries
+    for entry in entries:
+        tile = tuple(str(getattr(entry.config, f"block_{side}")) for side in "mnk")
+        assert entry.resident in found[tile], tile
 
 
 def test_a_device_uses_its_own_table_or_that_of_the_next_lower_capability(tmp_path) -> None:
@@ -409,16 +437,16 @@ def test_scales_are_copied_ahead() -> None:
 # The most instructions that a weight costs in the steady loop in BF16, by kernel and tokens of its
 # tile: on sm_80 to sm_89, and on sm_90. Shards whose scales are waited for cost a little more.
 SLOTS = {
-    ("_nvfp4_linear_kernel", 8): (3.98, 3.95),
-    ("_nvfp4_linear_kernel", 16): (4.05, 4.15),
-    ("_nvfp4_linear_kernel", 32): (4.88, 4.18),
-    ("_nvfp4_linear_kernel", 64): (6.06, 4.64),
-    ("_nvfp4_linear_kernel", 128): (8.39, 4.75),
-    ("_experts_up_kernel", 8): (3.74, 3.73),
-    ("_experts_down_kernel", 8): (3.88, 3.85),
-    ("_grouped_kernel", 16): (4.77, 4.62),
-    ("_grouped_kernel", 32): (4.84, 5.05),
-    ("_grouped_kernel", 64): (6.11, 6.03),
+    ("_nvfp4_linear_kernel", 8): (3.84, 3.84),
+    ("_nvfp4_linear_kernel", 16): (4.06, 4.00),
+    ("_nvfp4_linear_kernel", 32): (4.86, 4.16),
+    ("_nvfp4_linear_kernel", 64): (6.06, 4.59),
+    ("_nvfp4_linear_kernel", 128): (8.27, 4.62),
+    ("_experts_up_kernel", 8): (3.61, 3.59),
+    ("_experts_down_kernel", 8): (3.74, 3.75),
+    ("_grouped_kernel", 16): (4.72, 4.50),
+    ("_grouped_kernel", 32): (4.72, 4.92),
+    ("_grouped_kernel", 64): (5.98, 5.91),
 }
 WAITED = 1.15
 
