@@ -29,7 +29,7 @@ python -m sglang_gemma4_ext.launch_server --model-path CHECKPOINT
   shorter, it is how many of that length do.
 - BF16 weights are exact. FP8 and NVFP4 weights are lossy, and so is 8-bit KV. "with kv8" is the
   longest request under `--gemma4-allow kv8`, where that adds any.
-- FP8 weights are listed from compute capability 8.9 on.
+- Below compute capability 8.9 FP8 weights are served weight-only: activations stay in BF16.
 - Blackwell cards (5090, PRO 6000) are planned as SGLang serves them: the extension's memory patches
   are for 8.0 to 9.x.
 

@@ -26,9 +26,12 @@ def scales_a_row(k: int, blocks: bool) -> int:
 def spread(scale: torch.Tensor, rows: int, k: int, blocks: bool) -> torch.Tensor:
     """Spread a checkpoint's scales over rows: returns fp32 [rows, G], contiguous.
 
-    scale: floating; [] or [1] for the tensor, [rows] or [rows, 1], or [rows/128, k/128] rounded up
+    scale: floating; [] or [1] for the tensor, [rows] or [rows, 1], or [rows/128, k/128] rounded up,
+        also as ModelOpt has it, [rows/128, 1, k/128, 1]
     Raises ValueError on another shape.
     """
+    if blocks and scale.dim() == 4:
+        scale = scale[:, 0, :, 0]
     groups = scales_a_row(k, blocks)
     expected = (-(-rows // BLOCK), groups) if blocks else (rows, 1)
     if scale.numel() == 1 and expected != (1, 1):

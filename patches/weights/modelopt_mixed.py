@@ -28,6 +28,7 @@ from sglang_gemma4_ext.registry import Hook, Patch, Source
 
 QUANT = "sglang.srt.layers.quantization.modelopt_quant"
 CONFIG = f"{QUANT}.ModelOptMixedPrecisionConfig"
+MODEL_CONFIG = "sglang.srt.configs.model_config.ModelConfig"
 
 
 def _get_quant_method(original: Callable[..., Any], config: Any, layer: Any, prefix: str) -> Any:
@@ -43,6 +44,13 @@ def _get_quant_method(original: Callable[..., Any], config: Any, layer: Any, pre
     if stored.stored == "fp8" and fp8.takes(layer, marlin=False):
         return fp8.method(layer, prefix, stored)
     return original(config, layer, prefix)
+
+
+def _without_nvfp4(result: dict[str, Any] | None, *args: Any, **kwargs: Any) -> Any:
+    """AFTER _parse_modelopt_quant_config: a mix without NVFP4 is a mix; SGLang says w4afp8."""
+    if result is not None and result.get("quant_method") == "w4afp8":
+        return {**result, "quant_method": "modelopt_mixed"}
+    return result
 
 
 def _stands_down(ctx: Context) -> str | None:
@@ -64,13 +72,17 @@ PATCH = Patch(
     name="modelopt_mixed",
     theme="weights",
     summary="ModelOpt MIXED_PRECISION checkpoints serve, each layer exactly as it is stored",
-    why="SGLang's methods need kernels of their own and merge unequal scales of stacked linears; "
-    "they find a layer's algorithm by names that K = V layers and experts lack",
+    why="SGLang's methods need kernels of their own and merge unequal scales of stacked linears. "
+    "They find a layer's algorithm by names that K = V layers and experts lack. A mix without "
+    "NVFP4 is taken for w4afp8",
     upstream="unreported",
     retire_when="--fp4-gemm-backend offers a dequantizing reference",
     retired=_retired,
     hooks=(
         Hook(f"{WEIGHT_UTILS}.get_quant_config", "6ac93e175067", "after", name_checkpoint),
+        Hook(
+            f"{MODEL_CONFIG}._parse_modelopt_quant_config", "3ca511b610ba", "after", _without_nvfp4
+        ),
         Hook(f"{CONFIG}.get_quant_method", "c2ef05fe46d3", "around", _get_quant_method),
         Hook(f"{CONFIG}.get_supported_act_dtypes", "d8e4211cbf73", "after", nvfp4.allow_fp32),
     ),

@@ -37,6 +37,7 @@ from sglang_gemma4_ext.checkpoint.quantization import describe
 from sglang_gemma4_ext.checkpoint.schemes import Quantization
 from sglang_gemma4_ext.checkpoint.stored_checks import check_stored
 from sglang_gemma4_ext.checkpoint.token_ids import check_token_ids
+from sglang_gemma4_ext.checkpoint.unserved import check_section
 from sglang_gemma4_ext.kernels.nvfp4_block import BLOCK as NVFP4_GROUP
 
 _LAYER = re.compile(r"(?:model\.)?(?:language_model\.)?(?:model\.)?layers\.(\d{1,6})\.(.+)\.[^.]+")
@@ -103,6 +104,7 @@ def check_checkpoint(
     check_token_ids(info.config, info.text, config)
     kinds = _layer_kinds(info.text, config)
     quantization = describe(info)
+    check_section(info.config, config)
     _check_group_size(quantization)
     tensors = read_headers(folder) if weights else {}
     integers.check_declared(quantization, info, tensors)

@@ -152,7 +152,8 @@ def _strategy(weight: tuple[int, ...], scale: tuple[int, ...]) -> Strategy | Non
         return "tensor"
     if inner in ((rows,), (rows, 1)):
         return "channel"
-    if inner == (-(-rows // FP8_BLOCK), -(-k // FP8_BLOCK)):
+    down, across = -(-rows // FP8_BLOCK), -(-k // FP8_BLOCK)
+    if inner in ((down, across), (down, 1, across, 1)):  # ModelOpt keeps the axes of a block
         return "block"
     return None
 

@@ -32,6 +32,8 @@ def dequantize(leaves: Mapping[str, torch.Tensor]) -> torch.Tensor:
     weight = leaves["weight"].float()
     scale = leaves.get("weight_scale_inv", leaves.get("weight_scale")).float()
     rows, k = weight.shape
+    if scale.dim() == 4:  # ModelOpt keeps the axes of a block
+        scale = scale[:, 0, :, 0]
     if scale.dim() == 2 and scale.shape[1] == -(-k // BLOCK) and scale.numel() not in (1, rows):
         wide = scale.repeat_interleave(BLOCK, 0).repeat_interleave(BLOCK, 1)
         return weight * wide[:rows, :k]
@@ -63,6 +65,25 @@ def modelopt(src: Path, out: Path, *, mixed: bool = False) -> Path:
     with torch.inference_mode():
         export_hf_checkpoint(model, export_dir=out)
     return real_tools.finish(src, out, _of_either)
+
+
+def modelopt_without_nvfp4(src: Path, out: Path) -> Path:
+    """Write `out` with nvidia-modelopt's MIXED_PRECISION, all of it FP8, and return `out`.
+
+    Attention has a scale for each tensor, MLPs have scales for blocks of 128 x 128. The tool gives
+    experts one scale each, though it declares blocks.
+    """
+    import modelopt.torch.quantization as mtq
+    from modelopt.torch.export import export_hf_checkpoint
+
+    recipe = copy.deepcopy(mtq.FP8_2D_BLOCKWISE_WEIGHT_ONLY_CFG)
+    names = ("*self_attn*weight_quantizer", "*self_attn*_proj.input_quantizer")
+    fp8 = {"num_bits": (4, 3), "axis": None}
+    recipe["quant_cfg"] += [{"quantizer_name": name, "cfg": dict(fp8)} for name in names]
+    model = mtq.quantize(real_tools.load(src), recipe, real_tools.calibrate)
+    with torch.inference_mode():
+        export_hf_checkpoint(model, export_dir=out)
+    return real_tools.finish(src, out, dequantize)
 
 
 def blocks(src: Path, out: Path, *, scales: str = "block") -> Path:

@@ -99,6 +99,7 @@ SLOW_CASES = (
     Case("int4-moe-stacked", "moe", integers(stacked=True)),
     Case("mixed-formats-moe", "moe", mixed.quantize_checkpoint),
     Case("modelopt-mixed-moe", "moe", lambda src, out: fp8.modelopt(src, out, mixed=True)),
+    Case("modelopt-mixed-without-nvfp4", "moe", fp8.modelopt_without_nvfp4),
     Case("modelopt-fp8-moe", "moe", fp8.modelopt),
     Case("fp8-blocks-moe", "moe", fp8_blocks()),
     Case("fp8-tensors-e2b", "e2b", fp8_blocks(scales="tensor")),

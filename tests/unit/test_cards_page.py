@@ -12,7 +12,7 @@ from docs import cards
 from sglang_gemma4_ext.plan import __main__ as cli
 from sglang_gemma4_ext.plan import compare, figure, search, weights
 from sglang_gemma4_ext.plan.cards import CARDS
-from sglang_gemma4_ext.plan.compare import MACHINES, Machine
+from sglang_gemma4_ext.plan.compare import FORMATS, MACHINES, Machine
 from sglang_gemma4_ext.plan.geometry import BUILT_IN
 from sglang_gemma4_ext.plan.question import Question
 
@@ -64,11 +64,11 @@ def test_a_row_is_the_answer_of_plan(found):
                 assert row.at_once >= 1
 
 
-def test_fp8_and_eight_bit_kv_are_listed_only_where_they_run(found):
+def test_eight_bit_kv_is_listed_only_where_it_runs_and_fp8_weights_everywhere(found):
     rows = [row for of_model in found.values() for row in of_model]
+    machines = {row.machine for row in rows}
+    assert {(r.machine, r.fmt) for r in rows} == {(m, f) for m in machines for f in FORMATS}
     for row in rows:
-        if row.machine.card.capability < (8, 9):
-            assert row.fmt != "fp8"
         if row.machine.card.capability >= (10, 0):  # a Blackwell, which SGLang sizes
             assert row.kv8_tokens == 0
     for capability in ((8, 6), (8, 9), (9, 0)):

@@ -351,11 +351,24 @@ MOE = {**TEXT, "num_experts": 2, "moe_intermediate_size": 96}
             r"\(desc_act\), which is not served: quantize again with desc_act=False",
         ),
         ({"quant_method": "awq", "bits": 4, "group_size": 16}, TEXT, "group size 16; served are"),
+        (
+            {"quant_method": "awq", "bits": 4, "group_size": 32, "version": "GEMV"},
+            TEXT,
+            "AWQ in the packing gemv; only gemm",
+        ),
+        (
+            {**integers(), "transform_config": {"config_groups": {"u": {"type": "hadamard"}}}},
+            TEXT,
+            "transforms of activations",
+        ),
+        (
+            {**integers(), "sparsity_config": {"format": "sparse-24-bitmask"}},
+            TEXT,
+            r"sparse weights \(sparse-24-bitmask\)",
+        ),
     ],
 )
-def test_integers_that_nothing_serves_are_refused_by_what_config_json_says(
-    folder, section, text, said
-):
+def test_what_nothing_serves_is_refused_by_what_config_json_says(folder, section, text, said):
     write_config(folder, section, text_config=text)
     assert re.search(said, refusal(folder, weights=False))
 

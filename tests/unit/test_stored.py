@@ -52,6 +52,10 @@ FP8 = {"dtype": "F8_E4M3"}
             linear("mlp.down_proj", **FP8, weight_scale_inv=(2, 1)),
             Layer("fp8", "weight_scale_inv", "block"),
         ),
+        (
+            linear("mlp.down_proj", **FP8, weight_scale=(2, 1, 1, 1)),
+            Layer("fp8", "weight_scale", "block"),
+        ),
         (linear("mlp.down_proj", **FP8, weight_scale=(7, 7)), Layer("unknown")),
         (linear("mlp.down_proj", **FP8), Layer("unknown")),
         (

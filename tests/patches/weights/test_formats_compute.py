@@ -44,6 +44,7 @@ def published(one: Published) -> Write:
 CASES: dict[str, tuple[str, Write, int]] = {
     "modelopt-mixed-moe": ("moe", functools.partial(fp8.modelopt, mixed=True), 1),
     "modelopt-mixed-dense-2-ranks": ("dense", functools.partial(fp8.modelopt, mixed=True), 2),
+    "modelopt-mixed-without-nvfp4": ("moe", fp8.modelopt_without_nvfp4, 1),
     "modelopt-fp8-moe": ("moe", fp8.modelopt, 1),
     "fp8-blocks-moe": ("moe", fp8.blocks, 1),
     "fp8-tensors-e2b": ("e2b", functools.partial(fp8.blocks, scales="tensor"), 1),

@@ -79,3 +79,19 @@ def test_it_is_for_checkpoints_with_an_algorithm_for_each_layer() -> None:
     assert "algorithm for each layer" in reason(patch.PATCH, {**MIXED, "quant_method": "fp8"})
     assert "modelopt_mixed serves" in reason(nvfp4_modelopt.PATCH, MIXED, cpu=True)
     assert reason(nvfp4_fused_activation.PATCH, MIXED, weights="fused") is None
+
+
+@pytest.mark.parametrize("algorithm", ["FP8", "fp8_pb_wo", "NVFP4"])
+def test_a_mix_without_nvfp4_is_a_mix(algorithm) -> None:
+    """SGLang takes it for w4afp8, whose config asks for a field that no such file has."""
+    from sglang.srt.configs.model_config import ModelConfig
+
+    layers = {"model.layers.0.mlp.down_proj": {"quant_algo": algorithm}}
+    section = {**MIXED, "quantized_layers": layers}
+    said = ModelConfig._parse_modelopt_quant_config(None, section)
+    assert said["quant_method"] == ("modelopt_mixed" if algorithm == "NVFP4" else "w4afp8")
+    assert patch._without_nvfp4(said)["quant_method"] == "modelopt_mixed"
+    assert patch._without_nvfp4({"quant_method": "modelopt_fp8"}) == {
+        "quant_method": "modelopt_fp8"
+    }
+    assert patch._without_nvfp4(None) is None
