@@ -4,7 +4,7 @@
     python -m tests.ptx.arrivals --sm 90
 
 It prints one JSON object: the findings of all launches, how many distinct results each call had,
-and how many counters are not zero afterwards.
+its launches, and how many counters are not zero afterwards.
 """
 
 from __future__ import annotations
@@ -55,14 +55,22 @@ def run(sm: int) -> dict[str, object]:
     """Run each call in every order, twice each, so that a launch finds the counters of another."""
     results: dict[str, set[bytes]] = {}
     findings: list[str] = []
+    launches: dict[str, int] = {}
     for order in ORDERS:
         with EmulatedGpu(sm, **order) as gpu:
             for name, call in [*calls().items()] * 2:
+                before = len(gpu.launches)
                 results.setdefault(name, set()).add(call().numpy().tobytes())
+                launches[name] = len(gpu.launches) - before
         findings += [f"{order}: {found}" for kind in gpu.findings.values() for found in kind]
     left = sum(int(kept.count_nonzero()) for kept in _arrivals._kept.values())
     distinct = {name: len(seen) for name, seen in results.items()}
-    return {"findings": findings, "distinct": distinct, "counters_left": left}
+    return {
+        "findings": findings,
+        "distinct": distinct,
+        "launches": launches,
+        "counters_left": left,
+    }
 
 
 if __name__ == "__main__":

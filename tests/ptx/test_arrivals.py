@@ -30,3 +30,4 @@ def test_every_order_of_blocks_gives_the_same_bits(sm) -> None:
     assert found["findings"] == []
     assert found["distinct"] == dict.fromkeys(("linear", "wide", "gated", "experts"), 1)
     assert found["counters_left"] == 0
+    assert found["launches"] == {"linear": 1, "wide": 1, "gated": 1, "experts": 2}
