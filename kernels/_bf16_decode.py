@@ -23,8 +23,10 @@ from sglang_gemma4_ext.kernels.nvfp4_format import e2m1_values
 
 logger = logging.getLogger(__name__)
 
-# Four bytes with a scale each to 2 x 4 BF16. Codes 4 apart are in the same place of the two 16-bit
-# lanes, so no byte is moved. ptxas multiplies instead of shifting to the left, on another pipe.
+# Four bytes with a scale each to 2 x 4 BF16. The results are in order, because Triton does not say
+# which four bytes it passes. prmt swaps the middle bytes. Then the codes of two neighbours are in
+# the same place of the two 16-bit lanes. ptxas multiplies instead of shifting to the left, on
+# another pipe.
 _TWO_CODES = """
 {sign}
 and.b32 u, u, 0x80008000;
@@ -34,13 +36,13 @@ or.b32 u, u, v;
 fma.rn.bf16x2 {to}, u, {scale}, z;
 """
 _PAIRS = (
-    ("shl.b32 u, $4, 12;", "shl.b32 v, $4, 6;", "$0", "$5"),
-    ("shl.b32 u, $4, 8;", "shl.b32 v, $4, 2;", "$2", "$5"),
-    ("shl.b32 u, $4, 4;", "shr.b32 v, $4, 2;", "$1", "$6"),
-    ("mov.b32 u, $4;", "shr.b32 v, $4, 6;", "$3", "$6"),
+    ("shl.b32 u, t, 12;", "shl.b32 v, t, 6;", "$0", "$5"),
+    ("shl.b32 u, t, 8;", "shl.b32 v, t, 2;", "$2", "$5"),
+    ("shl.b32 u, t, 4;", "shr.b32 v, t, 2;", "$1", "$6"),
+    ("mov.b32 u, t;", "shr.b32 v, t, 6;", "$3", "$6"),
 )
 CODES_PTX = tl.constexpr(
-    "{\n.reg .b32 u, v, z;\nmov.b32 z, 0x80008000;"
+    "{\n.reg .b32 t, u, v, z;\nmov.b32 z, 0x80008000;\nprmt.b32 t, $4, 0, 0x3120;"
     + "".join(
         _TWO_CODES.format(sign=sign, size=size, to=to, scale=scale)
         for sign, size, to, scale in _PAIRS
@@ -63,17 +65,8 @@ fma.rn.bf16x2 $0, u, m, z;
 
 
 @triton.jit
-def in_decoded_order(tile, ROWS: tl.constexpr, BYTES: tl.constexpr, EACH: tl.constexpr):
-    """Reorder [ROWS, BYTES * EACH] as `decode_bf16` does: of four bytes 0, 2, 1 and 3."""
-    split = tile.reshape(ROWS, BYTES // 4, 2, 2, EACH)
-    return split.permute(0, 1, 3, 2, 4).reshape(ROWS, BYTES * EACH)
-
-
-@triton.jit
 def decode_bf16(packed, e4m3, ROWS: tl.constexpr, BLOCKS: tl.constexpr):
     """Decode uint8 [ROWS, BLOCKS * 8] to bf16 of the even k and of the odd k, times 2^-8.
-
-    Results are in the order of `in_decoded_order`.
 
     e4m3: uint8 [ROWS, BLOCKS], the scales' bytes, without NaN
     """
@@ -98,7 +91,6 @@ def _decode_bf16_kernel(packed_ptr, scale_ptr, even_ptr, odd_ptr, ROWS: tl.const
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
     at = row * 8 + tl.arange(0, 8)[None, :]
     even, odd = decode_bf16(tl.load(packed_ptr + at), tl.load(scale_ptr + row), ROWS, 1)
-    at = in_decoded_order(at, ROWS, 8, 1)
     tl.store(even_ptr + at, even)
     tl.store(odd_ptr + at, odd)
 

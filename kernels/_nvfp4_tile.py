@@ -21,7 +21,7 @@ import torch
 import triton
 import triton.language as tl
 
-from sglang_gemma4_ext.kernels._bf16_decode import decode_bf16, holds, in_decoded_order
+from sglang_gemma4_ext.kernels._bf16_decode import decode_bf16, holds
 from sglang_gemma4_ext.kernels.nvfp4_dispatch import Config
 
 # Factor for the results of `multiply`: 2^14 of the codes * 2^8 of the scales / 2^14 multiplied in.
@@ -192,7 +192,6 @@ def multiply(
             x = tl.load(x_at, mask=x_inside, other=0.0)
         if BF16_FMA and x.dtype == tl.bfloat16:
             even, odd = decode_bf16(packed, scale, BLOCK_N, BLOCK_K // 16)
-            x = in_decoded_order(x, BLOCK_M, BLOCK_K // 2, 2)
         else:
             even, odd = decode(packed, PLAIN)
             scale = (e4m3_as_fp16(scale) * 16384.0)[:, :, None]
