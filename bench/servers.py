@@ -66,7 +66,8 @@ class Server(processes.Server):
     def pools(self) -> dict[str, Any]:
         """Return the tokens of the KV pools of full and sliding layers, None for no pool.
 
-        `made_gib` has what SGLang measured of weights, KV and CUDA graphs while it started.
+        `made_gib` has what SGLang measured of weights, KV and CUDA graphs while it started, and
+        `context`: what the GPU held of this server before its weights.
         """
         usage = self._state().get("memory_usage") or {}
         graphs = sum((usage.get("graph") or {}).values())
@@ -75,6 +76,7 @@ class Server(processes.Server):
             "pool_sliding_tokens": usage.get("token_capacity_swa"),
             "made_gib": {
                 "weights": usage.get("weight"), "kv": usage.get("kvcache"), "graphs": graphs,
+                "context": context_gib(self.log, gpu("memory.total"), self.used_before_mib),
             },
         }  # fmt: skip
 
@@ -132,6 +134,14 @@ def environment(side: Side) -> dict[str, str]:
 def _watch(server: Server, done: threading.Event) -> None:
     while not done.wait(POLL_S):
         server.peak_mib = max(server.peak_mib, server.memory_mib())
+
+
+def context_gib(log: str, total_mib: list[str] | None, before_mib: int | None) -> float | None:
+    """Return what a server had taken of its GPU when it began to load weights, from its log."""
+    found = re.search(r"Load weight begin\. avail mem=([\d.]+) GB", log)
+    if not found or not total_mib or before_mib is None:
+        return None
+    return round((int(total_mib[0]) - before_mib) / 1024 - float(found[1]), 2)
 
 
 def _gpu_used_mib() -> int | None:

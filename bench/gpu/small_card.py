@@ -6,7 +6,8 @@ converted so that weights and KV take the same bytes here. A long prefill and a 
 follow. In every process PyTorch's allocator refuses what the card would not have beside a CUDA
 context.
 
-Each row has the plan's weights, KV and graphs beside what SGLang measured of them.
+Each row has lines of the plan beside what was measured: weights, KV, graphs, the CUDA context, and
+the rest of the peak. The plan's rest is what it models; its allowance is for what it does not.
 
 No setting limits what CUDA and its libraries allocate by themselves. The status is 1 if all of it
 together exceeds the card. Without a GPU (--toy) the plan's flags are parsed and a small model is
@@ -54,12 +55,25 @@ def flags_here(found: dict, memory_bytes: int) -> list[str]:
 
 
 def planned_gib(found: dict) -> dict[str, float]:
-    """Return the plan's lines that SGLang measures while it starts, as in a row's `made_gib`."""
-    parts = found["parts_bytes"]
-    weights = sum(size for part, size in parts.items() if part.startswith("weights: "))
-    graphs = parts.get("reserve: CUDA graphs", 0)
-    lines = {"weights": weights, "kv": parts["kv"], "graphs": graphs}
+    """Return the plan's lines by the names of `made_gib`, and the allowance."""
+    parts = dict(found["parts_bytes"])
+    lines = {
+        "kv": parts.pop("kv"),
+        "graphs": parts.pop("reserve: CUDA graphs", 0),
+        "context": parts.pop("CUDA context"),
+        "allowance": parts.pop("reserve: unmodelled", 0),
+        "weights": sum(size for part, size in parts.items() if part.startswith("weights: ")),
+    }
+    lines["rest"] = sum(parts.values()) - lines["weights"]
     return {line: round(size / (1 << 30), 3) for line, size in lines.items()}
+
+
+def with_rest(row: dict) -> dict:
+    """Add to a row's `made_gib` the part of the peak that no other line has."""
+    made = row.get("made_gib")
+    if not made or None in made.values() or "peak_memory_mib" not in row:
+        return row
+    return row | {"made_gib": made | {"rest": row["peak_memory_mib"] / 1024 - sum(made.values())}}
 
 
 def limit_here(found: dict, memory_bytes: int) -> str:
@@ -92,7 +106,7 @@ def main(argv: list[str] | None = None) -> int:
         ],
         check=False,
     ).returncode
-    rows = [json.loads(line) for line in rows_file.read_text().splitlines()]
+    rows = [with_rest(json.loads(line)) for line in rows_file.read_text().splitlines()]
     planned = {
         "planned_memory_bytes": found["memory_bytes"], "planned_flags": found["flags"],
         "planned_gib": planned_gib(found),
@@ -102,7 +116,7 @@ def main(argv: list[str] | None = None) -> int:
     for row in rows:
         print(f"{row['workload']}: {row.get('failed') or row['peak_memory_mib']} of {most} MiB")
     for line, size in planned["planned_gib"].items():
-        made = next((row["made_gib"][line] for row in rows if "made_gib" in row), None)
+        made = next((row["made_gib"].get(line) for row in rows if "made_gib" in row), None)
         print(f"{line}: {size} GiB planned, {made} made")
     over = not args.toy and any(row.get("peak_memory_mib", 0) > most for row in rows)
     return 1 if over else status

@@ -19,6 +19,7 @@ COMMON = "sglang.srt.mem_cache.pool_host.common"
 FLAGS = (
     "--enable-hierarchical-cache", "--hicache-io-backend", "direct",
     "--hicache-mem-layout", "layer_first", "--hicache-write-policy", "write_through",
+    "--hicache-ratio", "2",
 )  # fmt: skip
 
 

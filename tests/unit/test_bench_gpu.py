@@ -17,6 +17,7 @@ import torch
 
 from bench.gpu import __main__ as queue
 from bench.gpu import carry, checkpoints, prefill_graphs, small_card, steps
+from bench.servers import context_gib
 from sglang_gemma4_ext.checkpoint.model_family import read_model_info
 from sglang_gemma4_ext.plan.geometry import BUILT_IN, from_config
 
@@ -175,7 +176,9 @@ def test_the_memory_limit_is_one_of_pytorchs_allocator() -> None:
         torch._C._accelerator_setAllocatorSettings(setting.replace("fraction", "share"))
     found = small_card.plan()
     assert {"memory_bytes", "parts_bytes", "flags"} <= found.keys()
-    assert all(size > 0 for size in small_card.planned_gib(found).values())
+    lines = small_card.planned_gib(found)
+    assert all(size > 0 for line, size in lines.items() if line != "allowance")
+    assert sum(lines.values()) == pytest.approx(found["memory_bytes"] / 2**30, abs=0.01)
     torch._C._accelerator_setAllocatorSettings("per_process_memory_fraction:1.0")
 
 
@@ -191,11 +194,12 @@ def test_using_more_than_the_planned_memory_is_a_failure(
 ) -> None:
     """Fail a comparison that measured `peak` where its plan allows 24 GiB."""
     parts = {"CUDA context": 1 << 29, "weights: mlp": 3 << 30, "weights: attention": 1 << 30,
-             "reserve: CUDA graphs": 1 << 28, "kv": 5 << 30}  # fmt: skip
+             "reserve: CUDA graphs": 1 << 28, "reserve: activations": 1 << 30,
+             "reserve: unmodelled": 1 << 29, "kv": 5 << 30}  # fmt: skip
     plan = {"memory_bytes": 24 << 30, "parts_bytes": parts,
             "flags": ["--mem-fraction-static 0.8"]}  # fmt: skip
     asked: list[str] = []
-    made = {"weights": 4.1, "kv": 4.9, "graphs": 0.3}
+    made = {"weights": 4.1, "kv": 4.9, "graphs": 0.3, "context": 0.5}
 
     def run(command, **_):
         asked.extend(map(str, command))
@@ -211,11 +215,19 @@ def test_using_more_than_the_planned_memory_is_a_failure(
     assert small_card.main(["--out", str(tmp_path)]) == status
     said = capsys.readouterr().out
     assert f"summarization: {peak} of 24576 MiB" in said
-    assert "weights: 4.0 GiB planned, 4.1 made\nkv: 5.0 GiB planned, 4.9 made" in said
+    assert "weights: 4.0 GiB planned, 4.1 made" in said and "kv: 5.0 GiB planned, 4.9 made" in said
     written = json.loads((tmp_path / "small_card.jsonl").read_text())
-    assert written["planned_gib"] == {"weights": 4.0, "kv": 5.0, "graphs": 0.25}
+    lines = {"weights": 4.0, "kv": 5.0, "graphs": 0.25, "context": 0.5, "rest": 1.0}
+    assert written["planned_gib"] == lines | {"allowance": 0.5}
+    assert written["made_gib"]["rest"] == pytest.approx(peak / 1024 - 9.8)
     assert asked[asked.index("--env") + 1] == small_card.limit_here(plan, 96 << 30)
     assert asked[asked.index("--mem-fraction-static") + 1] == "0.1969"
+
+
+def test_the_context_is_what_a_server_took_before_its_weights() -> None:
+    log = "[12:00:00] Load weight begin. avail mem=22.95 GB\n"
+    assert context_gib(log, ["24564"], 100) == pytest.approx(24464 / 1024 - 22.95, abs=0.01)
+    assert context_gib("", ["24564"], 100) is None is context_gib(log, None, None)
 
 
 @pytest.mark.slow
