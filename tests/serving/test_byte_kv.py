@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import re
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -13,7 +14,8 @@ from transformers import cache_utils
 
 from bench.checkpoints.tokenizer import prompt_ids
 from tests.checkpoints.assistant import build_assistant
-from tests.serving.harness import Server, serve
+from tests.probes import host_cache_on_cpu
+from tests.serving.harness import STOCK, Server, serve
 from tests.serving.parity import Comparison, Reference, _of_next, served_log_probs
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
@@ -189,3 +191,30 @@ class TestDrafts:
             prompt = prompt_ids(length, seed=length)
             new = server.generate(prompt, 24, logprobs_from=-1)["output_ids"]
             assert below_the_best(reference, [prompt], new) <= NEAR_TIE
+
+
+def test_evicted_keys_come_back_from_host_memory(checkpoint, tmp_path) -> None:
+    """SGLang's hierarchical cache copies E4M3 bytes as it copies others."""
+    path = checkpoint("dense")
+    plugin = host_cache_on_cpu.installed(tmp_path / "plugin")
+    env = {
+        **plugin,
+        "SGLANG_PLATFORM": "gemma4_cpu",
+        "SGLANG_GEMMA4_EXT_CPU_ATTENTION": "triton",
+        "TRITON_INTERPRET": "1",
+    }
+    flags = ("--model-path", str(path), *NARROW, *host_cache_on_cpu.FLAGS, *TRITON[2:])
+    flags += ("--attention-backend", "triton", "--max-total-tokens", "512")
+    # Our launcher refuses the host cache on a CPU.
+    command = (sys.executable, *STOCK)
+    with serve(*flags, log_dir=tmp_path, env=env, executable=command) as server:
+        first = prompt_ids(200, seed=1)
+        for seed in range(1, 6):  # more than the pool holds
+            server.generate(prompt_ids(200, seed=seed), 2, logprobs_from=-1)
+        whole = [*first, *prompt_ids(9, seed=9)]
+        answer = server.generate(whole, 2, logprobs_from=-1)
+        assert answer["meta_info"]["cached_tokens_details"]["host"] >= 100
+        cached = answer["meta_info"]["cached_tokens"]
+        compared = compare(Reference(path), [whole[:cached], whole[cached:]], answer)
+        assert compared.log_probs.median() <= TOLERANCE, compared.log_probs
+        assert compared.worst <= OTHER_BYTE, compared.log_probs
