@@ -87,6 +87,7 @@ class _Seen:
     def watch(self, weights: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
         for name, tensor in self.writes.named(weights):
             self.offered.append(name)
+            _require_order(name, tensor)
             yield name, tensor
 
     def check(self) -> None:
@@ -115,6 +116,15 @@ class _Seen:
 
     def _has_no_place(self, name: str) -> bool:
         return name not in self.writes.used and not is_leftover(name)
+
+
+def _require_order(name: str, tensor: torch.Tensor) -> None:
+    """Refuse in-features in another order, whatever the quantization config says of it."""
+    if name.endswith("g_idx") and bool((tensor.diff() < 0).any()):
+        raise CheckpointError(
+            f"{name}: its in-features are in another order (act-order), which is not served; "
+            "quantize again with desc_act false"
+        )
 
 
 def _provided(model: Any) -> Iterator[tuple[str, torch.Tensor]]:

@@ -20,7 +20,11 @@ from sglang_gemma4_ext import PREFIX
 from sglang_gemma4_ext.checkpoint.files import CheckpointError
 from sglang_gemma4_ext.patches.checkpoints._places import missing_names, need_of
 from sglang_gemma4_ext.patches.checkpoints._writes import Writes
-from sglang_gemma4_ext.patches.checkpoints.every_tensor_loaded import _refuse_two, _report
+from sglang_gemma4_ext.patches.checkpoints.every_tensor_loaded import (
+    _refuse_two,
+    _report,
+    _require_order,
+)
 from tests.checkpoints.assistant import build_assistant
 from tests.checkpoints.nvfp4 import quantize_checkpoint
 from tests.serving.harness import OURS, STOCK, environment, run_to_end
@@ -63,6 +67,17 @@ def test_what_is_not_refused_is_counted_in_the_log(caplog) -> None:
     caplog.clear()
     _report("/m", [], [])
     assert not caplog.messages
+
+
+def test_in_features_in_another_order_are_refused_whatever_the_config_says() -> None:
+    """Take g_idx as GPTQ writes it: the group of each in-feature."""
+    name = "model.layers.0.mlp.down_proj.g_idx"
+    in_order = torch.arange(64, dtype=torch.int32) // 32
+    _require_order(name, in_order)
+    _require_order(name, in_order[:0])
+    _require_order(name.replace("g_idx", "scales"), torch.randn(4, 64))
+    with pytest.raises(CheckpointError, match=r"another order.*with desc_act false"):
+        _require_order(name, in_order[torch.randperm(64)])
 
 
 def test_the_same_elements_count_once() -> None:
