@@ -20,8 +20,10 @@ import csv
 import io
 import sys
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import triton
 
@@ -36,6 +38,7 @@ class Row:
     """Hold one compiled kernel: registers a thread, bytes of local and shared memory, loads.
 
     by: ours or sglang. cache, new: dtype of the cached and of the new keys
+    group: query heads a key head
     loads_16_byte, loads_narrower: from global memory, by their width
     load_bytes: what these read for a thread if each runs once
     instructions: all, of every kind. loop: those of the longest loop
@@ -47,6 +50,7 @@ class Row:
     head_dim: int
     cache: str
     new: str
+    group: int
     mask: bool
     block_m: int
     block_n: int
@@ -82,6 +86,7 @@ def row(job: Job, code: Compiled) -> Row:
         head_dim=constants.get("HEAD_DIM") or constants["BLOCK_DMODEL"],
         cache="bf16" if cache == "*bf16" else "e4m3",
         new="e4m3" if constants.get("NEW_E4M3") is True else "bf16",
+        group=_group(constants),
         mask=True in (constants.get("MASK_CACHED"), constants.get("USE_CUSTOM_MASK")),
         block_m=constants.get("BLOCK_M") or constants["BLOCK_H"],
         block_n=constants["BLOCK_N"],
@@ -99,6 +104,11 @@ def row(job: Job, code: Compiled) -> Row:
         error=_reason(code.error),
         triton=triton.__version__,
     )
+
+
+def _group(constants: Mapping[str, Any]) -> int:
+    """Return how many query heads read a key head; SGLang's extend does not compile it in."""
+    return constants.get("GROUP") or constants.get("kv_group_num") or 0
 
 
 def load_bytes(opcode: str) -> int:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """List attention kernels as `cross_compile` jobs: ours with every tile, and SGLang's beside them.
 
-A job's shapes are the 26B-A4B's: two query heads a key head at head_dim 256, with a window, and
-eight at 512.
+Ours are compiled for each number of query heads a key head that a Gemma 4 has at a head_dim.
+SGLang's are compiled for the 26B-A4B's: two at 256, with a window, and eight at 512.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from bench.kernels.cross_compile import Job
 from sglang_gemma4_ext.kernels.attention_tiles import DecodeTile, ExtendTile, read
 from sglang_gemma4_ext.kernels.extend_tiles import Tile
 
-GROUPS = {256: 2, 512: 8}
-SHARED_GROUP = 8  # of E2B, whose last layers read other layers' keys
+# Query heads a key head, by head_dim; the 26B-A4B's and the 31B's first.
+GROUPS = {256: (2, 4, 8), 512: (8, 4, 16)}
+SHARED_GROUPS = (8, 4)  # of E2B and E4B, whose last layers read other layers' keys
 # SGLang's block sizes by capability and head_dim, all with 8 warps and one stage.
 STOCK_EXTEND = {
     (sm, dim): (64, 64) if dim == 256 else (32, 64 if sm in (80, 90) else 32)
@@ -34,14 +35,16 @@ def ours(sm: int) -> Iterator[Job]:
     """List each tile of a capability's row."""
     row = read()[f"sm_{sm}"]
     for tile in row.decode:
-        yield decode(sm, tile)
+        for group in GROUPS[tile.head_dim]:
+            yield decode(sm, tile, group)
     for tile in row.extend:
-        yield extend(sm, tile)
-        if tile.e4m3:
-            yield extend(sm, tile, new_e4m3=True)
+        for group in GROUPS[tile.head_dim]:
+            yield extend(sm, tile, group)
+        for group in SHARED_GROUPS if tile.e4m3 else ():
+            yield extend(sm, tile, group, new_e4m3=True)
 
 
-def decode(sm: int, tile: DecodeTile) -> Job:
+def decode(sm: int, tile: DecodeTile, group: int) -> Job:
     cache = "*i16" if tile.e4m3 else "*bf16"
     strides = [name for name in STRIDES if name[:2] in ("q_", "k_") and "cache" not in name]
     strides += ["v_stride", "v_stride_head"]
@@ -61,7 +64,7 @@ def decode(sm: int, tile: DecodeTile) -> Job:
             **dict.fromkeys(strides, "i32"),
         },
         constants={
-            "GROUP": GROUPS[tile.head_dim],
+            "GROUP": group,
             "HEAD_DIM": tile.head_dim,
             "LOGIT_CAP": 0.0,
             "E4M3": tile.e4m3,
@@ -75,7 +78,7 @@ def decode(sm: int, tile: DecodeTile) -> Job:
     )
 
 
-def extend(sm: int, tile: ExtendTile, new_e4m3: bool = False) -> Job:
+def extend(sm: int, tile: ExtendTile, group: int, new_e4m3: bool = False) -> Job:
     """Describe a tile's launch. new_e4m3: a layer that reads another's keys, new ones too."""
     cache = "*i16" if tile.e4m3 else "*bf16"
     strides = (*STRIDES, "v_cache_stride", "v_cache_stride_head")
@@ -95,7 +98,7 @@ def extend(sm: int, tile: ExtendTile, new_e4m3: bool = False) -> Job:
         },
         constants={
             **({} if tile.mask else dict.fromkeys(MASK)),
-            "GROUP": SHARED_GROUP if new_e4m3 else GROUPS[tile.head_dim],
+            "GROUP": group,
             "HEAD_DIM": tile.head_dim,
             "LOGIT_CAP": 0.0,
             "WINDOW": tile.head_dim == 256,
@@ -151,7 +154,7 @@ def stock_decode(sm: int, dim: int, e4m3: bool) -> Job:
             **dict.fromkeys(strides, "i32"),
         },
         constants={
-            "kv_group_num": GROUPS[dim],
+            "kv_group_num": GROUPS[dim][0],
             "q_head_num": 16,
             "BLOCK_DMODEL": dim,
             "BLOCK_DPE": 0,

@@ -89,6 +89,12 @@ def splits_of(gpu: Gpu, batch: int, keys: int, heads: int, kv_heads: int) -> int
     return ceil(keys / ceil(keys / most))
 
 
+def group_of(dim: int) -> int:
+    """Return how many query heads read a key head in the shapes of the bench."""
+    heads, kv_heads = HEADS[dim]
+    return heads // kv_heads
+
+
 def resident(code: dict[str, str]) -> int:
     """Return how many blocks a multiprocessor holds, by registers, shared memory and warps."""
     sm, warps = int(code["sm"]), int(code["warps"])
@@ -125,6 +131,7 @@ def model() -> list[Row]:
             for code in read_rows()
             if (int(code["sm"]), code["triton"]) == (gpu.sm, TRITON)
             and code["kernel"] == DECODE[code["by"]]
+            and int(code["group"]) == group_of(int(code["head_dim"]))
             and not code["error"]
         ]
         for dim in HEADS:
