@@ -15,8 +15,8 @@ import transformers
 from bench.checkpoints.tokenizer import prompt_ids as prompt_ids
 
 # The largest difference of one log-probability in fp32, and the root mean square of an answer's.
-# transformers' own fp32 is up to 6.1e-6 from its own float64 on these checkpoints, and the server
-# rounds as often in another order. So the worst token cannot be held to 5e-6; the mean can.
+# transformers' own fp32 is up to 6.1e-6 from its own float64 on most of these checkpoints, and the
+# server rounds as often in another order. So the worst token cannot be held to 5e-6; the mean can.
 FP32_TOLERANCE = 2e-5
 FP32_RMS_TOLERANCE = 5e-6
 # Below so many log-probabilities their root mean square says no more than the largest one.
@@ -45,11 +45,14 @@ class Comparison:
         """Return the root mean square of the differences; a NaN counts as infinite."""
         return self.log_probs.nan_to_num(nan=float("inf")).square().mean().sqrt().item()
 
-    def require_fp32(self, label: object = "") -> None:
-        """Raise AssertionError unless the answer is the reference's up to fp32 rounding."""
-        assert self.worst <= FP32_TOLERANCE, (label, self.worst)
+    def require_fp32(self, label: object = "", slack: float = 1) -> None:
+        """Raise AssertionError unless the answer is the reference's up to fp32 rounding.
+
+        slack: factor of both tolerances
+        """
+        assert self.worst <= slack * FP32_TOLERANCE, (label, self.worst)
         if len(self.log_probs) >= FEW:
-            assert self.rms <= FP32_RMS_TOLERANCE, (label, self.rms)
+            assert self.rms <= slack * FP32_RMS_TOLERANCE, (label, self.rms)
         assert self.greedy, label
 
 

@@ -37,6 +37,10 @@ HEAD8 = ("--gemma4-head", "int8")
 INTERPRETED_FUSED = {5: 8, 31: 3, 70: 2}
 
 
+# transformers' fp32 is 1.5e-5 from its float64 on the first. In the second each INT8 weight is two
+# products of four bits, which are rounded one after the other.
+SLACK = {"fused-int4-moe": 1.5, "published-gemma-4-26B-A4B-it-int4-mixed-AutoRound": 1.5}
+
 slow = functools.partial(pytest.param, marks=pytest.mark.slow)
 
 
@@ -49,6 +53,10 @@ class Case:
     quantize: Callable[[Path, Path], Path] | None = None
     flags: tuple[str, ...] = ()
     load: dict[int, int] = field(default_factory=lambda: dict.fromkeys(PROMPTS, NEW_TOKENS))
+
+    @property
+    def slack(self) -> float:
+        return SLACK.get(self.name, 1)
 
 
 def ours(fmt: str, **options: Any) -> Callable[[Path, Path], Path]:
@@ -178,7 +186,7 @@ def test_log_probabilities_and_greedy_tokens(running: Running):
     for length, new in running.case.load.items():
         prompt = prompt_ids(length)
         compared = running.reference.compare(prompt, running.server.generate(prompt, new))
-        compared.require_fp32(length)
+        compared.require_fp32(length, running.case.slack)
 
 
 def test_the_pools_follow_the_policy(running: Running):
@@ -204,7 +212,7 @@ def test_a_radix_hit_changes_nothing(running: Running):
     answer = running.server.generate(prompt, new, logprobs_from=-1)
     assert answer["meta_info"]["cached_tokens"] >= 64
     compared = running.reference.compare(prompt, answer)
-    compared.require_fp32()
+    compared.require_fp32(slack=running.case.slack)
 
 
 def test_concurrent_requests_do_not_affect_each_other(running: Running):
@@ -219,7 +227,7 @@ def test_concurrent_requests_do_not_affect_each_other(running: Running):
         answers = list(pool.map(lambda prompt: running.server.generate(prompt, new), prompts))
     for prompt, answer in zip(prompts, answers, strict=True):
         compared = running.reference.compare(prompt, answer)
-        compared.require_fp32(len(prompt))
+        compared.require_fp32(len(prompt), running.case.slack)
 
 
 def test_our_router_runs_where_triton_runs(running: Running):
