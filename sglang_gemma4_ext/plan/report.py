@@ -56,6 +56,7 @@ def to_json(asked: Question, plan: Plan, gains: Sequence[Option] = ()) -> dict[s
         "memory_bytes": plan.question.memory,
         "parts_bytes": plan.parts,
         "weights_source": plan.question.weights.source,
+        "weights_formats": {k: list(v) for k, v in plan.question.weights.formats.items()},
         "kv_bytes_per_token": {"full": plan.kv.full, "swa": plan.kv.swa},
         "pools": {
             "shared_bytes": plan.pools.shared_bytes,
@@ -112,9 +113,12 @@ def gpu(question: Question) -> str:
 
 
 def legend(plan: Plan) -> list[str]:
-    """Explain the parts with unusual names."""
+    """Name the formats of the weights, and explain the parts with unusual names."""
     words = LEGEND | ({UNMODELLED: SLACK} if plan.question.tight else {})
-    return ["", *(f"  {part}: {words[part]}" for part in plan.parts if part in words)]
+    formats = plan.question.weights.formats
+    named = "; ".join(f"{kind} {', '.join(found)}" for kind, found in formats.items())
+    lines = [f"  weights are stored as: {named}"] if named else []
+    return ["", *lines, *(f"  {part}: {words[part]}" for part in plan.parts if part in words)]
 
 
 def _table(parts: dict[str, int], memory: int) -> list[str]:

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import ceil, prod
 
 from sglang_gemma4_ext.checkpoint.files import Tensor
+from sglang_gemma4_ext.checkpoint.layer_formats import count_formats
 from sglang_gemma4_ext.checkpoint.model_family import TOWER_WEIGHT
 from sglang_gemma4_ext.checkpoint.schemes import MODELOPT, Quantization
 from sglang_gemma4_ext.kernels.nvfp4_block import BLOCK as NVFP4_GROUP
@@ -60,6 +61,7 @@ class Weights:
     ple is the table of per-layer embeddings; its projections are among the others.
     swizzled: what stock SGLang 0.5.23 keeps beside them; see swizzled_scales
     nvfp4_experts, int4_experts: whether any part of them is experts in that format
+    formats: of each class of layers, the most frequent first; empty if they are estimated
     """
 
     parts: Mapping[str, int]
@@ -67,6 +69,7 @@ class Weights:
     swizzled: int = 0
     nvfp4_experts: bool = False
     int4_experts: bool = False
+    formats: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def total(self) -> int:
@@ -187,7 +190,12 @@ def from_headers(
         swizzled_scales(geometry, tp) if by_modelopt else 0,
         nvfp4_experts,
         ("int", 4) in formats,
+        {kind: _by_count(found) for kind, found in count_formats(tensors, quantization).items()},
     )
+
+
+def _by_count(formats: Mapping[str, int]) -> tuple[str, ...]:
+    return tuple(sorted(formats, key=lambda name: -formats[name]))
 
 
 def _shards(name: str, part: str, geometry: Geometry, tp: int) -> int:

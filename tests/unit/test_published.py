@@ -59,6 +59,8 @@ def test_the_plan_counts_codes_and_scales(published, folder):
     """Experts weigh their codes and block scales; a copy of the tied table weighs nothing."""
     path = folder(published)
     held = served.read(str(path)).weights
+    declared = {kind: set(names) for kind, names in published.formats.items() if kind != "KV cache"}
+    assert {kind: set(names) for kind, names in held.formats.items()} == declared
     tensors = read_headers(path)
     experts = [name for name in tensors if ".experts." in name]
     stored = sum(_SIZE[tensors[name].dtype] * prod(tensors[name].shape) for name in experts)
