@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sglang_gemma4_ext.checkpoint import integers
-from sglang_gemma4_ext.checkpoint.expected import compare, refuse
+from sglang_gemma4_ext.checkpoint.expected import compare, is_tied, refuse
 from sglang_gemma4_ext.checkpoint.files import (
     CheckpointError,
     Tensor,
@@ -37,7 +37,7 @@ from sglang_gemma4_ext.checkpoint.quantization import describe
 from sglang_gemma4_ext.checkpoint.schemes import Quantization
 from sglang_gemma4_ext.checkpoint.stored_checks import check_stored
 from sglang_gemma4_ext.checkpoint.token_ids import check_token_ids
-from sglang_gemma4_ext.checkpoint.unserved import check_section
+from sglang_gemma4_ext.checkpoint.unserved import check_head, check_section
 from sglang_gemma4_ext.kernels.nvfp4_block import BLOCK as NVFP4_GROUP
 
 _LAYER = re.compile(r"(?:model\.)?(?:language_model\.)?(?:model\.)?layers\.(\d{1,6})\.(.+)\.[^.]+")
@@ -109,6 +109,8 @@ def check_checkpoint(
     tensors = read_headers(folder) if weights else {}
     integers.check_declared(quantization, info, tensors)
     if tensors:
+        if not is_tied(info):
+            check_head(tensors, str(folder))
         _check_scales(tensors, quantization, folder)
         integers.check_tensors(tensors, quantization, info.text.get("hidden_size"))
         check_stored(tensors, quantization)

@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sglang_gemma4_ext.checkpoint.files import CheckpointError, json_object
+from sglang_gemma4_ext.checkpoint.files import CheckpointError, Tensor, json_object
 
+_PLAIN = ("BF16", "F16", "F32")
+_HEAD_LEAVES = ("weight", "weight_packed", "qweight")
 _DENSE = ("", "dense", "none")
 
 
@@ -31,3 +34,16 @@ def check_section(config: dict[str, Any], file: Path) -> None:
             f"{file} declares AWQ in the packing {version}; only gemm is served: quantize again "
             'with version="gemm"'
         )
+
+
+def check_head(tensors: Mapping[str, Tensor], path: str) -> None:
+    """Check a head of its own. Raises CheckpointError if it is quantized."""
+    for name, tensor in tensors.items():
+        owner, _, leaf = name.rpartition(".")
+        if owner.rpartition(".")[2] != "lm_head" or leaf not in _HEAD_LEAVES:
+            continue
+        if leaf != "weight" or tensor.dtype not in _PLAIN:
+            raise CheckpointError(
+                f"{path} holds a quantized lm_head ({name}), which is not served: quantize again "
+                "with lm_head among the ignored modules; --gemma4-head int8 shrinks a tied one"
+            )
