@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Gather rows of a table in pinned host memory, read over the bus by the GPU itself.
 
-Captured CUDA graphs need no copy on the host: the kernel follows the token ids of each replay.
+Captured CUDA graphs need no copy on the host: the kernel follows the token ids of each replay. No
+row is fetched ahead, since a step's tokens are known only when the last step has sampled them. A
+decoded token of E4B reads 21.5 KB.
 """
 
 from __future__ import annotations
