@@ -141,7 +141,7 @@ def test_the_mlp_activates_inside_its_matmul(make) -> None:
 def test_experts_through_sglangs_dispatch(device) -> None:
     """Pass experts what SGLang's MoE methods take, with its name of the activation."""
     x, ids, weights, *tensors = _experts(3, device)
-    layer = SimpleNamespace(gemma4_fused=True)
+    layer = SimpleNamespace(gemma4_fused=True, gemma4_humming=None)
     w13, w2 = _modelopt_layers.W13, _modelopt_layers.W2
     names = [getattr(w, part) for w in (w13, w2) for part in ("packed", "block", "rows")]
     for name, tensor in zip(names, tensors, strict=True):
@@ -169,8 +169,8 @@ def test_weights_are_never_copied(device) -> None:
     """Expect PyTorch to allocate only results, smaller than any weight's unpacked rows."""
     ops = torch.ops.sglang_gemma4_ext
     weight, x = draw(256, 512).to(device), _x(3, 512).to(device)
-    # The fp32 parts of a split, at most eight.
-    assert 3 * 256 <= _largest(lambda: ops.nvfp4_linear(x, *weight, None, None)) <= 8 * 3 * 256
+    # The fp32 parts of a split, at most eight, in tiles of at least eight tokens.
+    assert 3 * 256 <= _largest(lambda: ops.nvfp4_linear(x, *weight, None, None)) <= 8 * 8 * 256
     for tokens in (3, 17):
         run = functools.partial(ops.nvfp4_experts, *_experts(tokens, device), "gelu_tanh")
         assert _largest(run) <= tokens * 2 * 64

@@ -51,7 +51,7 @@ HEAD = ".entry k(.param .u64 a0)\n{" + REGISTERS
         # memory
         "ld.local.b32 %r1, [%d1];",
         "ld.b32 %r1, [%d1];",
-        "ld.acquire.gpu.global.b32 %r1, [%d1];",
+        "ld.acquire.sys.global.b32 %r1, [%d1];",
         "ld.volatile.global.b32 %r1, [%d1];",
         "st.release.gpu.global.b32 [%d1], %r1;",
         "st.shared::cluster.b32 [%r1], %r2;",

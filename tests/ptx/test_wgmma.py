@@ -184,7 +184,8 @@ def test_an_access_to_a_wgmmas_registers_is_found() -> None:
     def misused(text: str) -> set[str]:
         return {why.split(" ", 1)[1] for why in translate(parse(head + text + "\nret; }")).misused}
 
-    head = ".entry k(.param .u64 a0)\n{" + REGISTERS + ".reg .b64 %a<3>;\n"
+    head = ".extern .shared .align 16 .b8 global_smem[];\n.entry k(.param .u64 a0)\n{"
+    head += REGISTERS + ".reg .b64 %a<3>;\n"
     text = _text(64, 0, FENCE, WAIT)
     fence = "wgmma.fence.sync.aligned;"
     assert misused(text) == set()
