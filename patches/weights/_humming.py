@@ -4,7 +4,8 @@
 Humming wants its own layout. A layer's tensors are repacked once, on the GPU, after they are loaded
 and checked. Linears run Humming's dense kernel. Experts run SGLang's own runner for it, with the
 tanh form of gelu between the two matmuls. From K = 1024 on, several thread blocks may share an
-output, and each rounds its sum to the activations' dtype.
+output, and each rounds its sum to the activations' dtype. Four or more add in no fixed order, so
+such results may differ in the last bits from run to run.
 
 A tensor scale stays fp32 if all rows of a weight share it. Humming would round the scales of rows
 to the activations' dtype, so a weight with unequal ones is left to our kernels. So are weights

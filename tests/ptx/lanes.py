@@ -189,6 +189,23 @@ class Lanes(SharedAccess, WarpInstructions):
             old[thread] = before.view(VIEWS[size])[0]
         return old
 
+    def load_ordered(
+        self, index: int, address: Array, size: int, order: str, mask: Array | None
+    ) -> Array:
+        """Load for one thread after another, and take part in the order of atomics."""
+        at, picked = self._global(index, address, size, mask)
+        threads = np.arange(self.n) if picked is None else picked
+        got = np.full(self.n, np.iinfo(VIEWS[size]).max, VIEWS[size])
+        memory = self.launch.memory
+        for offset, thread in zip(at.tolist(), threads.tolist(), strict=True):
+            one = np.array([offset])
+            if not memory.bytes.all_are(one, size, WRITTEN).all():
+                where = memory.name(offset)
+                self.batch.report("uninitialised global read", f"{self.where(index)}: {where}")
+            memory.order.load(self, offset, thread, order, index)
+            got[thread] = memory.bytes.read(one, size).view(VIEWS[size])[0, 0]
+        return got
+
     def fence(self, proxy: bool, of_the_gpu: bool) -> None:
         if of_the_gpu:
             self.launch.memory.order.fence(self)

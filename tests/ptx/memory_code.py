@@ -35,14 +35,12 @@ class MemoryAccess(Operands):
         return lines
 
     def _ordered_ld(self, op: Instruction, orders: set[str]) -> list[str]:
-        """Translate a load with a memory order to an atomic that changes nothing."""
         kind = op.parts[-1]
         if set(op.parts[1:-1]) - orders != {"global", "gpu"} or kind not in ATOMIC_TYPES - {"f32"}:
             raise PtxError(f"unknown mode: {op.where()}")
         to, address = op.operands
-        nothing = self.value("0", kind)
         call = (
-            f"m.atomic({self.index}, {self.address(address, 8)}, 'or', [{nothing}], "
+            f"m.load_ordered({self.index}, {self.address(address, 8)}, {SIZES[kind]}, "
             f"{orders.pop()!r}, {self.guard(op)})"
         )
         return self.target(to, call, f"b{8 * SIZES[kind]}", op)

@@ -302,7 +302,21 @@ def test_two_blocks_write_the_same_place() -> None:
     assert kinds(launch(text, words(32), grid=2)) == {"global race"}
 
 
-def test_a_load_that_acquires_waits_for_another_block() -> None:
+@pytest.mark.parametrize(
+    ("release", "acquire", "found"),
+    [
+        ("red.release.gpu.global.add.u32 [%a1], 1;", "acquire", set()),
+        ("red.release.gpu.global.add.u32 [%a1], 1;", "relaxed", {"global race"}),
+        ("fence.acq_rel.gpu; @%p1 red.relaxed.gpu.global.add.u32 [%a1], 1;", "acquire", set()),
+        (
+            "fence.acq_rel.gpu; @%p1 st.global.cg.u32 [%a1], 1;",
+            "acquire",
+            {"lock released by an ordinary store"},
+        ),
+        ("st.global.cg.u32 [%a1], 1;", "acquire", {"global race"}),
+    ],
+)
+def test_a_load_that_acquires_waits_for_another_block(release, acquire, found) -> None:
     """Block 1 spins until block 0 has released a lock, and reads what it wrote."""
     text = (
         TID
@@ -315,12 +329,12 @@ setp.ne.s32 %p2, %r20, 0;
 @%p2 bra READ;
 st.global.b32 [%d1], %r1;
 bar.sync 0;
-@%p1 red.release.gpu.global.add.u32 [%a1], 1;
+RELEASE
 bra DONE;
 READ:
 @!%p1 bra AFTER;
 SPIN:
-ld.global.acquire.gpu.b32 %r22, [%a1];
+ld.global.ACQUIRE.gpu.b32 %r22, [%a1];
 setp.ne.s32 %p3, %r22, 1;
 @%p3 bra SPIN;
 AFTER:
@@ -330,12 +344,11 @@ st.global.b32 [%d2], %r23;
 DONE:
 """
     )
+    first = "" if release.startswith("fence") else "@%p1 "
+    text = text.replace("RELEASE", first + release).replace("ACQUIRE", acquire)
     options = {"grid": 2, "written": (), "batch": 2, "schedule": "random"}
     for seed in range(5):
-        lock, out = np.zeros(1, np.uint32), words(32)
-        assert kinds(launch(text, words(32), lock, out, **options, seed=seed)) == set()
+        out = words(32)
+        result = launch(text, words(32), np.zeros(1, np.uint32), out, **options, seed=seed)
+        assert kinds(result) == found
         assert (out == np.arange(32)).all()
-        relaxed = text.replace("acquire", "relaxed")
-        assert kinds(launch(relaxed, words(32), lock * 0, out, **options, seed=seed)) == {
-            "global race"
-        }
