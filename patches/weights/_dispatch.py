@@ -59,8 +59,7 @@ def takes(ctx: Context, layer: Layer, n: int, k: int, activation: str | None = N
 
 def shared_with_marlin(ctx: Context) -> bool:
     """Tell whether weights that are not ours go to SGLang's Marlin."""
-    on_a_gpu = ctx.gpu.is_target and not ctx.settings.cpu
-    return on_a_gpu and ctx.settings.weights in ("auto", "marlin")
+    return _on_a_gpu(ctx) and ctx.settings.weights in ("auto", "marlin")
 
 
 def refused(layer: Layer, n: int, k: int, activation: str | None = None) -> bool:
@@ -70,8 +69,7 @@ def refused(layer: Layer, n: int, k: int, activation: str | None = None) -> bool
 
 def serves_humming(ctx: Context) -> bool:
     """Tell whether Humming may multiply any weights in this process."""
-    on_a_gpu = ctx.gpu.is_target and not ctx.settings.cpu
-    return on_a_gpu and ctx.settings.weights in ("auto", "humming")
+    return _on_a_gpu(ctx) and ctx.settings.weights in ("auto", "humming")
 
 
 def prefers_humming(
@@ -85,8 +83,11 @@ def prefers_humming(
 
 def leaves_fp8(ctx: Context) -> bool:
     """Tell whether FP8 weights that SGLang can serve are SGLang's."""
-    on_a_gpu = ctx.gpu.is_target and not ctx.settings.cpu
-    return on_a_gpu and ctx.settings.weights in ("auto", "marlin", "humming")
+    return _on_a_gpu(ctx) and ctx.settings.weights in ("auto", "marlin", "humming")
+
+
+def _on_a_gpu(ctx: Context) -> bool:
+    return ctx.gpu.is_target and not ctx.settings.cpu
 
 
 def table(ctx: Context) -> Table:

@@ -44,6 +44,7 @@ GUESS = "ld.global.u32"
 # For Hopper it multiplies activations that cp.async brought without the fence that PTX asks for.
 HARMLESS_ON_HOPPER = HARMLESS | {"wgmma reads what no fence.proxy.async made visible"}
 
+EXPERT_COUNT, TOP_K, HIDDEN = 6, 3, 192
 slow = pytest.mark.slow
 
 
@@ -121,12 +122,17 @@ def test_a_linear_is_exact(form, shape, count, sm):
 
 @pytest.mark.parametrize("sm", [86, pytest.param(90, marks=slow)])
 @pytest.mark.parametrize(
-    ("form", "count"),
-    [("nvfp4", 3), pytest.param("int4-32", 1, marks=slow), pytest.param("nvfp4", 40, marks=slow)],
+    ("form", "count", "hidden"),
+    [
+        ("nvfp4", 3, HIDDEN),
+        pytest.param("int4-32", 1, HIDDEN, marks=slow),
+        pytest.param("nvfp4", 40, HIDDEN, marks=slow),
+        pytest.param("nvfp4", 3, 1152, marks=slow),  # thread blocks share an output
+    ],
 )
-def test_experts_are_exact_and_their_gelu_is_tanh(form, count, sm, monkeypatch):
-    layer, weights, exact = a_mixture(form)
-    x, ids, shares = routed(count)
+def test_experts_are_exact_and_their_gelu_is_tanh(form, count, hidden, sm, monkeypatch):
+    layer, weights, exact = a_mixture(form, hidden)
+    x, ids, shares = routed(count, hidden)
     _on_a_cpu(monkeypatch)
     with emulated(sm) as done:
         holder = humming.prepare(layer, weights, divmod(sm, 10))
@@ -135,33 +141,30 @@ def test_experts_are_exact_and_their_gelu_is_tanh(form, count, sm, monkeypatch):
     clean(done, sm)
 
 
-EXPERT_COUNT, TOP_K, HIDDEN = 6, 3, 192
-
-
-def a_mixture(form: str):
+def a_mixture(form: str, hidden: int = HIDDEN):
     """Return a layer, its two stored weights, and their exact values."""
     inner = 176 if form == "nvfp4" else 192
-    w13, exact13 = FORMATS[form](EXPERT_COUNT, 2 * inner, HIDDEN)
-    w2, exact2 = FORMATS[form](EXPERT_COUNT, HIDDEN, inner, seed=1)
+    w13, exact13 = FORMATS[form](EXPERT_COUNT, 2 * inner, hidden)
+    w2, exact2 = FORMATS[form](EXPERT_COUNT, hidden, inner, seed=1)
     layer = SimpleNamespace(
         intermediate_size_per_partition=inner,
-        hidden_size=HIDDEN,
+        hidden_size=hidden,
         params_dtype=torch.bfloat16,
         moe_runner_config=_config(EXPERT_COUNT, "gelu"),
     )
     return layer, {"w13": w13, "w2": w2}, (exact13, exact2)
 
 
-def routed(count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def routed(count: int, hidden: int = HIDDEN) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Draw tokens, their experts, int32, and the experts' shares."""
     scores = torch.rand(count, EXPERT_COUNT, generator=torch.Generator().manual_seed(1))
     shares, ids = scores.topk(TOP_K, dim=-1)
-    return tokens(count, HIDDEN, torch.bfloat16), ids.int(), shares
+    return tokens(count, hidden, torch.bfloat16), ids.int(), shares
 
 
 def expected(x, ids, shares, exact13, exact2) -> torch.Tensor:
     """Compute the experts' result in float64, one slot after another."""
-    want = torch.zeros(len(x), HIDDEN, dtype=torch.float64)
+    want = torch.zeros(len(x), x.shape[1], dtype=torch.float64)
     for token in range(len(x)):
         for expert, share in zip(ids[token].tolist(), shares[token].double(), strict=True):
             gate, up = (exact13[expert] @ x[token].double()).chunk(2)
