@@ -20,8 +20,10 @@ import hashlib
 import io
 import sys
 from collections import defaultdict
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import TypeVar
 
 import triton
 
@@ -157,25 +159,48 @@ def as_csv(rows: list[Row]) -> str:
     return out.getvalue()
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--write", action="store_true", help=f"write {RESULT.name}")
+Variant = TypeVar("Variant")
+
+
+def compiled(found: Sequence[tuple[Job, set[int]]]) -> str:
+    """Compile variants, and return the table's text."""
+    built = compile_all(job for job, _ in found)
+    return as_csv([row(*each, code) for each, code in zip(found, built, strict=True)])
+
+
+def run(
+    doc: str,
+    result: Path,
+    variants: Callable[[int], Collection[Variant]],
+    compiled: Callable[[Sequence[Variant]], str],
+    head: int,
+) -> int:
+    """Run a command that writes a table of compiled variants or compares it with the file.
+
+    variants: of a capability. head: lines of the text before its rows
+    """
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser.add_argument("--write", action="store_true", help=f"write {result.name}")
     parser.add_argument("--arch", type=int, choices=CAPABILITIES, action="append", help="only this")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="only each Nth variant")
     args = parser.parse_args()
-    known = [found for sm in args.arch or CAPABILITIES for found in variants(sm).values()]
-    chosen = known[:: args.every]
-    built = compile_all(job for job, _ in chosen)
-    rows = [row(*found, code) for found, code in zip(chosen, built, strict=True)]
+    known = [found for sm in args.arch or CAPABILITIES for found in variants(sm)]
+    text = compiled(known[:: args.every])
     if args.write:
-        RESULT.write_text(as_csv(rows))
+        result.write_text(text)
         return 0
-    committed = RESULT.read_text().splitlines()
-    changed = [line for line in as_csv(rows).splitlines() if line not in committed]
-    if not args.arch and len(known) != len(committed) - 2:
-        changed.append(f"{len(known)} variants can be dispatched, {len(committed) - 2} committed")
-    print("\n".join(changed) or f"{len(rows)} rows as committed")
+    lines = text.splitlines()
+    committed = result.read_text().splitlines() if result.exists() else []
+    changed = [line for line in lines if line not in committed]
+    held = len(committed) - head
+    if not args.arch and len(known) != held:
+        changed.append(f"{len(known)} variants can be dispatched, {held} committed")
+    print("\n".join(changed) or f"{len(lines) - head} rows as committed")
     return 1 if changed else 0
+
+
+def main() -> int:
+    return run(__doc__, RESULT, lambda sm: variants(sm).values(), compiled, head=2)
 
 
 if __name__ == "__main__":

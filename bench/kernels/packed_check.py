@@ -12,18 +12,18 @@ per row, with zero points, and groups of 32 without. FP8 has a scale per row, or
 
 from __future__ import annotations
 
-import argparse
 import csv
 import io
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import torch
 
 from bench.kernels.compile_check import RESULT as NVFP4
-from bench.kernels.compile_check import row
-from bench.kernels.cross_compile import CAPABILITIES, Compiled, Job, compile_all
+from bench.kernels.compile_check import row, run
+from bench.kernels.cross_compile import Compiled, Job, compile_all
 from bench.kernels.shapes import TOP_K, experts
 from sglang_gemma4_ext.kernels import _packed_experts, _packed_linear
 from sglang_gemma4_ext.kernels._packed_tile import Format, Weight, launch_arguments
@@ -174,25 +174,14 @@ def as_csv(rows: list[Row]) -> str:
     return out.getvalue()
 
 
+def compiled(found: Sequence[Found]) -> str:
+    """Compile variants, and return the table's text."""
+    built = compile_all(job for *_, job in found)
+    return as_csv([as_row(each, code) for each, code in zip(found, built, strict=True)])
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--write", action="store_true", help=f"write {RESULT.name}")
-    parser.add_argument("--arch", type=int, choices=CAPABILITIES, action="append", help="only this")
-    parser.add_argument("--every", type=int, default=1, metavar="N", help="only each Nth variant")
-    args = parser.parse_args()
-    known = [found for sm in args.arch or CAPABILITIES for found in variants(sm)]
-    chosen = known[:: args.every]
-    built = compile_all(job for *_, job in chosen)
-    rows = [as_row(found, code) for found, code in zip(chosen, built, strict=True)]
-    if args.write:
-        RESULT.write_text(as_csv(rows))
-        return 0
-    committed = RESULT.read_text().splitlines() if RESULT.exists() else []
-    changed = [line for line in as_csv(rows).splitlines() if line not in committed]
-    if not args.arch and len(known) != len(committed) - 1:
-        changed.append(f"{len(known)} variants can be dispatched, {len(committed) - 1} committed")
-    print("\n".join(changed) or f"{len(rows)} rows as committed")
-    return 1 if changed else 0
+    return run(__doc__, RESULT, variants, compiled, head=1)
 
 
 if __name__ == "__main__":
